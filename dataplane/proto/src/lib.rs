@@ -1,0 +1,7 @@
+//! Protocol and cache logic without I/O: the same bytes and times in give the
+//! same bytes out.
+#![forbid(unsafe_code)]
+
+pub mod time;
+
+pub use time::Time;

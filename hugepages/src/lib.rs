@@ -1,0 +1,8 @@
+//! All memory that outlives a process or is shared by two.
+//!
+//! Rooms: [`region`] maps memory, [`pool`] cuts the communication memory into
+//! pages and frames, [`log`] keeps acknowledged writes, [`ring`] carries
+//! commands and completions, [`shm`] is the mechanism of the control segment
+//! and [`tables`] is what stands in it.
+
+pub mod pool;
