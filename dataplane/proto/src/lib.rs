@@ -2,6 +2,7 @@
 //! same bytes out.
 #![forbid(unsafe_code)]
 
+pub mod scsi;
 pub mod time;
 
 pub use time::Time;
