@@ -1,1 +1,293 @@
-//! placeholder
+//! The static configuration (one TOML file) and the live changes kept beside
+//! it, as plain types that both processes read.
+//!
+//! What always holds: a [`Config`] that exists has been checked as a whole
+//! (addresses, names, ranges, memory), so its readers need not check again.
+//! All faults of a file are reported at once, each with its line, the value
+//! and what to do. Not for: anything that opens a device or a socket.
+#![forbid(unsafe_code)]
+
+mod budget;
+mod check;
+mod cidr;
+mod error;
+mod flush;
+mod iscsi_name;
+mod raw;
+mod state;
+mod volume;
+
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+pub use budget::{BudgetError, MemoryBudget};
+pub use cidr::{Cidr, CidrError};
+pub use error::{ConfigError, Fault};
+pub use flush::{FlushPolicy, PERIOD_MS_MAX, PERIOD_MS_MIN, PolicyError, THRESHOLD_KIB_MIN};
+pub use iscsi_name::{ISCSI_NAME_LEN_MAX, IscsiNameError, check_iscsi_name};
+pub use state::{FlushChange, State, StateError, VolumeChange};
+pub use volume::{VolumeName, VolumeNameError, lun_from_number, lun_number};
+
+/// Where the programs look when neither `--config` nor `SLUICE_CONFIG` says otherwise.
+pub const DEFAULT_PATH: &str = "/etc/sluice/sluice.toml";
+/// Most ports of one data plane (an index fits the owner word of a frame).
+pub const PORTS_MAX: usize = 8;
+/// Most static routes (rows of the segment's route table less the connected ones).
+pub const ROUTES_MAX: usize = 1024 - PORTS_MAX;
+/// Most configured targets.
+pub const TARGETS_MAX: usize = 256;
+/// Most iSCSI sessions from computers (rows of the segment's session table).
+pub const SESSIONS_MAX: u32 = 8192;
+
+/// Everything the configuration file says, defaults filled in, checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    pub dataplane: DataPlane,
+    pub control: Control,
+    /// One to [`PORTS_MAX`], in the order of the file: a port's index is its place here.
+    pub ports: Vec<Port>,
+    /// Static routes only; connected ones follow from the ports' addresses.
+    pub routes: Vec<Route>,
+    pub iscsi: Iscsi,
+    pub flush: Flush,
+    pub targets: Vec<Target>,
+}
+
+/// The poll-mode process and its memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DataPlane {
+    /// For every port that does not name its own.
+    pub driver: Driver,
+    /// Communication memory in bytes, a multiple of 2 MiB.
+    pub frames_bytes: u64,
+    /// Write cache in bytes, a multiple of 2 MiB.
+    pub log_bytes: u64,
+    /// A directory on hugetlbfs.
+    pub directory: PathBuf,
+    /// A directory on tmpfs, used (and said aloud) when hugepages cannot be had.
+    pub fallback_directory: PathBuf,
+    /// The control segment's file.
+    pub segment: PathBuf,
+    /// How long a worker without work polls before it sleeps.
+    pub spin: Duration,
+    /// Never sleep.
+    pub busy_poll: bool,
+    /// Core to pin the worker to.
+    pub cpu: Option<usize>,
+}
+
+/// The control daemon.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Control {
+    /// Unix socket that `sluicectl` sends its changes to.
+    pub socket: PathBuf,
+    /// Live changes ([`State`]); read by the data plane at start too.
+    pub state: PathBuf,
+}
+
+/// One router port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Port {
+    pub name: String,
+    /// The network device, at most 15 bytes (IFNAMSIZ).
+    pub device: String,
+    /// The port's own address with its connected net.
+    pub address: Cidr,
+    /// Largest IP packet in bytes.
+    pub mtu: u16,
+    pub driver: Driver,
+}
+
+/// One static route.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    pub prefix: Cidr,
+    /// Next hop, on the connected net of `port`.
+    pub via: Ipv4Addr,
+    /// Index into [`Config::ports`].
+    pub port: usize,
+}
+
+/// How sessions reach the relay, and what bounds them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Iscsi {
+    pub mode: Mode,
+    /// The relay's own portal, on one of the ports' addresses. Always there in portal mode.
+    pub portal: Option<SocketAddrV4>,
+    /// Most sessions from computers at a time.
+    pub sessions_max: u32,
+    /// Send buffer of one connection to the storage in bytes, whole 64 KiB pages.
+    pub wan_send_bytes: u32,
+    /// Receive buffer of one connection to the storage in bytes, whole 64 KiB pages.
+    pub wan_receive_bytes: u32,
+}
+
+/// Flushing, as the file has it; live changes are in [`State`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Flush {
+    pub policy: FlushPolicy,
+    /// A write that finds no room for this long is answered BUSY (C-16).
+    pub held_write_max: Duration,
+}
+
+/// One storage target whose sessions are relayed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// iSCSI name, normalised to lower case (RFC 7143 4.2.7).
+    pub name: String,
+    /// Portal of the storage.
+    pub address: SocketAddrV4,
+    pub initiators: Initiators,
+    /// More than one computer may be logged in at a time.
+    pub shared: bool,
+    pub durability: Durability,
+}
+
+/// Who may log in to a target.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Initiators {
+    Any,
+    /// Initiator names in lower case.
+    Named(Vec<String>),
+}
+
+impl Initiators {
+    /// Whether the initiator of this (normalised) name is admitted.
+    #[must_use]
+    pub fn admits(&self, initiator_name: &str) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Named(names) => names.iter().any(|name| name == initiator_name),
+        }
+    }
+}
+
+/// Which driver a port is asked to use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Driver {
+    /// AF_XDP where the NIC has zero-copy, else AF_PACKET.
+    #[default]
+    Auto,
+    AfXdp,
+    AfPacket,
+}
+
+impl Driver {
+    /// The word in the file.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::AfXdp => "af_xdp",
+            Self::AfPacket => "af_packet",
+        }
+    }
+}
+
+impl fmt::Display for Driver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// How a computer's session comes to the relay.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// The computer dials the storage's own address; the relay answers for it.
+    #[default]
+    Transparent,
+    /// The computer dials the relay's portal.
+    Portal,
+}
+
+impl Mode {
+    /// The word in the file.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Transparent => "transparent",
+            Self::Portal => "portal",
+        }
+    }
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Where a plain write is when it is acknowledged (the durability contract, C-2).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// In the hugepage log.
+    #[default]
+    Memory,
+}
+
+impl Durability {
+    /// The word in the file.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+        }
+    }
+}
+
+impl fmt::Display for Durability {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl Config {
+    /// Reads and checks a file.
+    ///
+    /// # Errors
+    /// The file cannot be read, is not TOML of this shape, or says something
+    /// that cannot work; every fault of the last kind is listed.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+            file: path.to_owned(),
+            source,
+        })?;
+        check::config(&text).map_err(|faults| ConfigError::Invalid {
+            file: path.to_owned(),
+            faults,
+        })
+    }
+
+    /// Checks a text that comes from no file (messages then name `config`).
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn parse(text: &str) -> Result<Self, ConfigError> {
+        check::config(text).map_err(|faults| ConfigError::Invalid {
+            file: PathBuf::from("config"),
+            faults,
+        })
+    }
+
+    /// The port whose connected net holds `address`.
+    #[must_use]
+    pub fn connected_port(&self, address: Ipv4Addr) -> Option<usize> {
+        self.ports
+            .iter()
+            .position(|port| port.address.contains(address))
+    }
+
+    /// The port on the way to `address`: connected net, else longest static prefix.
+    #[must_use]
+    pub fn route_port(&self, address: Ipv4Addr) -> Option<usize> {
+        self.connected_port(address).or_else(|| {
+            self.routes
+                .iter()
+                .filter(|route| route.prefix.contains(address))
+                .max_by_key(|route| route.prefix.prefix_len())
+                .map(|route| route.port)
+        })
+    }
+}

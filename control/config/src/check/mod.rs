@@ -1,0 +1,302 @@
+//! From the text to a checked [`Config`]: every value once on its own, then
+//! what must hold between values. Faults are collected, not returned at the
+//! first, so that one run shows all of them.
+
+mod net;
+mod target;
+
+use std::ops::Range;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::budget::{self, MemoryBudget};
+use crate::raw::{self, Number, Text};
+use crate::{
+    Config, Control, DataPlane, Driver, Fault, Flush, FlushPolicy, Iscsi, Mode, PolicyError, Port,
+};
+
+const MIB: u64 = 1 << 20;
+/// Longest a held write may wait: well below the 30 s after which Linux gives a command up (C-16).
+const HELD_WRITE_MS_MAX: u64 = 25_000;
+/// `sun_path` has 108 bytes, the last a NUL.
+const SOCKET_PATH_LEN_MAX: usize = 107;
+
+/// Checks a whole text. The faults come in the order of their lines.
+pub(crate) fn config(text: &str) -> Result<Config, Vec<Fault>> {
+    let raw: raw::File = toml::from_str(text).map_err(|error| {
+        let at = error.span().map_or(0, |span| span.start);
+        let message = error.message().replace('\n', "; ");
+        vec![Fault {
+            line: line_of(text, at),
+            message,
+        }]
+    })?;
+    let mut checker = Checker {
+        text,
+        faults: Vec::new(),
+        nets_known: true,
+    };
+    let config = checker.whole(&raw);
+    if checker.faults.is_empty() {
+        return Ok(config);
+    }
+    checker.faults.sort_by_key(|fault| fault.line);
+    Err(checker.faults)
+}
+
+fn line_of(text: &str, at: usize) -> usize {
+    1 + text.bytes().take(at).filter(|&byte| byte == b'\n').count()
+}
+
+/// Collects faults. A value at fault is replaced by something harmless, so
+/// that the checks after it can go on; the result is then thrown away.
+pub(crate) struct Checker<'a> {
+    text: &'a str,
+    faults: Vec<Fault>,
+    /// Ports and routes are as meant. If not, what would only follow from their faults is not shown.
+    nets_known: bool,
+}
+
+impl Checker<'_> {
+    fn whole(&mut self, raw: &raw::File) -> Config {
+        let driver = self.driver(raw.dataplane.driver.as_ref(), Driver::Auto);
+        let ports = self.ports(&raw.port, driver);
+        self.nets_known = self.faults.is_empty();
+        let routes = self.routes(&raw.route, &ports);
+        self.nets_known = self.faults.is_empty();
+        let (dataplane, iscsi) = self.memory(raw, driver, &ports);
+        let flush = self.flush(&raw.flush, dataplane.log_bytes);
+        let control = self.control(&raw.control);
+        let mut config = Config {
+            dataplane,
+            control,
+            ports,
+            routes,
+            iscsi,
+            flush,
+            targets: Vec::new(),
+        };
+        config.targets = self.targets(&raw.target, &config);
+        config
+    }
+
+    /// `[dataplane]` and `[iscsi]`: the two say together how much memory there is and what it is for.
+    fn memory(&mut self, raw: &raw::File, driver: Driver, ports: &[Port]) -> (DataPlane, Iscsi) {
+        let own = &raw.dataplane;
+        let mode = match raw
+            .iscsi
+            .mode
+            .as_ref()
+            .map(|mode| (mode, mode.get_ref().as_str()))
+        {
+            None | Some((_, "transparent")) => Mode::Transparent,
+            Some((_, "portal")) => Mode::Portal,
+            Some((at, _)) => {
+                self.bad("mode", at, "must be \"transparent\" or \"portal\"");
+                Mode::Transparent
+            }
+        };
+        let wan_send_bytes = self.pages("wan_send_kib", raw.iscsi.wan_send_kib.as_ref(), 512);
+        let wan_receive_bytes =
+            self.pages("wan_receive_kib", raw.iscsi.wan_receive_kib.as_ref(), 256);
+        let session_bytes = budget::session_bytes(wan_send_bytes, wan_receive_bytes);
+
+        let frames_min = budget::frames_bytes_min(ports.len(), session_bytes) / MIB;
+        let frames_bytes = self.hugepages("frames_mib", own.frames_mib.as_ref(), 128, frames_min);
+        // Directory, one segment to write, one to move live records to, one to spare.
+        let log_bytes = self.hugepages("log_mib", own.log_mib.as_ref(), 256, 8);
+        let sessions_fit =
+            budget::sessions_that_fit(frames_bytes, ports.len(), session_bytes).max(1);
+        let sessions_max = match raw.iscsi.sessions_max.as_ref() {
+            // Half of what fits: the rest is for packets on their way and for reads.
+            None => (sessions_fit / 2).max(1),
+            Some(at) => match u32::try_from(*at.get_ref()) {
+                Ok(sessions) if (1..=sessions_fit).contains(&sessions) => sessions,
+                _ => {
+                    let hint = format!(
+                        "must be 1 to {sessions_fit}, what fits in frames_mib = {} at {} KiB a session; raise frames_mib for more",
+                        frames_bytes / MIB,
+                        session_bytes / 1024,
+                    );
+                    self.bad("sessions_max", at, &hint);
+                    1
+                }
+            },
+        };
+        let dataplane = DataPlane {
+            driver,
+            frames_bytes,
+            log_bytes,
+            directory: self.path("directory", own.directory.as_ref(), "/dev/hugepages/sluice"),
+            fallback_directory: self.path(
+                "fallback_directory",
+                own.fallback_directory.as_ref(),
+                "/dev/shm/sluice",
+            ),
+            segment: self.path("segment", own.segment.as_ref(), "/run/sluice/control.seg"),
+            spin: Duration::from_micros(self.number(
+                "spin_us",
+                own.spin_us.as_ref(),
+                50,
+                0,
+                1_000_000,
+            )),
+            busy_poll: own.busy_poll.unwrap_or(false),
+            cpu: own.cpu.as_ref().map(|cpu| {
+                usize::try_from(self.number("cpu", Some(cpu), 0, 0, 4095)).expect("at most 4095")
+            }),
+        };
+        let iscsi = Iscsi {
+            mode,
+            portal: self.portal(&raw.iscsi, mode, ports),
+            sessions_max,
+            wan_send_bytes,
+            wan_receive_bytes,
+        };
+        let budget = MemoryBudget::derive(&dataplane, &iscsi, ports.len());
+        assert!(
+            !self.faults.is_empty()
+                || budget.ports_bytes + budget.flows_bytes <= budget.frames_bytes,
+            "sessions_max was checked against the same sums"
+        );
+        (dataplane, iscsi)
+    }
+
+    fn flush(&mut self, raw: &raw::Flush, log_bytes: u64) -> Flush {
+        let mut policy = FlushPolicy {
+            threshold_bytes: MIB.min(log_bytes),
+            period: Duration::from_secs(1),
+        };
+        if let Some(at) = &raw.threshold_kib {
+            match FlushPolicy::threshold_bytes(*at.get_ref(), log_bytes) {
+                Ok(bytes) => policy.threshold_bytes = bytes,
+                Err(error) => self.policy("threshold_kib", at, error),
+            }
+        }
+        if let Some(at) = &raw.period_ms {
+            match FlushPolicy::period(*at.get_ref()) {
+                Ok(period) => policy.period = period,
+                Err(error) => self.policy("period_ms", at, error),
+            }
+        }
+        let held = raw.held_write_max_ms.as_ref();
+        let held_ms = self.number("held_write_max_ms", held, 10_000, 100, HELD_WRITE_MS_MAX);
+        Flush {
+            policy,
+            held_write_max: Duration::from_millis(held_ms),
+        }
+    }
+
+    fn control(&mut self, raw: &raw::Control) -> Control {
+        let socket = self.path("socket", raw.socket.as_ref(), "/run/sluice/control.sock");
+        if let Some(at) = &raw.socket
+            && at.get_ref().len() > SOCKET_PATH_LEN_MAX
+        {
+            self.bad(
+                "socket",
+                at,
+                "the path of a Unix socket has at most 107 bytes; use a shorter one",
+            );
+        }
+        let state = self.path("state", raw.state.as_ref(), "/var/lib/sluice/state.toml");
+        Control { socket, state }
+    }
+
+    fn driver(&mut self, raw: Option<&Text>, default: Driver) -> Driver {
+        let Some(at) = raw else { return default };
+        match at.get_ref().as_str() {
+            "auto" => Driver::Auto,
+            "af_xdp" => Driver::AfXdp,
+            "af_packet" => Driver::AfPacket,
+            _ => {
+                self.bad(
+                    "driver",
+                    at,
+                    "must be \"auto\", \"af_xdp\" or \"af_packet\"",
+                );
+                default
+            }
+        }
+    }
+
+    fn path(&mut self, key: &str, raw: Option<&Text>, default: &str) -> PathBuf {
+        let Some(at) = raw else {
+            return PathBuf::from(default);
+        };
+        if !at.get_ref().starts_with('/') || at.get_ref().contains('\0') {
+            self.bad(key, at, "must be an absolute path");
+        }
+        PathBuf::from(at.get_ref())
+    }
+
+    fn number(&mut self, key: &str, raw: Option<&Number>, default: u64, min: u64, max: u64) -> u64 {
+        let Some(at) = raw else { return default };
+        match u64::try_from(*at.get_ref()) {
+            Ok(value) if (min..=max).contains(&value) => value,
+            _ => {
+                self.bad(key, at, &format!("must be {min} to {max}"));
+                default
+            }
+        }
+    }
+
+    /// A size in MiB that is cut into 2 MiB hugepages; answers bytes.
+    fn hugepages(&mut self, key: &str, raw: Option<&Number>, default: u64, min: u64) -> u64 {
+        // Offsets into a region are kept in 32 bits of 4 KiB units; 4 TiB is far below that.
+        let max = 4 << 20;
+        let value = self.number(key, raw, default.max(min), min, max);
+        if let Some(at) = raw
+            && !value.is_multiple_of(2)
+        {
+            self.bad(
+                key,
+                at,
+                &format!("must be a multiple of 2 (one hugepage); use {}", value + 1),
+            );
+        }
+        value * MIB
+    }
+
+    /// A size in KiB that is leased in whole 64 KiB pages; answers bytes.
+    fn pages(&mut self, key: &str, raw: Option<&Number>, default: u64) -> u32 {
+        let value = self.number(key, raw, default, 64, 64 * 1024);
+        if let Some(at) = raw
+            && !value.is_multiple_of(64)
+        {
+            let up = value.next_multiple_of(64);
+            self.bad(
+                key,
+                at,
+                &format!("must be a multiple of 64 (one page); use {up}"),
+            );
+        }
+        u32::try_from(value * 1024).expect("at most 64 MiB")
+    }
+
+    fn policy(&mut self, key: &str, at: &Number, error: PolicyError) {
+        let range = match error {
+            PolicyError::Threshold { max, .. } => {
+                format!("must be {} to {max} (log_mib)", crate::THRESHOLD_KIB_MIN)
+            }
+            PolicyError::Period { .. } => {
+                format!(
+                    "must be {} to {}",
+                    crate::PERIOD_MS_MIN,
+                    crate::PERIOD_MS_MAX
+                )
+            }
+        };
+        self.bad(key, at, &range);
+    }
+
+    /// `KEY = VALUE: hint`, the value as it stands in the text.
+    pub(crate) fn bad<T>(&mut self, key: &str, at: &toml::Spanned<T>, hint: &str) {
+        let value = self.text.get(at.span()).unwrap_or("?").to_owned();
+        self.fault(at.span(), format!("{key} = {value}: {hint}"));
+    }
+
+    pub(crate) fn fault(&mut self, span: Range<usize>, message: String) {
+        let line = line_of(self.text, span.start);
+        self.faults.push(Fault { line, message });
+    }
+}

@@ -1,0 +1,97 @@
+//! Targets: names, who may log in, and how the storage is reached.
+
+use toml::Spanned;
+
+use super::Checker;
+use crate::iscsi_name::check_iscsi_name;
+use crate::raw::{self, Text};
+use crate::{Config, Durability, Initiators, TARGETS_MAX, Target};
+
+impl Checker<'_> {
+    pub(super) fn targets(&mut self, raw: &[Spanned<raw::Target>], config: &Config) -> Vec<Target> {
+        if let Some(extra) = raw.get(TARGETS_MAX) {
+            self.fault(
+                extra.span(),
+                format!("more than {TARGETS_MAX} targets; remove some"),
+            );
+        }
+        let mut targets: Vec<Target> = Vec::new();
+        for raw in raw {
+            let raw = raw.get_ref();
+            let name = self.iscsi_name("name", &raw.name);
+            if targets.iter().any(|other| other.name == name) {
+                self.bad("name", &raw.name, "another target has this name; keep one");
+            }
+            let initiators = self.initiators(&raw.initiators);
+            let durability = self.durability(raw.durability.as_ref());
+            let Some(address) = self.socket_address("address", &raw.address) else {
+                continue;
+            };
+            if config
+                .ports
+                .iter()
+                .any(|port| port.address.address() == *address.ip())
+            {
+                let hint = "is the relay's own address; use the storage's";
+                self.bad("address", &raw.address, hint);
+            } else if self.nets_known && config.route_port(*address.ip()).is_none() {
+                let hint = "no port's net and no route leads there; add a [[route]] for it";
+                self.bad("address", &raw.address, hint);
+            }
+            targets.push(Target {
+                name,
+                address,
+                initiators,
+                shared: raw.shared,
+                durability,
+            });
+        }
+        targets
+    }
+
+    fn initiators(&mut self, raw: &Spanned<Vec<Text>>) -> Initiators {
+        let list = raw.get_ref();
+        let any = list.iter().any(|name| name.get_ref() == "*");
+        if list.is_empty() {
+            let hint = "admits nobody; use [\"*\"] for any initiator, or list their names";
+            self.bad("initiators", raw, hint);
+        }
+        if any && list.len() > 1 {
+            self.bad(
+                "initiators",
+                raw,
+                "\"*\" admits any initiator; use it alone, or leave it out",
+            );
+        }
+        if any {
+            return Initiators::Any;
+        }
+        Initiators::Named(
+            list.iter()
+                .map(|name| self.iscsi_name("initiators", name))
+                .collect(),
+        )
+    }
+
+    fn durability(&mut self, raw: Option<&Text>) -> Durability {
+        match raw.map(|at| (at, at.get_ref().as_str())) {
+            None | Some((_, "memory")) => {}
+            Some((at, "journal" | "storage")) => {
+                let hint =
+                    "is not built yet; use \"memory\" (acknowledged when in the hugepage log)";
+                self.bad("durability", at, hint);
+            }
+            Some((at, _)) => self.bad("durability", at, "must be \"memory\""),
+        }
+        Durability::Memory
+    }
+
+    /// Names are compared in lower case (RFC 7143 4.2.7.1).
+    fn iscsi_name(&mut self, key: &str, at: &Text) -> String {
+        let name = at.get_ref().to_lowercase();
+        if let Err(error) = check_iscsi_name(&name) {
+            self.bad(key, at, &error.to_string());
+        }
+        name
+    }
+}

@@ -1,0 +1,52 @@
+//! What can be wrong with a configuration file.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+/// One thing that is wrong, where, and what to do about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// Line in the file, from 1.
+    pub line: usize,
+    /// Names the value and what to write instead.
+    pub message: String,
+}
+
+/// A configuration that cannot be used.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    #[error("{}: cannot be read ({source}); name another with --config FILE or SLUICE_CONFIG", file.display())]
+    Read {
+        file: PathBuf,
+        source: std::io::Error,
+    },
+    #[error("{}", Listed { file, faults })]
+    Invalid {
+        file: PathBuf,
+        /// At least one, in the order of their lines.
+        faults: Vec<Fault>,
+    },
+}
+
+/// One `file:line: message` a line.
+struct Listed<'a> {
+    file: &'a PathBuf,
+    faults: &'a [Fault],
+}
+
+impl fmt::Display for Listed<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, fault) in self.faults.iter().enumerate() {
+            let end = if index + 1 < self.faults.len() {
+                "\n"
+            } else {
+                ""
+            };
+            let (file, line) = (self.file.display(), fault.line);
+            write!(f, "{file}:{line}: {}{end}", fault.message)?;
+        }
+        Ok(())
+    }
+}

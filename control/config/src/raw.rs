@@ -1,0 +1,95 @@
+//! The file as it stands, every value with its place in the text. No key that
+//! is not listed here is accepted.
+
+use serde::Deserialize;
+use toml::Spanned;
+
+pub(crate) type Text = Spanned<String>;
+/// Signed, so that a negative number gets a message of ours, with its range.
+pub(crate) type Number = Spanned<i64>;
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct File {
+    #[serde(default)]
+    pub dataplane: DataPlane,
+    #[serde(default)]
+    pub control: Control,
+    #[serde(default)]
+    pub port: Vec<Spanned<Port>>,
+    #[serde(default)]
+    pub route: Vec<Spanned<Route>>,
+    #[serde(default)]
+    pub iscsi: Iscsi,
+    #[serde(default)]
+    pub flush: Flush,
+    #[serde(default)]
+    pub target: Vec<Spanned<Target>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct DataPlane {
+    pub driver: Option<Text>,
+    pub frames_mib: Option<Number>,
+    pub log_mib: Option<Number>,
+    pub directory: Option<Text>,
+    pub fallback_directory: Option<Text>,
+    pub segment: Option<Text>,
+    pub spin_us: Option<Number>,
+    pub busy_poll: Option<bool>,
+    pub cpu: Option<Number>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Control {
+    pub socket: Option<Text>,
+    pub state: Option<Text>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Port {
+    pub name: Text,
+    pub device: Text,
+    pub address: Text,
+    pub mtu: Option<Number>,
+    pub driver: Option<Text>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Route {
+    pub prefix: Text,
+    pub via: Text,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Iscsi {
+    pub mode: Option<Text>,
+    pub portal: Option<Text>,
+    pub sessions_max: Option<Number>,
+    pub wan_send_kib: Option<Number>,
+    pub wan_receive_kib: Option<Number>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Flush {
+    pub threshold_kib: Option<Number>,
+    pub period_ms: Option<Number>,
+    pub held_write_max_ms: Option<Number>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Target {
+    pub name: Text,
+    pub address: Text,
+    pub initiators: Spanned<Vec<Text>>,
+    #[serde(default)]
+    pub shared: bool,
+    pub durability: Option<Text>,
+}
