@@ -1,4 +1,4 @@
-//! The status a SCSI command ends with (SAM-5 5.3.1).
+//! The status a SCSI command ends with (SAM-5, Status codes).
 
 use std::fmt;
 
@@ -28,7 +28,7 @@ impl ScsiStatus {
     }
 
     /// The command did what it was asked to do. CONDITION MET is how a
-    /// PRE-FETCH says GOOD (SBC-4 5.13).
+    /// PRE-FETCH says GOOD (SBC-4, PRE-FETCH (10) command).
     #[must_use]
     pub const fn is_success(self) -> bool {
         matches!(self, Self::GOOD | Self::CONDITION_MET)

@@ -1,0 +1,92 @@
+//! Vital product data that the relay reads or changes while it passes through:
+//! the Block Limits page (SBC-4, Block Limits VPD page).
+
+use super::{be16, be32, opcode};
+
+/// Page code of the Block Limits page.
+pub const BLOCK_LIMITS: u8 = 0xB0;
+
+/// The VPD page that this CDB asks for; `None` if it is not an INQUIRY with
+/// EVPD set.
+#[must_use]
+pub fn requested_page(cdb: &[u8]) -> Option<u8> {
+    match *cdb {
+        [opcode::INQUIRY, flags, page, ..] if flags & 0x01 != 0 => Some(page),
+        _ => None,
+    }
+}
+
+/// Caps MAXIMUM TRANSFER LENGTH at `bytes_max`, the largest write that the
+/// relay takes as one, where the storage says more or says nothing (zero), and
+/// OPTIMAL TRANSFER LENGTH with it. Bytes cut off by the allocation length are
+/// left alone. Returns whether anything changed; not a Block Limits page: no.
+///
+/// # Panics
+/// If `block_len` is zero.
+pub fn cap_block_limits(page: &mut [u8], block_len: u32, bytes_max: u32) -> bool {
+    let is_block_limits = page.get(1) == Some(&BLOCK_LIMITS);
+    // PAGE LENGTH counts from byte 4; a page that ends before the field has none.
+    let has_field = be16(page, 2).is_some_and(|len| len >= 8);
+    if !is_block_limits || !has_field {
+        return false;
+    }
+    let blocks_max = bytes_max / block_len;
+    let mut changed = false;
+    // Zero means "no limit" in the first field and "not reported" in the second.
+    for (at, none_is_unlimited) in [(8, true), (12, false)] {
+        let Some(blocks) = be32(page, at) else {
+            continue;
+        };
+        if blocks > blocks_max || (blocks == 0 && none_is_unlimited) {
+            page[at..at + 4].copy_from_slice(&blocks_max.to_be_bytes());
+            changed = true;
+        }
+    }
+    changed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn page(maximum: u32, optimal: u32) -> [u8; 64] {
+        let mut page = [0; 64];
+        page[1] = BLOCK_LIMITS;
+        page[3] = 0x3C;
+        page[8..12].copy_from_slice(&maximum.to_be_bytes());
+        page[12..16].copy_from_slice(&optimal.to_be_bytes());
+        page
+    }
+
+    #[test]
+    fn larger_or_missing_limits_are_capped() {
+        const MAX: u32 = 8 << 20;
+        for (before, after) in [((0, 0), (16384, 0)), ((65536, 32768), (16384, 16384))] {
+            let mut bytes = page(before.0, before.1);
+            assert!(cap_block_limits(&mut bytes, 512, MAX));
+            assert_eq!(bytes, page(after.0, after.1));
+        }
+        let mut small = page(128, 64);
+        assert!(!cap_block_limits(&mut small, 512, MAX));
+        assert_eq!(small, page(128, 64));
+    }
+
+    #[test]
+    fn only_the_page_and_only_what_is_there() {
+        let mut other = page(0, 0);
+        other[1] = 0xB1;
+        assert!(!cap_block_limits(&mut other, 512, 1 << 20));
+        for len in 0..12 {
+            assert!(
+                !cap_block_limits(&mut page(0, 0)[..len], 512, 1 << 20),
+                "{len} bytes"
+            );
+        }
+        assert_eq!(
+            requested_page(&[0x12, 1, 0xB0, 0, 64, 0]),
+            Some(BLOCK_LIMITS)
+        );
+        assert_eq!(requested_page(&[0x12, 0, 0, 0, 64, 0]), None);
+        assert_eq!(requested_page(&[0x12]), None);
+    }
+}
