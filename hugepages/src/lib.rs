@@ -5,4 +5,8 @@
 //! commands and completions, [`shm`] is the mechanism of the control segment
 //! and [`tables`] is what stands in it.
 
+pub mod atomic;
 pub mod pool;
+pub mod ring;
+pub mod shm;
+pub mod tables;

@@ -1,0 +1,194 @@
+//! What control asks of the data plane, and what it answers.
+//!
+//! A message is one word of id, one of kind, then fixed fields. Whoever reads
+//! it checks every field; what cannot be decoded is refused as
+//! [`Outcome::Malformed`].
+
+use super::{Field, Name};
+
+/// Words of every message: id, kind, and the longest command: scope kind,
+/// target name (1 + 28), LUN, threshold (2), period (2); rounded to whole
+/// cache lines.
+pub const MESSAGE_WORDS: usize = 40;
+
+/// Which volumes a command is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// Every volume; of a setting, the default.
+    All,
+    /// Every volume of this target.
+    Target(Name),
+    Volume {
+        target: Name,
+        /// The 8-byte LUN field as a big-endian number.
+        lun: u64,
+    },
+}
+
+/// A change of the flush policy; `None` leaves a value as it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FlushSetting {
+    pub threshold_bytes: Option<u64>,
+    pub period_ms: Option<u64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// A volume's own setting goes before its target's, that before the default.
+    SetFlush { scope: Scope, setting: FlushSetting },
+    /// Flush what is cached now. The data plane answers as soon as it has begun,
+    /// and has by then brought the volume rows up to date: a volume is drained of
+    /// what was cached when its `oldest_dirty_since_ns` is none, or later than
+    /// the time of the answer.
+    FlushVolume { scope: Scope },
+}
+
+/// How a command ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Done,
+    /// No such volume or target.
+    UnknownVolume,
+    /// A value that the data plane does not take.
+    OutOfRange,
+    /// A message that could not be decoded.
+    Malformed,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Completion {
+    /// The command's.
+    pub id: u64,
+    pub outcome: Outcome,
+    /// Volumes that the command was about.
+    pub volumes: u32,
+}
+
+const SET_FLUSH: u64 = 1;
+const FLUSH_VOLUME: u64 = 2;
+
+const NAME_WORDS: usize = <Name as Field>::WORDS;
+// Places in a message.
+const ID: usize = 0;
+const KIND: usize = 1;
+const SCOPE: usize = 2;
+const TARGET: usize = 3;
+const LUN: usize = TARGET + NAME_WORDS;
+const THRESHOLD: usize = LUN + 1;
+const PERIOD: usize = THRESHOLD + 2;
+const _: () = assert!(PERIOD + 2 <= MESSAGE_WORDS, "the longest command fits");
+
+impl Scope {
+    fn store(&self, message: &mut [u64; MESSAGE_WORDS]) {
+        let (kind, target, lun) = match self {
+            Self::All => (0, None, 0),
+            Self::Target(target) => (1, Some(target), 0),
+            Self::Volume { target, lun } => (2, Some(target), *lun),
+        };
+        message[SCOPE] = kind;
+        message[LUN] = lun;
+        if let Some(target) = target {
+            target.store(&mut message[TARGET..LUN]);
+        }
+    }
+
+    fn load(message: &[u64; MESSAGE_WORDS]) -> Option<Self> {
+        let target = || Name::load(&message[TARGET..LUN]);
+        match message[SCOPE] {
+            0 => Some(Self::All),
+            1 => target().map(Self::Target),
+            2 => target().map(|target| Self::Volume {
+                target,
+                lun: message[LUN],
+            }),
+            _ => None,
+        }
+    }
+
+    /// Whether the volume is meant.
+    #[must_use]
+    pub fn covers(&self, target: &str, lun: u64) -> bool {
+        match self {
+            Self::All => true,
+            Self::Target(own) => own == target,
+            Self::Volume {
+                target: own,
+                lun: own_lun,
+            } => own == target && *own_lun == lun,
+        }
+    }
+}
+
+impl Command {
+    #[must_use]
+    pub fn encode(&self, id: u64) -> [u64; MESSAGE_WORDS] {
+        let mut message = [0; MESSAGE_WORDS];
+        message[ID] = id;
+        match self {
+            Self::SetFlush { scope, setting } => {
+                message[KIND] = SET_FLUSH;
+                scope.store(&mut message);
+                setting
+                    .threshold_bytes
+                    .store(&mut message[THRESHOLD..PERIOD]);
+                setting.period_ms.store(&mut message[PERIOD..PERIOD + 2]);
+            }
+            Self::FlushVolume { scope } => {
+                message[KIND] = FLUSH_VOLUME;
+                scope.store(&mut message);
+            }
+        }
+        message
+    }
+
+    /// The id, and the command if it is one.
+    #[must_use]
+    pub fn decode(message: &[u64; MESSAGE_WORDS]) -> (u64, Option<Self>) {
+        let command = || {
+            let scope = Scope::load(message)?;
+            match message[KIND] {
+                SET_FLUSH => Some(Self::SetFlush {
+                    scope,
+                    setting: FlushSetting {
+                        threshold_bytes: Field::load(&message[THRESHOLD..PERIOD])?,
+                        period_ms: Field::load(&message[PERIOD..PERIOD + 2])?,
+                    },
+                }),
+                FLUSH_VOLUME => Some(Self::FlushVolume { scope }),
+                _ => None,
+            }
+        };
+        (message[ID], command())
+    }
+}
+
+impl Completion {
+    #[must_use]
+    pub fn encode(&self) -> [u64; 3] {
+        let outcome = match self.outcome {
+            Outcome::Done => 0,
+            Outcome::UnknownVolume => 1,
+            Outcome::OutOfRange => 2,
+            Outcome::Malformed => 3,
+        };
+        [self.id, outcome, u64::from(self.volumes)]
+    }
+
+    /// `None` if no data plane stored this.
+    #[must_use]
+    pub fn decode(message: &[u64; MESSAGE_WORDS]) -> Option<Self> {
+        let outcome = match message[1] {
+            0 => Outcome::Done,
+            1 => Outcome::UnknownVolume,
+            2 => Outcome::OutOfRange,
+            3 => Outcome::Malformed,
+            _ => return None,
+        };
+        let volumes = u32::try_from(message[2]).ok()?;
+        Some(Self {
+            id: message[0],
+            outcome,
+            volumes,
+        })
+    }
+}

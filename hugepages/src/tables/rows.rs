@@ -1,0 +1,255 @@
+//! The rows. Times are nanoseconds of `CLOCK_MONOTONIC`, amounts are bytes,
+//! counts never go back while the data plane lives.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use arrayvec::ArrayString;
+
+use super::{Field, Label, Name, Row, Table, Why};
+
+macro_rules! row {
+    ($(#[$doc:meta])* $name:ident in $table:ident {
+        $($(#[$field_doc:meta])* $field:ident: $kind:ty,)*
+    }) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq, Eq)]
+        pub struct $name {
+            $($(#[$field_doc])* pub $field: $kind,)*
+        }
+
+        impl Row for $name {
+            const TABLE: Table = Table::$table;
+            const WORDS: usize = 0 $(+ <$kind as Field>::WORDS)*;
+
+            fn encode(&self, words: &mut [u64]) {
+                $(let (own, words) = words.split_at_mut(<$kind as Field>::WORDS);
+                self.$field.store(own);)*
+                assert!(words.is_empty(), "a row is as long as its fields");
+            }
+
+            fn decode(words: &[u64]) -> Option<Self> {
+                $(let (own, words) = words.split_at(<$kind as Field>::WORDS);
+                let $field = <$kind as Field>::load(own)?;)*
+                assert!(words.is_empty(), "a row is as long as its fields");
+                Some(Self { $($field),* })
+            }
+        }
+    };
+}
+
+macro_rules! word {
+    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $value:literal $text:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum $name {
+            $($(#[$variant_doc])* $variant,)*
+        }
+
+        impl $name {
+            /// The word that operators and scripts see.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text,)* }
+            }
+        }
+
+        impl Field for $name {
+            const WORDS: usize = 1;
+            fn store(&self, words: &mut [u64]) {
+                words[0] = match self { $(Self::$variant => $value,)* };
+            }
+            fn load(words: &[u64]) -> Option<Self> {
+                match words[0] { $($value => Some(Self::$variant),)* _ => None }
+            }
+        }
+    };
+}
+
+word!(
+    /// A port's link.
+    LinkState { Down = 0 "down", Up = 1 "up", }
+);
+word!(
+    /// Reachability of a neighbour (as in RFC 4861 7.3.2, for ARP).
+    NeighbourState {
+        /// Asked for, not answered yet.
+        Incomplete = 0 "incomplete",
+        Reachable = 1 "reachable",
+        /// Known, not confirmed for a while.
+        Stale = 2 "stale",
+        /// Did not answer.
+        Failed = 3 "failed",
+    }
+);
+word!(
+    /// State of a volume towards the storage (A-7, A-9, A-18, C-4).
+    VolumeState {
+        Connected = 0 "connected",
+        Disconnected = 1 "disconnected",
+        /// The storage answers slowly: flushing pauses.
+        Loaded = 2 "loaded",
+        /// No computer is connected; what is cached is being flushed.
+        Draining = 3 "draining",
+        /// The storage refused a write for good.
+        Failed = 4 "failed",
+    }
+);
+word!(
+    /// When a plain write is acknowledged (C-2).
+    Durability { Memory = 0 "memory", Journal = 1 "journal", Storage = 2 "storage", }
+);
+word!(
+    /// What memory a region is made of.
+    Backing { Hugepages = 0 "hugepages", Tmpfs = 1 "tmpfs", Anonymous = 2 "anonymous", }
+);
+
+row!(
+    /// A router port.
+    Port in Ports {
+        name: Label,
+        device: Label,
+        driver: Label,
+        /// Why this driver, and not a better one.
+        why: Why,
+        mac: [u8; 6],
+        address: Ipv4Addr,
+        prefix_len: u8,
+        /// Largest IP packet in bytes.
+        mtu: u16,
+        link: LinkState,
+        rx_packets: u64,
+        rx_bytes: u64,
+        /// Lost before the router saw them (no buffer, ring full).
+        rx_drops: u64,
+        tx_packets: u64,
+        tx_bytes: u64,
+        tx_drops: u64,
+    }
+);
+row!(
+    /// A route of the FIB.
+    Route in Routes {
+        prefix: Ipv4Addr,
+        prefix_len: u8,
+        /// Next hop; none for a connected net.
+        via: Option<Ipv4Addr>,
+        /// Index of the port.
+        port: u8,
+    }
+);
+row!(
+    /// An entry of the neighbour table.
+    Neighbour in Neighbours {
+        address: Ipv4Addr,
+        mac: [u8; 6],
+        port: u8,
+        state: NeighbourState,
+        /// When it last answered.
+        confirmed_ns: u64,
+    }
+);
+row!(
+    /// One session and LUN. Before the first command names a LUN, `lun` is none.
+    Session in Sessions {
+        target: Name,
+        storage: SocketAddrV4,
+        /// The 8-byte LUN field as a big-endian number.
+        lun: Option<u64>,
+        /// Row of the volume in the volume table.
+        volume: Option<u16>,
+        initiator: Name,
+        computer: SocketAddrV4,
+        /// Session towards the computer.
+        lan_isid: [u8; 6],
+        lan_tsih: u16,
+        lan_connected: bool,
+        /// Session towards the storage.
+        wan_isid: [u8; 6],
+        wan_tsih: u16,
+        wan_connected: bool,
+        /// Of the session's volume, not yet flushed.
+        dirty_bytes: u64,
+        commands: u64,
+        since_ns: u64,
+    }
+);
+row!(
+    /// One volume; its row's index is its number in the log's directory.
+    Volume in Volumes {
+        target: Name,
+        lun: u64,
+        storage: SocketAddrV4,
+        state: VolumeState,
+        durability: Durability,
+        /// Smoothed response time of the storage in microseconds.
+        load_us: u64,
+        /// Cached and not yet durable at the storage.
+        dirty_bytes: u64,
+        /// When the oldest such write was acknowledged; none if there is none.
+        oldest_dirty_since_ns: Option<u64>,
+        block_len: u32,
+        /// Blocks of the volume; 0 while not known.
+        blocks: u64,
+        /// Records in the log.
+        records: u64,
+        written_bytes: u64,
+        flushed_bytes: u64,
+        /// What may still be written before writes are held.
+        room_bytes: u64,
+        /// Computers' sessions that are connected.
+        sessions: u32,
+        flush_threshold_bytes: u64,
+        flush_period_ns: u64,
+    }
+);
+row!(
+    /// The memory: pages and frames of the pool, segments of the log.
+    Buffers in Buffers {
+        backing: Backing,
+        /// Why this backing, and not hugepages.
+        why: Why,
+        /// Undivided 64 KiB pages.
+        pages_free: u64,
+        pages_leased: u64,
+        /// Pages cut into frames.
+        pages_divided: u64,
+        /// 4 KiB frames of divided pages.
+        frames_free: u64,
+        frames_reserved: u64,
+        frames_in_use: u64,
+        log_backing: Backing,
+        log_segments: u64,
+        log_segments_free: u64,
+        log_bytes: u64,
+        /// Payload of records that are not flushed.
+        log_live_bytes: u64,
+    }
+);
+row!(
+    /// One worker.
+    Runtime in Runtime {
+        /// Of the program.
+        version: ArrayString<32>,
+        /// `transparent` or `portal`.
+        mode: Label,
+        core: Option<u16>,
+        steps: u64,
+        /// Steps that found nothing to do.
+        idle_steps: u64,
+        sleeps: u64,
+        rx_packets: u64,
+        tx_packets: u64,
+        /// TSC ticks in steps that did something, and in all.
+        busy_ticks: u64,
+        total_ticks: u64,
+        ticks_per_second: u64,
+        /// Time asleep or polling in vain, in thousandths of the last second.
+        idle_permille: u16,
+    }
+);
+row!(
+    /// Name of the counter with the row's index.
+    CounterName in CounterNames {
+        name: ArrayString<48>,
+    }
+);
