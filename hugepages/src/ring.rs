@@ -206,7 +206,8 @@ impl<C: Deref<Target = [AtomicU64]>> Consumer<C> {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg(not(loom))]
 mod tests {
     use std::collections::VecDeque;
     use std::sync::Arc;

@@ -29,7 +29,8 @@ mod reader;
 #[cfg(not(loom))]
 mod writer;
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg(not(loom))]
 mod tests;
 
 use std::path::PathBuf;

@@ -83,7 +83,8 @@ pub fn is_torn(cell: &[AtomicU64]) -> bool {
     cell[SEQUENCE].load(Ordering::Relaxed) & 1 == 1
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg(not(loom))]
 mod tests {
     use super::*;
 
