@@ -2,6 +2,7 @@
 //! same bytes out.
 #![forbid(unsafe_code)]
 
+pub mod cache;
 pub mod scsi;
 pub mod time;
 

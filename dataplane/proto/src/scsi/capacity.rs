@@ -8,6 +8,9 @@ use super::{be32, be64};
 pub const BLOCK_LEN_MIN: u32 = 512;
 pub const BLOCK_LEN_MAX: u32 = 4096;
 
+/// Largest volume that the cache can address: 1 EiB.
+pub const VOLUME_BYTES_MAX: u64 = 1 << 60;
+
 /// Size of a volume, from the storage's own answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capacity {
@@ -30,6 +33,8 @@ pub enum CapacityError {
     AskSixteen,
     #[error("READ CAPACITY answered a last block of {0:#x}, which no volume has")]
     LastBlock(u64),
+    #[error("the volume has {0} blocks, more than the 1 EiB that can be cached")]
+    TooLarge(u64),
     #[error("logical blocks of {0} bytes cannot be cached: need a power of two from 512 to 4096")]
     BlockLen(u32),
 }
@@ -88,11 +93,10 @@ impl Capacity {
         if !fits || !self.block_len.is_power_of_two() {
             return Err(CapacityError::BlockLen(self.block_len));
         }
-        // The byte count of the whole volume is used in 64-bit arithmetic.
-        if self.blocks.checked_mul(u64::from(self.block_len)).is_none() {
-            return Err(CapacityError::LastBlock(self.blocks - 1));
+        match self.blocks.checked_mul(u64::from(self.block_len)) {
+            Some(0..=VOLUME_BYTES_MAX) => Ok(self),
+            _ => Err(CapacityError::TooLarge(self.blocks)),
         }
-        Ok(self)
     }
 
     /// Bytes of the whole volume.
