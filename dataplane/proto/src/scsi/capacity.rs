@@ -147,9 +147,14 @@ mod tests {
             answer(u64::MAX, 512),
             Err(CapacityError::LastBlock(u64::MAX))
         );
+        assert!(answer((1 << 51) - 1, 512).is_ok());
         assert_eq!(
-            answer(u64::MAX / 2, 512),
-            Err(CapacityError::LastBlock(u64::MAX / 2))
+            answer(1 << 51, 512),
+            Err(CapacityError::TooLarge((1 << 51) + 1))
+        );
+        assert_eq!(
+            answer(u64::MAX - 1, 512),
+            Err(CapacityError::TooLarge(u64::MAX))
         );
         for block_len in [0, 256, 520, 528, 3000, 8192, u32::MAX] {
             assert_eq!(
