@@ -3,10 +3,12 @@
 //! Rooms: [`region`] maps memory, [`pool`] cuts the communication memory into
 //! pages and frames, [`log`] keeps acknowledged writes, [`ring`] carries
 //! commands and completions, [`shm`] is the mechanism of the control segment
-//! and [`tables`] is what stands in it.
+//! and [`tables`] is what stands in it. [`fuse`] is where tests stop the world.
 
 pub mod atomic;
+pub mod fuse;
 pub mod pool;
+pub mod region;
 pub mod ring;
 pub mod shm;
 pub mod tables;

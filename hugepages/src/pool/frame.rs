@@ -1,14 +1,10 @@
-//! The communication memory: 64 KiB pages, each whole or divided into sixteen
-//! 4 KiB frames (Spec B's memory buffers).
+//! What moves through the data plane: frames and bursts of them.
+//!
+//! What always holds: a [`Frame`] is a handle that is not cloned, so that its
+//! buffer has one holder. Not for: the memory itself ([`super::Pool`]).
 
 use arrayvec::ArrayVec;
 
-/// Bytes of an undivided page.
-pub const PAGE_LEN: usize = 64 * 1024;
-/// Bytes of a frame, the largest chunk an XDP frame memory takes.
-pub const FRAME_LEN: usize = 4096;
-/// Frames of a divided page.
-pub const FRAMES_PER_PAGE: usize = PAGE_LEN / FRAME_LEN;
 /// Most packets a port hands over or takes in one call.
 pub const BURST_LEN: usize = 64;
 /// Room kept in front of a packet that the relay itself makes (link header, alignment).
@@ -51,7 +47,7 @@ pub enum GsoKind {
 /// A received or outgoing packet: one buffer, or a chain of them.
 ///
 /// A frame is a handle: whoever holds it owns the buffer, and must hand it on
-/// or give it back with [`Pool::release`].
+/// or give it back with [`Pool::release`](super::Pool::release).
 #[derive(Debug, PartialEq, Eq)]
 pub struct Frame {
     pub buf: BufId,

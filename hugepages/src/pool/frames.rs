@@ -1,0 +1,237 @@
+//! Frames: taken, given back, read and written; the hot path of the pool.
+//!
+//! What always holds: taking and giving back are one store of an owner word
+//! and a few of private lists.
+
+use super::word::{State, Word};
+use super::{
+    ALL_FREE, BufId, Checksum, FRAME_LEN, FRAMES_KEPT, FRAMES_PER_PAGE, Frame, HEADROOM_OFFSET,
+    NOWHERE, Owner, PAGE_LEN, Pool, PoolStats, index,
+};
+
+impl Pool {
+    /// A 4 KiB buffer for what is on its way through; data at [`HEADROOM`], length 0.
+    #[inline]
+    pub fn alloc_frame(&mut self) -> Option<Frame> {
+        self.alloc_frame_for(Owner::Forward)
+    }
+
+    /// As [`Pool::alloc_frame`], with the owner for the allocation table.
+    #[inline]
+    pub fn alloc_frame_for(&mut self, owner: Owner) -> Option<Frame> {
+        if self.partial.is_empty() && self.divide().is_none() {
+            self.stats.frames_refused += 1;
+            return None;
+        }
+        let page = *self.partial.last()? as usize;
+        let frame = page * FRAMES_PER_PAGE + self.free[page].trailing_zeros() as usize;
+        self.free[page] &= self.free[page] - 1;
+        if self.free[page] == 0 {
+            self.delist(page);
+        }
+        self.stats.frames_free -= 1;
+        self.stats.frames_in_use += 1;
+        self.store(frame, Word::held(State::InUse, owner));
+        Some(self.handle(frame))
+    }
+
+    /// A whole 64 KiB page as one buffer (GSO frames); data at [`HEADROOM`], length 0.
+    #[inline]
+    pub fn alloc_page_frame(&mut self) -> Option<Frame> {
+        self.alloc_page_frame_for(Owner::Forward)
+    }
+
+    /// As [`Pool::alloc_page_frame`], with the owner for the allocation table.
+    pub fn alloc_page_frame_for(&mut self, owner: Owner) -> Option<Frame> {
+        let page = match self.whole.take() {
+            Some(page) => page,
+            None => {
+                self.unite_pages(0);
+                let Some(page) = self.whole.take() else {
+                    self.stats.pages_refused += 1;
+                    return None;
+                };
+                page
+            }
+        };
+        let frame = page * FRAMES_PER_PAGE;
+        self.stats.page_frames_in_use += 1;
+        self.store(frame, Word::held(State::PageFrame, owner));
+        Some(self.handle(frame))
+    }
+
+    /// Gives a frame and its whole chain back where it came from (B-9).
+    ///
+    /// # Panics
+    /// When a buffer of it is not in use: it was given back before.
+    #[inline]
+    pub fn release(&mut self, frame: Frame) {
+        let mut next = Some(frame.buf);
+        while let Some(buf) = next {
+            // Only the head's own link is in the handle.
+            next = if buf == frame.buf {
+                frame.next
+            } else {
+                self.links[buf.0 as usize].next
+            };
+            self.release_buffer(buf.0 as usize);
+        }
+    }
+
+    /// Notes a new owner, the holder's business otherwise.
+    pub fn set_owner(&mut self, frame: &Frame, owner: Owner) {
+        let state = self.state(frame.buf);
+        self.store(frame.buf.0 as usize, Word::held(state, owner));
+    }
+
+    /// Bytes of the first buffer: [`FRAME_LEN`] or [`PAGE_LEN`].
+    #[inline]
+    pub fn capacity(&self, frame: &Frame) -> usize {
+        self.capacity_of(frame.buf)
+    }
+
+    /// The data in the first buffer.
+    #[inline]
+    pub fn bytes(&self, frame: &Frame) -> &[u8] {
+        let (offset, len) = (frame.offset as usize, frame.len as usize);
+        self.part(frame.buf, offset, len)
+    }
+
+    /// The data in the first buffer, to write.
+    #[inline]
+    pub fn bytes_mut(&mut self, frame: &Frame) -> &mut [u8] {
+        let (offset, len) = (frame.offset as usize, frame.len as usize);
+        &mut self.buffer_mut(frame)[offset..offset + len]
+    }
+
+    /// The whole first buffer, head- and tailroom included.
+    #[inline]
+    pub fn buffer_mut(&mut self, frame: &Frame) -> &mut [u8] {
+        let len = self.capacity(frame);
+        // SAFETY: `capacity` has checked that the buffer is inside the region and in use as
+        // one of `len` bytes; `&mut self` means that no other slice of a frame is out.
+        unsafe { std::slice::from_raw_parts_mut(self.at(frame.buf.0 as usize * FRAME_LEN), len) }
+    }
+
+    /// Says where in the first buffer the data is.
+    ///
+    /// # Panics
+    /// When it would not fit.
+    #[inline]
+    pub fn set(&mut self, frame: &mut Frame, offset: usize, len: usize) {
+        let capacity = self.capacity(frame);
+        assert!(
+            offset + len <= capacity,
+            "{len} bytes at {offset} of a {capacity}-byte buffer"
+        );
+        frame.offset = u16::try_from(offset).expect("a buffer has at most 64 KiB");
+        frame.len = u32::try_from(len).expect("a buffer has at most 64 KiB");
+    }
+
+    /// The chunk and offset of the data, as a UMEM address. A frame whose
+    /// address was given to a port's rings stays in use until
+    /// [`Pool::frame_from_addr`] makes it again.
+    #[inline]
+    pub fn addr(&self, frame: &Frame) -> u64 {
+        u64::from(frame.buf.0) * FRAME_LEN as u64 + u64::from(frame.offset)
+    }
+
+    /// The 4 KiB frame that a UMEM address lies in, with `len` bytes of data
+    /// there. `None` when a ring's entry names no frame in use, or data beyond
+    /// its end.
+    #[inline]
+    pub fn frame_from_addr(&self, addr: u64, len: u32) -> Option<Frame> {
+        let frame = usize::try_from(addr / FRAME_LEN as u64).ok()?;
+        let offset = usize::try_from(addr % FRAME_LEN as u64).ok()?;
+        let held = frame < self.stats.pages * FRAMES_PER_PAGE
+            && Word::state_of(self.load(frame)) == Some(State::InUse)
+            && offset + len as usize <= FRAME_LEN;
+        held.then(|| {
+            let offset = u16::try_from(offset).expect("less than a frame");
+            Frame {
+                offset,
+                len,
+                ..self.handle(frame)
+            }
+        })
+    }
+
+    /// First byte of the frame memory, for registration as UMEM.
+    pub fn base(&self) -> *mut u8 {
+        self.region.ptr()
+    }
+
+    /// Bytes of the frame memory, owner words not included.
+    #[expect(clippy::len_without_is_empty, reason = "not a collection")]
+    pub fn len(&self) -> usize {
+        self.stats.pages * PAGE_LEN
+    }
+
+    /// What is where, without a walk.
+    pub fn stats(&self) -> PoolStats {
+        PoolStats {
+            pages_free: self.whole.count(),
+            ..self.stats
+        }
+    }
+
+    #[inline]
+    pub(super) fn handle(&self, frame: usize) -> Frame {
+        Frame {
+            buf: BufId(index(frame)),
+            offset: HEADROOM_OFFSET,
+            len: 0,
+            next: None,
+            home: self.home,
+            checksum: Checksum::InPacket,
+            gso: None,
+        }
+    }
+
+    #[inline]
+    fn release_buffer(&mut self, frame: usize) {
+        match self.state(BufId(index(frame))) {
+            State::InUse => {
+                self.store(frame, Word::FREE);
+                self.stats.frames_in_use -= 1;
+                self.put_free(frame);
+                let page = frame / FRAMES_PER_PAGE;
+                let spare = self.stats.frames_free >= FRAMES_KEPT + FRAMES_PER_PAGE;
+                if self.free[page] == ALL_FREE && spare {
+                    self.unite(page);
+                }
+            }
+            _ => {
+                self.store(frame, Word::PAGE_FREE);
+                self.stats.page_frames_in_use -= 1;
+                self.whole.insert(frame / FRAMES_PER_PAGE);
+            }
+        }
+    }
+
+    #[inline]
+    pub(super) fn put_free(&mut self, frame: usize) {
+        let page = frame / FRAMES_PER_PAGE;
+        if self.free[page] == 0 {
+            self.enlist(page);
+        }
+        self.free[page] |= 1 << (frame % FRAMES_PER_PAGE);
+        self.stats.frames_free += 1;
+    }
+
+    #[inline]
+    pub(super) fn enlist(&mut self, page: usize) {
+        self.place[page] = index(self.partial.len());
+        self.partial.push(index(page));
+    }
+
+    #[inline]
+    pub(super) fn delist(&mut self, page: usize) {
+        let place = self.place[page] as usize;
+        self.partial.swap_remove(place);
+        if let Some(&moved) = self.partial.get(place) {
+            self.place[moved as usize] = index(place);
+        }
+        self.place[page] = NOWHERE;
+    }
+}
