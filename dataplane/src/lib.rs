@@ -1,1 +1,3 @@
-//! placeholder
+//! The poll-mode data plane: frames in, frames out, one worker a core.
+
+pub mod driver;

@@ -1,0 +1,214 @@
+//! `struct virtio_net_hdr`: what stands in front of each frame on an AF_PACKET
+//! socket with `PACKET_VNET_HDR`, and carries the marks of [`Frame`] through
+//! the kernel, so that a forwarded GSO frame stays whole.
+//!
+//! ```text
+//!   0     1         2..4     4..6      6..8        8..10
+//!   flags gso_type  hdr_len  gso_size  csum_start  csum_offset     native endian
+//! ```
+//!
+//! `hdr_len` from the kernel is a hint (how much of the frame was linear), not
+//! the length of the headers, so it is computed here.
+//!
+//! [`Frame`]: sluice_hugepages::pool::Frame
+
+use sluice_hugepages::pool::{Checksum, Gso, GsoKind};
+
+pub const VNET_HDR_LEN: usize = 10;
+
+// linux/virtio_net.h
+const F_NEEDS_CSUM: u8 = 1;
+const F_DATA_VALID: u8 = 2;
+const GSO_NONE: u8 = 0;
+const GSO_TCPV4: u8 = 1;
+const GSO_TCPV6: u8 = 4;
+const GSO_UDP_L4: u8 = 5;
+/// The first segment carries CWR (RFC 3168); not kept, so a cut on the far side repeats it.
+const GSO_ECN: u8 = 0x80;
+
+const UDP_HEADER_LEN: usize = 8;
+
+/// The header contradicts the frame, or asks for a cut that is not supported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BadHeader;
+
+/// Reads the marks out of a header; `frame` is at least the first part of the frame, `len` its
+/// whole length in bytes.
+///
+/// # Errors
+/// An offset points outside of the frame, or the kind of cut is unknown.
+pub fn decode(
+    header: &[u8; VNET_HDR_LEN],
+    frame: &[u8],
+    len: usize,
+) -> Result<(Checksum, Option<Gso>), BadHeader> {
+    let word = |at: usize| u16::from_ne_bytes([header[at], header[at + 1]]);
+    let checksum = if header[0] & F_NEEDS_CSUM != 0 {
+        let (start, offset) = (word(6), word(8));
+        if usize::from(start) + usize::from(offset) + 2 > len {
+            return Err(BadHeader);
+        }
+        Checksum::Partial { start, offset }
+    } else if header[0] & F_DATA_VALID != 0 {
+        Checksum::Verified
+    } else {
+        Checksum::InPacket
+    };
+    let kind = match header[1] & !GSO_ECN {
+        GSO_NONE => return Ok((checksum, None)),
+        GSO_TCPV4 => GsoKind::TcpV4,
+        GSO_TCPV6 => GsoKind::TcpV6,
+        GSO_UDP_L4 => GsoKind::UdpL4,
+        _ => return Err(BadHeader),
+    };
+    // The kernel gives partial checksums with every GSO frame; without one the transport
+    // header's place would be a guess.
+    let Checksum::Partial { start, .. } = checksum else {
+        return Err(BadHeader);
+    };
+    let transport_len = match kind {
+        GsoKind::TcpV4 | GsoKind::TcpV6 => {
+            usize::from(frame.get(usize::from(start) + 12).ok_or(BadHeader)? >> 4) * 4
+        }
+        GsoKind::UdpL4 => UDP_HEADER_LEN,
+    };
+    let header_len = usize::from(start) + transport_len;
+    let size = word(4);
+    if size == 0 || transport_len < UDP_HEADER_LEN || header_len > len {
+        return Err(BadHeader);
+    }
+    let header_len = u16::try_from(header_len).map_err(|_| BadHeader)?;
+    Ok((
+        checksum,
+        Some(Gso {
+            size,
+            header_len,
+            kind,
+        }),
+    ))
+}
+
+/// The header for a frame with these marks.
+#[must_use]
+pub fn encode(checksum: Checksum, gso: Option<Gso>) -> [u8; VNET_HDR_LEN] {
+    let mut header = [0; VNET_HDR_LEN];
+    let mut put = |at: usize, value: u16| header[at..at + 2].copy_from_slice(&value.to_ne_bytes());
+    if let Some(gso) = gso {
+        put(2, gso.header_len);
+        put(4, gso.size);
+    }
+    if let Checksum::Partial { start, offset } = checksum {
+        put(6, start);
+        put(8, offset);
+        header[0] = F_NEEDS_CSUM;
+    }
+    // `Verified` is not said on: what leaves was perhaps rewritten, and the kernel ignores it.
+    header[1] = match gso.map(|gso| gso.kind) {
+        None => GSO_NONE,
+        Some(GsoKind::TcpV4) => GSO_TCPV4,
+        Some(GsoKind::TcpV6) => GSO_TCPV6,
+        Some(GsoKind::UdpL4) => GSO_UDP_L4,
+    };
+    header
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn tcp_frame() -> Vec<u8> {
+        let mut frame = vec![0u8; 3000];
+        frame[34 + 12] = 0x80; // 32 bytes of TCP header
+        frame
+    }
+
+    #[test]
+    fn marks_survive_the_round_trip() {
+        let frame = tcp_frame();
+        let partial = Checksum::Partial {
+            start: 34,
+            offset: 16,
+        };
+        for kind in [GsoKind::TcpV4, GsoKind::TcpV6] {
+            let gso = Some(Gso {
+                size: 1448,
+                header_len: 66,
+                kind,
+            });
+            assert_eq!(
+                decode(&encode(partial, gso), &frame, frame.len()),
+                Ok((partial, gso))
+            );
+        }
+        let udp = (
+            Checksum::Partial {
+                start: 34,
+                offset: 6,
+            },
+            Some(Gso {
+                size: 1472,
+                header_len: 42,
+                kind: GsoKind::UdpL4,
+            }),
+        );
+        assert_eq!(decode(&encode(udp.0, udp.1), &frame, frame.len()), Ok(udp));
+        assert_eq!(
+            decode(&encode(partial, None), &frame, 60),
+            Ok((partial, None))
+        );
+        assert_eq!(
+            decode(&[0; VNET_HDR_LEN], &frame, 60),
+            Ok((Checksum::InPacket, None))
+        );
+        let mut valid = [0; VNET_HDR_LEN];
+        valid[0] = F_DATA_VALID;
+        assert_eq!(decode(&valid, &frame, 60), Ok((Checksum::Verified, None)));
+    }
+
+    #[test]
+    fn contradictions_are_refused() {
+        let frame = tcp_frame();
+        let partial = Checksum::Partial {
+            start: 34,
+            offset: 16,
+        };
+        let gso = Some(Gso {
+            size: 1448,
+            header_len: 66,
+            kind: GsoKind::TcpV4,
+        });
+        assert_eq!(
+            decode(&encode(partial, None), &frame, 51),
+            Err(BadHeader),
+            "checksum outside"
+        );
+        assert_eq!(
+            decode(&encode(Checksum::InPacket, gso), &frame, 3000),
+            Err(BadHeader),
+            "no transport offset"
+        );
+        assert_eq!(
+            decode(&encode(partial, gso), &frame, 60),
+            Err(BadHeader),
+            "headers outside"
+        );
+        let mut ufo = encode(partial, gso);
+        ufo[1] = 3;
+        assert_eq!(decode(&ufo, &frame, 3000), Err(BadHeader), "unknown kind");
+    }
+
+    proptest! {
+        #[test]
+        fn any_header_is_decoded_or_refused(header: [u8; VNET_HDR_LEN], frame in prop::collection::vec(any::<u8>(), 0..100)) {
+            if let Ok((checksum, gso)) = decode(&header, &frame, frame.len()) {
+                if let Checksum::Partial { start, offset } = checksum {
+                    prop_assert!(usize::from(start) + usize::from(offset) + 2 <= frame.len());
+                }
+                if let Some(gso) = gso {
+                    prop_assert!(usize::from(gso.header_len) <= frame.len() && gso.size > 0);
+                }
+            }
+        }
+    }
+}
