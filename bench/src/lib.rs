@@ -1,1 +1,4 @@
-//! placeholder
+//! What the benches share.
+
+pub mod random;
+pub mod tsc;

@@ -1,3 +1,4 @@
 //! The poll-mode data plane: frames in, frames out, one worker a core.
 
 pub mod driver;
+pub mod net;

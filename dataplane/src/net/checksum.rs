@@ -1,0 +1,140 @@
+//! The Internet checksum (RFC 1071) and its incremental update (RFC 1624).
+
+/// One's complement sum of `bytes`, folded, not complemented, in host order.
+/// An odd last byte counts as the high half of a word.
+#[inline]
+#[must_use]
+pub fn sum(bytes: &[u8]) -> u16 {
+    // Summed in the machine's byte order four bytes at a time: the one's
+    // complement sum only swaps with the order (RFC 1071 2.B).
+    let (words, rest) = bytes.as_chunks::<4>();
+    let mut total: u64 = words
+        .iter()
+        .map(|word| u64::from(u32::from_ne_bytes(*word)))
+        .sum();
+    let mut last = [0; 4];
+    last[..rest.len()].copy_from_slice(rest);
+    total += u64::from(u32::from_ne_bytes(last));
+    u16::from_be(fold(total))
+}
+
+/// Adds two folded sums.
+#[must_use]
+pub const fn add(a: u16, b: u16) -> u16 {
+    let (sum, carry) = a.overflowing_add(b);
+    sum + carry as u16
+}
+
+#[inline]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "folding is what truncates, after the carries are in"
+)]
+const fn fold(total: u64) -> u16 {
+    let total = (total & 0xffff_ffff) + (total >> 32);
+    let total = (total & 0xffff_ffff) + (total >> 32);
+    let total = (total & 0xffff) + (total >> 16);
+    let total = (total & 0xffff) + (total >> 16);
+    total as u16
+}
+
+/// Whether a header without options sums to all ones, its checksum included.
+#[inline]
+#[must_use]
+pub fn short_header_valid(header: &[u8; 20]) -> bool {
+    let (words, _) = header.as_chunks::<4>();
+    let total: u64 = words
+        .iter()
+        .map(|word| u64::from(u32::from_ne_bytes(*word)))
+        .sum();
+    fold(total) == 0xffff
+}
+
+/// The checksum of a header in which one word went from `old` to `new`
+/// (RFC 1624 equation 3; never turns 0x0000 into 0xffff by mistake).
+#[inline]
+#[must_use]
+pub const fn update(checksum: u16, old: u16, new: u16) -> u16 {
+    !add(add(!checksum, !old), new)
+}
+
+/// Writes the checksum of an IPv4 header into it.
+///
+/// # Panics
+/// If `header` is shorter than 20 bytes.
+pub fn fill_ipv4(header: &mut [u8]) {
+    header[10..12].copy_from_slice(&[0, 0]);
+    let checksum = !sum(header);
+    header[10..12].copy_from_slice(&checksum.to_be_bytes());
+}
+
+/// Completes a transport checksum that was left partial: the pseudo-header
+/// sum stands at `start + offset`, the sum runs from `start` to the end.
+/// False if the field does not lie in the bytes.
+#[must_use]
+pub fn complete(bytes: &mut [u8], start: u16, offset: u16) -> bool {
+    let Some(covered) = bytes.get_mut(usize::from(start)..) else {
+        return false;
+    };
+    let checksum = !sum(covered);
+    let Some(field) = covered.get_mut(usize::from(offset)..usize::from(offset) + 2) else {
+        return false;
+    };
+    // RFC 768: a UDP checksum that computes to zero is sent as all ones; for
+    // TCP both are the same number.
+    let checksum = if checksum == 0 { 0xffff } else { checksum };
+    field.copy_from_slice(&checksum.to_be_bytes());
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// RFC 1071 written down word by word.
+    fn naive(bytes: &[u8]) -> u16 {
+        let mut total = 0u32;
+        for pair in bytes.chunks(2) {
+            total += u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0));
+            total = (total & 0xffff) + (total >> 16);
+        }
+        u16::try_from(total).unwrap()
+    }
+
+    #[test]
+    fn the_example_of_rfc_1071() {
+        assert_eq!(
+            sum(&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7]),
+            0xddf2
+        );
+    }
+
+    #[test]
+    fn the_example_of_rfc_1624() {
+        assert_eq!(update(0xdd2f, 0x5555, 0x3285), 0x0000);
+    }
+
+    proptest! {
+        #[test]
+        fn sum_is_the_word_by_word_sum(bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
+            prop_assert_eq!(sum(&bytes), naive(&bytes));
+        }
+
+        #[test]
+        fn update_is_the_full_recomputation(mut header in any::<[u8; 20]>(), at in 0usize..9, new: u16) {
+            // A real header never sums to zero: its version is 4.
+            header[0] = 0x45;
+            let at = if at < 5 { at } else { at + 1 } * 2;
+            fill_ipv4(&mut header);
+            prop_assert!(short_header_valid(&header));
+            let new = if at == 0 { 0x4500 | (new & 0xff) } else { new };
+            let old = u16::from_be_bytes([header[at], header[at + 1]]);
+            let checksum = u16::from_be_bytes([header[10], header[11]]);
+            let updated = update(checksum, old, new);
+            header[at..at + 2].copy_from_slice(&new.to_be_bytes());
+            fill_ipv4(&mut header);
+            prop_assert_eq!(updated, u16::from_be_bytes([header[10], header[11]]));
+        }
+    }
+}

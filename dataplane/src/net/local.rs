@@ -1,0 +1,121 @@
+//! Packets for the relay itself: TCP goes to the TCP room, echo requests are
+//! answered, the rest is refused as a host does.
+
+use sluice_hugepages::pool::Frame;
+
+use super::checksum;
+use super::drops::Drop;
+use super::ethernet::ETHERNET_LEN;
+use super::frame::{complete_checksum, pull_link, trim};
+use super::icmp::{self, IcmpError};
+use super::ipv4::{Ipv4Header, PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP, TcpHeader};
+use super::router::{Router, Step};
+
+/// A TCP segment for the relay: to an intercepted address and port, or to one
+/// of its own addresses.
+#[derive(Debug)]
+pub struct Local {
+    /// Starts with the IPv4 header; holds nothing behind the packet. Its marks
+    /// count from the IPv4 header.
+    pub frame: Frame,
+    pub header: TcpHeader,
+    /// The port it came in by.
+    pub port: u8,
+}
+
+impl Router {
+    /// The one place that decides what becomes of a packet for the relay's own
+    /// addresses. What is refused here is what the kernel would get by a TAP.
+    pub(super) fn own(
+        &mut self,
+        step: &mut Step<'_>,
+        frame: Frame,
+        header: &Ipv4Header,
+        port: u8,
+    ) -> Option<Local> {
+        if header.is_fragment() {
+            self.discard(step, frame, Drop::FragmentToRelay);
+            return None;
+        }
+        match header.protocol {
+            PROTOCOL_TCP => return self.local_tcp(step, frame, header, port),
+            PROTOCOL_ICMP => self.icmp(step, frame, header),
+            PROTOCOL_UDP => self.refuse(
+                step,
+                frame,
+                header,
+                Drop::UdpToRelay,
+                IcmpError::PortUnreachable,
+            ),
+            _ => self.refuse(
+                step,
+                frame,
+                header,
+                Drop::ProtocolToRelay,
+                IcmpError::ProtocolUnreachable,
+            ),
+        }
+        None
+    }
+
+    /// A segment for the TCP room.
+    pub(super) fn local_tcp(
+        &mut self,
+        step: &mut Step<'_>,
+        mut frame: Frame,
+        header: &Ipv4Header,
+        port: u8,
+    ) -> Option<Local> {
+        let tcp = TcpHeader::parse(&step.pool.bytes(&frame)[ETHERNET_LEN..], header);
+        trim(&mut frame, header.total_len);
+        let Some(tcp) = tcp.filter(|_| pull_link(&mut frame)) else {
+            self.discard(step, frame, Drop::TcpMalformed);
+            return None;
+        };
+        self.counters.local += 1;
+        Some(Local {
+            frame,
+            header: tcp,
+            port,
+        })
+    }
+
+    /// Answers an echo request in its own frame (RFC 1122 3.2.2.6).
+    fn icmp(&mut self, step: &mut Step<'_>, mut frame: Frame, header: &Ipv4Header) {
+        trim(&mut frame, header.total_len);
+        let completed = complete_checksum(step.pool, &mut frame) && pull_link(&mut frame);
+        let packet = step.pool.bytes_mut(&frame);
+        let packet = if completed {
+            packet
+        } else {
+            &mut packet[ETHERNET_LEN..]
+        };
+        let (ipv4, message) = packet.split_at_mut(usize::from(header.header_len));
+        if frame.next.is_some()
+            || !completed
+            || message.len() < icmp::ICMP_LEN
+            || checksum::sum(message) != 0xffff
+        {
+            self.discard(step, frame, Drop::IcmpMalformed);
+            return;
+        }
+        if message[..2] != [icmp::ECHO_REQUEST, 0] {
+            self.discard(step, frame, Drop::IcmpIgnored);
+            return;
+        }
+        message[0] = icmp::ECHO_REPLY;
+        let old = u16::from_be_bytes([message[2], message[3]]);
+        let new = checksum::update(
+            old,
+            u16::from_be_bytes([icmp::ECHO_REQUEST, 0]),
+            u16::from_be_bytes([icmp::ECHO_REPLY, 0]),
+        );
+        message[2..4].copy_from_slice(&new.to_be_bytes());
+        ipv4[8] = icmp::TTL;
+        ipv4[12..16].copy_from_slice(&header.destination.to_be_bytes());
+        ipv4[16..20].copy_from_slice(&header.source.to_be_bytes());
+        checksum::fill_ipv4(ipv4);
+        self.counters.echo_replies += 1;
+        self.send_own(step, frame);
+    }
+}

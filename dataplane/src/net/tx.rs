@@ -1,0 +1,61 @@
+//! Frames on their way to the ports: one queue a port, of a size fixed at start.
+
+use sluice_hugepages::pool::{BURST_LEN, Burst, Frame};
+
+/// Frames a port's queue takes: what one step can make from a burst of each of
+/// a few ports going out by the same one (8 x 64), and as much again for the
+/// TCP room's answers.
+pub const TX_QUEUE_LEN: usize = 16 * BURST_LEN;
+
+/// One queue of frames a port; index is the port.
+#[derive(Debug)]
+pub struct TxQueues {
+    queues: Vec<Vec<Frame>>,
+}
+
+impl TxQueues {
+    /// Queues for `ports` ports, allocated once.
+    #[must_use]
+    pub fn new(ports: usize) -> Self {
+        Self {
+            queues: (0..ports)
+                .map(|_| Vec::with_capacity(TX_QUEUE_LEN))
+                .collect(),
+        }
+    }
+
+    /// Appends a frame; gives it back when the queue is full.
+    #[inline]
+    pub(super) fn push(&mut self, port: u8, frame: Frame) -> Result<(), Frame> {
+        let queue = &mut self.queues[usize::from(port)];
+        if queue.len() == TX_QUEUE_LEN {
+            return Err(frame);
+        }
+        queue.push(frame);
+        Ok(())
+    }
+
+    /// Frames waiting for a port, oldest first.
+    #[must_use]
+    pub fn port(&self, port: u8) -> &[Frame] {
+        &self.queues[usize::from(port)]
+    }
+
+    /// The queue itself, for whoever drains it (never beyond its capacity).
+    pub fn port_mut(&mut self, port: u8) -> &mut Vec<Frame> {
+        &mut self.queues[usize::from(port)]
+    }
+
+    /// Moves the oldest frames of a port into `burst` until it is full.
+    pub fn fill_burst(&mut self, port: u8, burst: &mut Burst) {
+        let queue = &mut self.queues[usize::from(port)];
+        let count = queue.len().min(burst.remaining_capacity());
+        burst.extend(queue.drain(..count));
+    }
+
+    /// Whether nothing waits on any port.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.queues.iter().all(Vec::is_empty)
+    }
+}
