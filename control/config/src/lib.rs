@@ -32,6 +32,10 @@ pub use volume::{VolumeName, VolumeNameError, lun_from_number, lun_number};
 
 /// Where the programs look when neither `--config` nor `SLUICE_CONFIG` says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/sluice/sluice.toml";
+/// The control segment's file, unless the configuration names another.
+pub const DEFAULT_SEGMENT: &str = "/run/sluice/control.seg";
+/// The daemon's socket, unless the configuration names another.
+pub const DEFAULT_SOCKET: &str = "/run/sluice/control.sock";
 /// Most ports of one data plane (an index fits the owner word of a frame).
 pub const PORTS_MAX: usize = 8;
 /// Most static routes (rows of the segment's route table less the connected ones).

@@ -6,7 +6,8 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::thread;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::layout::{self, RING, header};
 use super::map::{self, Cells, Mapping, Role};
@@ -91,7 +92,7 @@ impl SegmentWriter {
                 .custom_flags(libc::O_NOFOLLOW)
                 .open(path)
                 .map_err(fail("open or make it"))?;
-            if !map::try_lock(&file, Role::DataPlane).map_err(fail("lock it"))? {
+            if !lock_soon(&file).map_err(fail("lock it"))? {
                 let pid = reader::pid_of(&file);
                 return Err(SegmentError::DataPlaneRuns {
                     path: path.to_owned(),
@@ -318,6 +319,19 @@ const TABLES_ALL: [Table; SPECS.len()] = [
     Table::Runtime,
     Table::CounterNames,
 ];
+
+/// Takes the data plane's lock. One that was just killed may still be going:
+/// its lock is waited for a little, since whoever restarts it does not know.
+fn lock_soon(file: &File) -> io::Result<bool> {
+    const TRIES: u32 = 30;
+    for _ in 0..TRIES {
+        if map::try_lock(file, Role::DataPlane)? {
+            return Ok(true);
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+    Ok(false)
+}
 
 /// Whether the open file is the one that the path names.
 pub(super) fn is_at(file: &File, path: &Path) -> bool {

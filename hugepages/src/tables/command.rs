@@ -37,9 +37,9 @@ pub enum Command {
     /// A volume's own setting goes before its target's, that before the default.
     SetFlush { scope: Scope, setting: FlushSetting },
     /// Flush what is cached now. The data plane answers as soon as it has begun,
-    /// and has by then brought the volume rows up to date: a volume is drained of
-    /// what was cached when its `oldest_dirty_since_ns` is none, or later than
-    /// the time of the answer.
+    /// and has by then brought the volume rows up to date: what was cached when the
+    /// command was sent is flushed when a row's `oldest_dirty_since_ns` is none, or
+    /// later than the sending.
     FlushVolume { scope: Scope },
 }
 

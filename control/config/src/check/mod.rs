@@ -133,7 +133,7 @@ impl Checker<'_> {
                 own.fallback_directory.as_ref(),
                 "/dev/shm/sluice",
             ),
-            segment: self.path("segment", own.segment.as_ref(), "/run/sluice/control.seg"),
+            segment: self.path("segment", own.segment.as_ref(), crate::DEFAULT_SEGMENT),
             spin: Duration::from_micros(self.number(
                 "spin_us",
                 own.spin_us.as_ref(),
@@ -188,7 +188,7 @@ impl Checker<'_> {
     }
 
     fn control(&mut self, raw: &raw::Control) -> Control {
-        let socket = self.path("socket", raw.socket.as_ref(), "/run/sluice/control.sock");
+        let socket = self.path("socket", raw.socket.as_ref(), crate::DEFAULT_SOCKET);
         if let Some(at) = &raw.socket
             && at.get_ref().len() > SOCKET_PATH_LEN_MAX
         {

@@ -1,0 +1,125 @@
+//! The command line as clap reads it.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::CONFIG_VARIABLE;
+
+/// Shows and changes a running Sluice
+#[derive(Debug, Parser)]
+#[command(name = "sluicectl", version, after_help = AFTER_HELP)]
+pub struct Args {
+    /// Answer in JSON
+    #[arg(short, long, global = true)]
+    pub(super) json: bool,
+    /// Control segment to read [default: the configuration's]
+    #[arg(long, global = true, value_name = "PATH")]
+    pub(super) segment: Option<PathBuf>,
+    /// Control socket to send changes to [default: the configuration's]
+    #[arg(long, global = true, value_name = "PATH")]
+    pub(super) socket: Option<PathBuf>,
+    /// Configuration file [default: /etc/sluice/sluice.toml]
+    #[arg(long, global = true, value_name = "FILE", env = CONFIG_VARIABLE)]
+    pub(super) config: Option<PathBuf>,
+    #[command(subcommand)]
+    pub(super) action: Action,
+}
+
+const AFTER_HELP: &str = "\
+A volume is TARGET/LUN; TARGET alone means all its LUNs.
+
+`show` reads the data plane's tables directly: it works without sluice-control, \
+and shows the last state when the data plane is gone (standard error says so).
+
+Exit codes:
+  0  done, or shown
+  1  failed: not drained in time, no such volume, value out of range
+  2  usage
+  3  no data plane: segment not there or of another release, or no answer
+  4  sluice-control does not answer
+  5  configuration not valid";
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Action {
+    /// Show a table
+    Show {
+        #[arg(value_enum)]
+        table: Shown,
+    },
+    /// Change a policy, live and for good
+    Set {
+        #[command(subcommand)]
+        what: SetAction,
+    },
+    /// Flush what is cached now, and wait until the storage has it
+    Flush {
+        /// TARGET/LUN, TARGET, or all
+        volume: String,
+        /// Give up waiting after so many seconds (0: do not wait)
+        #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = seconds)]
+        timeout: Duration,
+    },
+    /// Look at a configuration file
+    Config {
+        #[command(subcommand)]
+        what: ConfigAction,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum SetAction {
+    /// When volumes are flushed
+    Flush {
+        /// TARGET/LUN or TARGET; without it the default of all volumes
+        volume: Option<String>,
+        /// Flush a volume that holds more than this
+        #[arg(
+            long,
+            value_name = "N",
+            required_unless_present = "period_ms",
+            allow_negative_numbers = true
+        )]
+        threshold_kib: Option<i64>,
+        /// Flush a volume at least so often
+        #[arg(long, value_name = "N", allow_negative_numbers = true)]
+        period_ms: Option<i64>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ConfigAction {
+    /// Check a configuration file; every fault with its line
+    Check { file: PathBuf },
+}
+
+/// What `show` can show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Shown {
+    /// Versions of the programs and of the segment
+    Version,
+    /// Router ports: driver and why it, address, traffic
+    Ports,
+    /// Routes
+    Routes,
+    /// Neighbours (ARP)
+    Neighbours,
+    /// iSCSI sessions, a row a session and LUN
+    Sessions,
+    /// Volumes: state, what is cached, how old the oldest of it is
+    Volumes,
+    /// Memory: pages, frames, write cache
+    Buffers,
+    /// Why packets and PDUs were dropped, how often
+    Drops,
+    /// Workers: steps, packets, idle share
+    Runtime,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    text.parse()
+        .ok()
+        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+        .ok_or_else(|| "not a number of seconds".to_owned())
+}

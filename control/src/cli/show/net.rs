@@ -1,0 +1,110 @@
+//! Ports, routes, neighbours.
+
+use std::io::Write;
+
+use serde_json::json;
+use sluice_hugepages::tables::{Neighbour, Port, Route};
+
+use super::super::Answer;
+use super::super::table::{self, TextTable};
+use super::{Source, hex, list};
+
+pub(super) fn ports(source: &Source, err: &mut dyn Write) -> Answer {
+    let mut text = TextTable::new(&[
+        "port",
+        "device",
+        "driver",
+        "address",
+        ">mtu",
+        "link",
+        ">rx packets",
+        ">rx",
+        ">tx packets",
+        ">tx",
+        ">drops",
+        "why this driver",
+    ]);
+    let mut json = Vec::new();
+    for (index, port) in source.rows::<Port>(err) {
+        let address = format!("{}/{}", port.address, port.prefix_len);
+        json.push(json!({
+            "index": index,
+            "name": port.name.as_str(),
+            "device": port.device.as_str(),
+            "driver": port.driver.as_str(),
+            "why": port.why.as_str(),
+            "mac": hex(&port.mac, ":"),
+            "address": address,
+            "mtu": port.mtu,
+            "link": port.link.as_str(),
+            "rx": { "packets": port.rx_packets, "bytes": port.rx_bytes, "drops": port.rx_drops },
+            "tx": { "packets": port.tx_packets, "bytes": port.tx_bytes, "drops": port.tx_drops },
+        }));
+        text.row([
+            port.name.to_string(),
+            port.device.to_string(),
+            port.driver.to_string(),
+            address,
+            port.mtu.to_string(),
+            port.link.as_str().to_owned(),
+            port.rx_packets.to_string(),
+            table::bytes(port.rx_bytes),
+            port.tx_packets.to_string(),
+            table::bytes(port.tx_bytes),
+            port.rx_drops.saturating_add(port.tx_drops).to_string(),
+            port.why.to_string(),
+        ]);
+    }
+    list(json, &text)
+}
+
+/// Names of the ports by index, for tables that refer to them.
+fn port_name(ports: &[(usize, Port)], index: u8) -> String {
+    let port = ports.iter().find(|(own, _)| *own == usize::from(index));
+    port.map_or_else(|| index.to_string(), |(_, port)| port.name.to_string())
+}
+
+pub(super) fn routes(source: &Source, err: &mut dyn Write) -> Answer {
+    let ports = source.rows::<Port>(err);
+    let mut text = TextTable::new(&["prefix", "via", "port"]);
+    let mut json = Vec::new();
+    for (_, route) in source.rows::<Route>(err) {
+        let prefix = format!("{}/{}", route.prefix, route.prefix_len);
+        let via = route.via.map(|via| via.to_string());
+        let port = port_name(&ports, route.port);
+        let kind = if via.is_some() { "static" } else { "connected" };
+        json.push(json!({ "prefix": prefix, "via": via, "port": port, "kind": kind }));
+        text.row([prefix, via.unwrap_or_else(|| "connected".to_owned()), port]);
+    }
+    list(json, &text)
+}
+
+pub(super) fn neighbours(source: &Source, err: &mut dyn Write) -> Answer {
+    let ports = source.rows::<Port>(err);
+    let mut text = TextTable::new(&["address", "mac", "port", "state", ">confirmed"]);
+    let mut json = Vec::new();
+    for (_, neighbour) in source.rows::<Neighbour>(err) {
+        let port = port_name(&ports, neighbour.port);
+        let mac = hex(&neighbour.mac, ":");
+        let age_s = (neighbour.confirmed_ns > 0).then(|| source.age_s(neighbour.confirmed_ns));
+        json.push(json!({
+            "address": neighbour.address.to_string(),
+            "mac": mac,
+            "port": port,
+            "state": neighbour.state.as_str(),
+            "confirmed_s": age_s,
+        }));
+        let confirmed = age_s.map_or_else(
+            || "never".to_owned(),
+            |age| format!("{} ago", table::seconds(age)),
+        );
+        text.row([
+            neighbour.address.to_string(),
+            mac,
+            port,
+            neighbour.state.as_str().to_owned(),
+            confirmed,
+        ]);
+    }
+    list(json, &text)
+}

@@ -1,0 +1,141 @@
+//! Sessions and volumes.
+
+use std::io::Write;
+
+use serde_json::{Value, json};
+use sluice_config::{VolumeName, lun_number};
+use sluice_hugepages::tables::{Session, Volume};
+
+use super::super::Answer;
+use super::super::table::{self, TextTable};
+use super::{Source, hex, list};
+
+/// As operators write it.
+pub(in super::super) fn volume_name(volume: &Volume) -> String {
+    name(&volume.target, Some(volume.lun))
+}
+
+fn name(target: &str, lun: Option<u64>) -> String {
+    VolumeName {
+        target: target.to_owned(),
+        lun,
+    }
+    .to_string()
+}
+
+/// A small number, or the whole field in hexadecimal.
+fn lun_json(lun: u64) -> Value {
+    lun_number(lun).map_or_else(|| json!(format!("{lun:#018x}")), |number| json!(number))
+}
+
+pub(super) fn sessions(source: &Source, err: &mut dyn Write) -> Answer {
+    let mut text = TextTable::new(&[
+        "initiator",
+        "computer",
+        "volume",
+        "storage",
+        "lan",
+        "wan",
+        ">commands",
+        ">unflushed",
+        ">age",
+    ]);
+    let state = |connected: bool| {
+        if connected {
+            "connected"
+        } else {
+            "disconnected"
+        }
+    };
+    let mut json = Vec::new();
+    for (index, session) in source.rows::<Session>(err) {
+        let age_s = source.age_s(session.since_ns);
+        json.push(json!({
+            "index": index,
+            "target": session.target.as_str(),
+            "storage": session.storage.to_string(),
+            "lun": session.lun.map(lun_json),
+            "volume": session.volume,
+            "initiator": session.initiator.as_str(),
+            "computer": session.computer.to_string(),
+            "state": state(session.lan_connected),
+            "lan": { "isid": hex(&session.lan_isid, ""), "tsih": session.lan_tsih, "state": state(session.lan_connected) },
+            "wan": { "isid": hex(&session.wan_isid, ""), "tsih": session.wan_tsih, "state": state(session.wan_connected) },
+            "dirty_bytes": session.dirty_bytes,
+            "commands": session.commands,
+            "age_s": age_s,
+        }));
+        text.row([
+            session.initiator.to_string(),
+            session.computer.to_string(),
+            name(&session.target, session.lun),
+            session.storage.to_string(),
+            state(session.lan_connected).to_owned(),
+            state(session.wan_connected).to_owned(),
+            session.commands.to_string(),
+            table::bytes(session.dirty_bytes),
+            table::seconds(age_s),
+        ]);
+    }
+    list(json, &text)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "shown with one decimal")]
+pub(super) fn volumes(source: &Source, err: &mut dyn Write) -> Answer {
+    let mut text = TextTable::new(&[
+        "volume",
+        "state",
+        "durability",
+        ">size",
+        ">unflushed",
+        ">oldest",
+        ">load",
+        ">written",
+        ">flushed",
+        ">threshold",
+        ">period",
+    ]);
+    let mut json = Vec::new();
+    for (index, volume) in source.rows::<Volume>(err) {
+        let oldest_dirty_s = volume
+            .oldest_dirty_since_ns
+            .map(|since| source.age_s(since));
+        let size_bytes = u64::from(volume.block_len).saturating_mul(volume.blocks);
+        let period_s = volume.flush_period_ns as f64 / 1e9;
+        json.push(json!({
+            "index": index,
+            "target": volume.target.as_str(),
+            "lun": lun_json(volume.lun),
+            "storage": volume.storage.to_string(),
+            "state": volume.state.as_str(),
+            "durability": volume.durability.as_str(),
+            "dirty_bytes": volume.dirty_bytes,
+            // Nothing unflushed is no lag.
+            "oldest_dirty_s": oldest_dirty_s.unwrap_or(0.0),
+            "load_us": volume.load_us,
+            "records": volume.records,
+            "written_bytes": volume.written_bytes,
+            "flushed_bytes": volume.flushed_bytes,
+            "room_bytes": volume.room_bytes,
+            "sessions": volume.sessions,
+            "block_len": volume.block_len,
+            "blocks": volume.blocks,
+            "size_bytes": size_bytes,
+            "flush": { "threshold_bytes": volume.flush_threshold_bytes, "period_ms": volume.flush_period_ns / 1_000_000 },
+        }));
+        text.row([
+            volume_name(&volume),
+            volume.state.as_str().to_owned(),
+            volume.durability.as_str().to_owned(),
+            table::bytes(size_bytes),
+            table::bytes(volume.dirty_bytes),
+            oldest_dirty_s.map_or_else(|| "-".to_owned(), table::seconds),
+            table::seconds(volume.load_us as f64 / 1e6),
+            table::bytes(volume.written_bytes),
+            table::bytes(volume.flushed_bytes),
+            table::bytes(volume.flush_threshold_bytes),
+            table::seconds(period_s),
+        ]);
+    }
+    list(json, &text)
+}

@@ -1,0 +1,192 @@
+//! What is in force: the configuration, the live changes over it, and which
+//! data plane has them.
+
+use sluice_config::{Config, FlushChange, FlushPolicy, State, StateError, VolumeName};
+use sluice_hugepages::tables::{Command, FlushSetting, Name, Outcome, Scope, text};
+
+use super::plane::{Plane, PlaneError};
+use crate::protocol::{FailureKind, Reply, Request};
+
+#[derive(Debug)]
+pub(super) struct Policy {
+    config: Config,
+    state: State,
+    plane: Plane,
+    /// The start of the data plane that has all of `state`.
+    applied: Option<u64>,
+}
+
+impl Policy {
+    pub fn load(config: Config) -> Result<Self, StateError> {
+        let state = State::load(&config.control.state)?;
+        state.check(&config, &config.control.state)?;
+        let plane = Plane::new(&config.dataplane.segment);
+        Ok(Self {
+            config,
+            state,
+            plane,
+            applied: None,
+        })
+    }
+
+    /// Looks after the data plane: one that has started gets every change again.
+    pub fn watch(&mut self) {
+        match self.plane.attach() {
+            Ok(instance) if self.applied == Some(instance) => {}
+            Ok(instance) => match self.apply_all() {
+                Ok(()) => self.applied = Some(instance),
+                Err(error) => log::warn!("live changes are not all in force yet: {error}"),
+            },
+            Err(_) => self.applied = None,
+        }
+    }
+
+    fn apply_all(&mut self) -> Result<(), PlaneError> {
+        let default = (None, self.state.flush);
+        let volumes = self
+            .state
+            .volumes
+            .iter()
+            .map(|volume| (Some(&volume.name), volume.flush));
+        for (name, change) in std::iter::once(default).chain(volumes) {
+            if change == FlushChange::default() {
+                continue;
+            }
+            let command = set_flush(name, change);
+            let completion = self.plane.command(&command)?;
+            if completion.outcome != Outcome::Done {
+                let name = name.map_or("default".to_owned(), ToString::to_string);
+                log::warn!(
+                    "live change for {name} was not taken: {:?}",
+                    completion.outcome
+                );
+            }
+        }
+        Ok(())
+    }
+
+    pub fn answer(&mut self, request: Request) -> Reply {
+        match request {
+            Request::Ping => Reply::Pong,
+            Request::Version => Reply::Version {
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                attached: self.plane.attach().is_ok(),
+            },
+            Request::SetFlush {
+                volume,
+                threshold_kib,
+                period_ms,
+            } => self
+                .set_flush(volume, threshold_kib, period_ms)
+                .unwrap_or_else(|failed| failed),
+            Request::Flush { volume } => self.flush(&volume).unwrap_or_else(|failed| failed),
+        }
+    }
+
+    fn set_flush(
+        &mut self,
+        volume: Option<String>,
+        threshold_kib: Option<i64>,
+        period_ms: Option<i64>,
+    ) -> Result<Reply, Reply> {
+        let name: Option<VolumeName> = volume
+            .map(|name| name.parse())
+            .transpose()
+            .map_err(bad_request)?;
+        if threshold_kib.is_none() && period_ms.is_none() {
+            return Err(bad_request(
+                "nothing to set; give a threshold, a period or both",
+            ));
+        }
+        let log_bytes = self.config.dataplane.log_bytes;
+        let threshold = threshold_kib.map(|kib| FlushPolicy::threshold_bytes(kib, log_bytes));
+        let period = period_ms.map(FlushPolicy::period);
+        let change = FlushChange {
+            threshold_kib: threshold
+                .transpose()
+                .map_err(bad_request)?
+                .map(|bytes| bytes / 1024),
+            period_ms: period
+                .transpose()
+                .map_err(bad_request)?
+                .map(|period| u64::try_from(period.as_millis()).expect("checked against an hour")),
+        };
+        let volumes = self.command(&set_flush(name.as_ref(), change), name.as_ref())?;
+        self.state.set(name.as_ref(), change);
+        if let Err(error) = self.state.save(&self.config.control.state) {
+            log::error!("{error}");
+            let message = format!("in force, but it will not outlive a restart: {error}");
+            return Err(Reply::Failed {
+                kind: FailureKind::NotKept,
+                message,
+            });
+        }
+        log::info!("flush policy of {} set: {change:?}", shown(name.as_ref()));
+        Ok(Reply::Done { volumes })
+    }
+
+    fn flush(&mut self, volume: &str) -> Result<Reply, Reply> {
+        let name: Option<VolumeName> = match volume {
+            "all" => None,
+            name => Some(name.parse().map_err(bad_request)?),
+        };
+        let command = Command::FlushVolume {
+            scope: scope(name.as_ref()),
+        };
+        let volumes = self.command(&command, name.as_ref())?;
+        Ok(Reply::Done { volumes })
+    }
+
+    /// How many volumes it was about.
+    fn command(&mut self, command: &Command, name: Option<&VolumeName>) -> Result<u32, Reply> {
+        let completion = self.plane.command(command).map_err(|error| Reply::Failed {
+            kind: FailureKind::NoDataPlane,
+            message: error.to_string(),
+        })?;
+        let name = shown(name);
+        match completion.outcome {
+            Outcome::Done => Ok(completion.volumes),
+            Outcome::UnknownVolume => Err(Reply::Failed {
+                kind: FailureKind::UnknownVolume,
+                message: format!("{name}: no such volume; `sluicectl show volumes` lists them"),
+            }),
+            Outcome::OutOfRange => Err(bad_request(format!(
+                "{name}: the data plane refused the value"
+            ))),
+            Outcome::Malformed => Err(bad_request(
+                "the data plane does not know this command; use the programs of one release",
+            )),
+        }
+    }
+}
+
+fn bad_request(message: impl ToString) -> Reply {
+    Reply::Failed {
+        kind: FailureKind::BadRequest,
+        message: message.to_string(),
+    }
+}
+
+fn shown(name: Option<&VolumeName>) -> String {
+    name.map_or("all volumes".to_owned(), |name| format!("volume {name}"))
+}
+
+fn scope(name: Option<&VolumeName>) -> Scope {
+    // A checked iSCSI name has at most 223 bytes, so nothing is cut here.
+    let cut = |name: &VolumeName| -> Name { text(&name.target) };
+    match name.map(|name| (cut(name), name.lun)) {
+        None => Scope::All,
+        Some((target, None)) => Scope::Target(target),
+        Some((target, Some(lun))) => Scope::Volume { target, lun },
+    }
+}
+
+fn set_flush(name: Option<&VolumeName>, change: FlushChange) -> Command {
+    Command::SetFlush {
+        scope: scope(name),
+        setting: FlushSetting {
+            threshold_bytes: change.threshold_kib.map(|kib| kib.saturating_mul(1024)),
+            period_ms: change.period_ms,
+        },
+    }
+}

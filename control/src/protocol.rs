@@ -1,0 +1,72 @@
+//! Requests to the daemon and its replies: one JSON object a line, one reply a
+//! request, in order. A line that is no request gets a reply that says so, and
+//! the connection goes on.
+//!
+//! ```text
+//! → {"do":"set_flush","volume":"iqn.2004-03.example.storage:vol0/1","threshold_kib":4096}
+//! ← {"reply":"done","volumes":1}
+//! → {"do":"flush","volume":"all"}
+//! ← {"reply":"failed","kind":"no_data_plane","message":"…"}
+//! ```
+
+use serde::{Deserialize, Serialize};
+
+/// Longest request line in bytes: a volume's name and a few numbers.
+pub const REQUEST_BYTES_MAX: u64 = 4096;
+
+/// What a client may ask for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Request {
+    /// Answered at once if the daemon lives, whether or not a data plane does.
+    Ping,
+    Version,
+    /// Changes the flush policy, live and for good.
+    SetFlush {
+        /// `TARGET/LUN` or `TARGET`; without it the default.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        volume: Option<String>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        threshold_kib: Option<i64>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        period_ms: Option<i64>,
+    },
+    /// Begins to flush what is cached now; done when begun.
+    Flush {
+        /// `TARGET/LUN`, `TARGET` or `all`.
+        volume: String,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "reply", rename_all = "snake_case")]
+pub enum Reply {
+    Pong,
+    Version {
+        version: String,
+        /// Whether a data plane is there.
+        attached: bool,
+    },
+    Done {
+        /// Volumes that it was about.
+        volumes: u32,
+    },
+    Failed {
+        kind: FailureKind,
+        /// Names the value and what to do.
+        message: String,
+    },
+}
+
+/// Kinds of failure that a script may want to tell apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailureKind {
+    /// Not a request, or a value out of its range.
+    BadRequest,
+    UnknownVolume,
+    /// No data plane is there, or it did not answer in time.
+    NoDataPlane,
+    /// In force, but could not be written to the state file.
+    NotKept,
+}

@@ -1,0 +1,618 @@
+//! The two programs as they are run, against a data plane of a few lines that
+//! has two volumes and keeps the segment.
+
+#![expect(clippy::unwrap_used, reason = "a test stops where it fails")]
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::{Child, Command as Program, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use sluice_hugepages::shm::{Birth, HEARTBEAT_PERIOD, SegmentWriter, monotonic_ns};
+use sluice_hugepages::tables::*;
+
+const TARGET: &str = "iqn.2004-03.example.storage:vol0";
+
+/// A directory with a configuration of its own; what was started in it ends with it.
+struct Site {
+    directory: PathBuf,
+    daemon: Option<Child>,
+}
+
+/// What a program said and how it ended.
+struct Said {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+impl Said {
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {}", self.out))
+    }
+}
+
+impl Site {
+    fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("sluice-control-{}-{number}", std::process::id());
+        let directory = std::env::temp_dir().join(name);
+        fs::create_dir_all(&directory).unwrap();
+        let at = directory.display();
+        let config = format!(
+            "[dataplane]\nsegment = \"{at}/control.seg\"\nlog_mib = 64\n\
+             [control]\nsocket = \"{at}/control.sock\"\nstate = \"{at}/lib/state.toml\"\n\
+             [[port]]\nname = \"wan\"\ndevice = \"wan0\"\naddress = \"198.19.0.1/24\"\n\
+             [[target]]\nname = \"{TARGET}\"\naddress = \"198.19.0.10:3260\"\ninitiators = [\"*\"]\n"
+        );
+        fs::write(directory.join("sluice.toml"), config).unwrap();
+        Self {
+            directory,
+            daemon: None,
+        }
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
+
+    fn ctl(&self, args: &[&str]) -> Said {
+        let output = Program::new(env!("CARGO_BIN_EXE_sluicectl"))
+            .args(args)
+            .env("SLUICE_CONFIG", self.file("sluice.toml"))
+            .output()
+            .unwrap();
+        Said {
+            code: output.status.code().unwrap(),
+            out: String::from_utf8(output.stdout).unwrap(),
+            err: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+
+    fn spawn_daemon(&self) -> Child {
+        Program::new(env!("CARGO_BIN_EXE_sluice-control"))
+            .arg("--config")
+            .arg(self.file("sluice.toml"))
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap()
+    }
+
+    fn start_daemon(&mut self) {
+        self.daemon = Some(self.spawn_daemon());
+        until("the daemon answers", || {
+            UnixStream::connect(self.file("control.sock")).is_ok()
+        });
+    }
+
+    fn kill_daemon(&mut self) {
+        let mut daemon = self.daemon.take().unwrap();
+        daemon.kill().unwrap();
+        daemon.wait().unwrap();
+    }
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        if let Some(mut daemon) = self.daemon.take() {
+            let _ = daemon.kill();
+            let _ = daemon.wait();
+        }
+        let _ = fs::remove_dir_all(&self.directory);
+    }
+}
+
+fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !holds() {
+        assert!(began.elapsed() < Duration::from_secs(10), "{what}");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// What the stand-in for the data plane has and was told.
+#[derive(Default)]
+struct Model {
+    dirty_bytes: [u64; 2],
+    /// Drains only when told to.
+    holds: bool,
+    failed: bool,
+    told: Vec<Command>,
+}
+
+struct DataPlane {
+    model: Arc<Mutex<Model>>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl DataPlane {
+    fn start(site: &Site) -> Self {
+        let model = Arc::new(Mutex::new(Model::default()));
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut writer = SegmentWriter::create(&site.file("control.seg"), Birth::now()).unwrap();
+        writer.name_counter(0, "net.ttl_expired");
+        writer.name_counter(1, "net.no_route");
+        writer.set_counter(0, 3);
+        fill(&mut writer);
+        let thread = thread::spawn({
+            let (model, stop) = (Arc::clone(&model), Arc::clone(&stop));
+            move || run(writer, &model, &stop)
+        });
+        Self {
+            model,
+            stop,
+            thread: Some(thread),
+        }
+    }
+
+    fn model(&self) -> std::sync::MutexGuard<'_, Model> {
+        self.model.lock().unwrap()
+    }
+}
+
+impl Drop for DataPlane {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.take().unwrap().join().unwrap();
+    }
+}
+
+fn run(mut writer: SegmentWriter, model: &Mutex<Model>, stop: &AtomicBool) {
+    let mut flushed_at = None;
+    while !stop.load(Ordering::Relaxed) {
+        writer.heartbeat(monotonic_ns());
+        let mut model = model.lock().unwrap();
+        while let Some((id, command)) = writer.next_command() {
+            let scope = match &command {
+                Command::SetFlush { scope, .. } | Command::FlushVolume { scope } => scope.clone(),
+            };
+            let luns = (1..=2)
+                .filter(|&lun| scope.covers(TARGET, lun << 48))
+                .count();
+            let outcome = if luns == 0 {
+                Outcome::UnknownVolume
+            } else {
+                Outcome::Done
+            };
+            if let Command::FlushVolume { .. } = command {
+                flushed_at = Some(Instant::now());
+            }
+            model.told.push(command);
+            show_volumes(&mut writer, &model);
+            writer.complete(id, outcome, u32::try_from(luns).unwrap());
+        }
+        if flushed_at.is_some_and(|at| at.elapsed() > Duration::from_millis(50)) && !model.holds {
+            model.dirty_bytes = [0; 2];
+            flushed_at = None;
+        }
+        show_volumes(&mut writer, &model);
+        drop(model);
+        thread::sleep(HEARTBEAT_PERIOD / 10);
+    }
+}
+
+fn show_volumes(writer: &mut SegmentWriter, model: &Model) {
+    for (index, &dirty_bytes) in model.dirty_bytes.iter().enumerate() {
+        let volume = Volume {
+            target: text(TARGET),
+            lun: (index as u64 + 1) << 48,
+            storage: SocketAddrV4::new(Ipv4Addr::new(198, 19, 0, 10), 3260),
+            state: if model.failed {
+                VolumeState::Failed
+            } else {
+                VolumeState::Connected
+            },
+            durability: Durability::Memory,
+            load_us: 40_000,
+            dirty_bytes,
+            oldest_dirty_since_ns: (dirty_bytes > 0).then_some(1),
+            block_len: 512,
+            blocks: 131_072,
+            records: u64::from(dirty_bytes > 0),
+            written_bytes: 1 << 20,
+            flushed_bytes: (1 << 20) - dirty_bytes,
+            room_bytes: 1 << 24,
+            sessions: 1,
+            flush_threshold_bytes: 1 << 20,
+            flush_period_ns: 1_000_000_000,
+        };
+        writer.put(index, &volume);
+    }
+}
+
+/// One row of every other table.
+fn fill(writer: &mut SegmentWriter) {
+    let computer = SocketAddrV4::new(Ipv4Addr::new(198, 18, 0, 10), 41_000);
+    writer.put(
+        0,
+        &Port {
+            name: text("wan"),
+            device: text("wan0"),
+            driver: text("af_packet"),
+            why: text("auto: veth has no zero-copy"),
+            mac: [2, 0, 0, 0, 0, 0x1f],
+            address: Ipv4Addr::new(198, 19, 0, 1),
+            prefix_len: 24,
+            mtu: 1500,
+            link: LinkState::Up,
+            rx_packets: 7,
+            rx_bytes: 7000,
+            rx_drops: 0,
+            tx_packets: 8,
+            tx_bytes: 8000,
+            tx_drops: 1,
+        },
+    );
+    let net = Ipv4Addr::new(198, 19, 0, 0);
+    writer.put(
+        0,
+        &Route {
+            prefix: net,
+            prefix_len: 24,
+            via: None,
+            port: 0,
+        },
+    );
+    writer.put(
+        0,
+        &Neighbour {
+            address: Ipv4Addr::new(198, 19, 0, 10),
+            mac: [2, 0, 0, 0, 0, 0x10],
+            port: 0,
+            state: NeighbourState::Reachable,
+            confirmed_ns: monotonic_ns(),
+        },
+    );
+    writer.put(
+        0,
+        &Session {
+            target: text(TARGET),
+            storage: SocketAddrV4::new(Ipv4Addr::new(198, 19, 0, 10), 3260),
+            lun: Some(1 << 48),
+            volume: Some(0),
+            initiator: text("iqn.2004-03.example.host:one"),
+            computer,
+            lan_isid: [0x80, 1, 2, 3, 4, 5],
+            lan_tsih: 1,
+            lan_connected: true,
+            wan_isid: [0x80, 9, 9, 9, 9, 9],
+            wan_tsih: 2,
+            wan_connected: false,
+            dirty_bytes: 0,
+            commands: 12,
+            since_ns: monotonic_ns(),
+        },
+    );
+    writer.put(
+        0,
+        &Buffers {
+            backing: Backing::Tmpfs,
+            why: text("no hugepages are free"),
+            pages_free: 100,
+            pages_leased: 20,
+            pages_divided: 8,
+            frames_free: 120,
+            frames_reserved: 0,
+            frames_in_use: 8,
+            log_backing: Backing::Hugepages,
+            log_segments: 32,
+            log_segments_free: 31,
+            log_bytes: 64 << 20,
+            log_live_bytes: 4096,
+        },
+    );
+    writer.put(
+        0,
+        &Runtime {
+            version: text("0.1.0"),
+            mode: text("transparent"),
+            core: Some(1),
+            steps: 1000,
+            idle_steps: 900,
+            sleeps: 10,
+            rx_packets: 100,
+            tx_packets: 100,
+            busy_ticks: 20_000,
+            total_ticks: 1_000_000,
+            ticks_per_second: 2_000_000_000,
+            idle_permille: 905,
+        },
+    );
+}
+
+#[test]
+fn exit_codes_say_what_is_missing() {
+    let site = Site::new();
+    let said = site.ctl(&["show", "volumes"]);
+    assert_eq!(said.code, 3);
+    assert!(
+        said.err
+            .contains("control.seg is not there; start sluice-dataplane"),
+        "{}",
+        said.err
+    );
+    let said = site.ctl(&["-j", "show", "ports"]);
+    assert_eq!(
+        (said.code, &said.json()["error"]["exit"]),
+        (3, &Value::from(3))
+    );
+    let said = site.ctl(&["flush", "all"]);
+    assert_eq!(said.code, 4);
+    assert!(
+        said.err.contains("sluice-control does not answer on"),
+        "{}",
+        said.err
+    );
+    assert_eq!(site.ctl(&["set", "flush"]).code, 2);
+    assert_eq!(site.ctl(&["show", "weather"]).code, 2);
+    assert_eq!(site.ctl(&["show", "version"]).code, 0);
+
+    let file = site.file("sluice.toml").display().to_string();
+    let said = site.ctl(&["config", "check", &file]);
+    assert_eq!(said.code, 0, "{}", said.err);
+    assert!(
+        said.out
+            .contains("1 ports, 0 routes, 1 targets, mode transparent"),
+        "{}",
+        said.out
+    );
+    let bad = site.file("bad.toml");
+    let text = fs::read_to_string(site.file("sluice.toml")).unwrap();
+    fs::write(&bad, text.replace("198.19.0.1/24", "198.19.0.300/24")).unwrap();
+    let bad = bad.display().to_string();
+    let said = site.ctl(&["config", "check", &bad]);
+    assert_eq!(said.code, 5);
+    assert!(
+        said.err
+            .contains("bad.toml:10: address = \"198.19.0.300/24\": the address is not"),
+        "{}",
+        said.err
+    );
+    let json = site.ctl(&["config", "check", &bad, "--json"]).json();
+    assert_eq!(json["error"]["faults"][0]["line"], 10);
+    let said = site.ctl(&["--config", &bad, "show", "ports"]);
+    assert_eq!(said.code, 5);
+}
+
+#[test]
+fn every_table_is_shown_for_people_and_for_scripts() {
+    let site = Site::new();
+    let _plane = DataPlane::start(&site);
+    until("volumes are there", || {
+        site.ctl(&["show", "volumes", "-j"])
+            .json()
+            .as_array()
+            .unwrap()
+            .len()
+            == 2
+    });
+    for (table, word) in [
+        ("ports", "auto: veth has no zero-copy"),
+        ("routes", "198.19.0.0/24  connected  wan"),
+        ("neighbours", "02:00:00:00:00:10"),
+        ("sessions", "iqn.2004-03.example.storage:vol0/1"),
+        ("volumes", "64.0 MiB"),
+        ("buffers", "no hugepages are free"),
+        ("drops", "net.ttl_expired      3"),
+        ("runtime", "90.5 %"),
+    ] {
+        let said = site.ctl(&["show", table]);
+        assert_eq!((said.code, said.err.as_str()), (0, ""), "{table}");
+        assert!(said.out.contains(word), "{table}: {}", said.out);
+        let said = site.ctl(&["show", table, "--json"]);
+        assert_eq!(said.code, 0, "{table}");
+        said.json();
+    }
+    let volume = &site.ctl(&["show", "volumes", "-j"]).json()[1];
+    assert_eq!(volume["target"], TARGET);
+    assert_eq!(volume["lun"], 2);
+    assert_eq!(volume["state"], "connected");
+    assert_eq!(volume["dirty_bytes"], 0);
+    assert_eq!(volume["oldest_dirty_s"], 0.0);
+    assert_eq!(volume["durability"], "memory");
+    let session = &site.ctl(&["show", "sessions", "-j"]).json()[0];
+    assert_eq!(session["lan"]["isid"], "800102030405");
+    assert_eq!(session["wan"]["state"], "disconnected");
+    let runtime = site.ctl(&["show", "runtime", "-j"]).json();
+    assert_eq!(runtime["state"], "alive");
+    assert_eq!(runtime["workers"][0]["ticks_per_packet"], 200);
+}
+
+#[test]
+fn the_last_state_of_a_dead_data_plane_is_shown_as_such() {
+    let site = Site::new();
+    drop(DataPlane::start(&site));
+    let segment = fs::OpenOptions::new()
+        .write(true)
+        .open(site.file("control.seg"))
+        .unwrap();
+    let said = site.ctl(&["show", "ports"]);
+    assert_eq!(said.code, 0);
+    assert!(
+        said.err.contains("was stopped: stale heartbeat"),
+        "{}",
+        said.err
+    );
+    assert!(said.out.contains("af_packet"), "{}", said.out);
+    // As SIGKILL leaves it: nobody has said goodbye (the state is word 12).
+    segment.write_all_at(&1_u64.to_ne_bytes(), 12 * 8).unwrap();
+    let said = site.ctl(&["show", "runtime", "-j"]);
+    assert!(
+        said.err.contains("is dead: stale heartbeat"),
+        "{}",
+        said.err
+    );
+    assert_eq!(said.json()["state"], "dead");
+    // Another release (the version is word 1).
+    segment.write_all_at(&99_u64.to_ne_bytes(), 8).unwrap();
+    let said = site.ctl(&["show", "volumes"]);
+    assert_eq!(said.code, 3);
+    assert!(said.err.contains("has layout version 99"), "{}", said.err);
+}
+
+#[test]
+fn changes_are_made_kept_and_made_again() {
+    let mut site = Site::new();
+    // Before any data plane: it waits for one.
+    site.start_daemon();
+    assert_eq!(
+        fs::metadata(site.file("control.sock"))
+            .unwrap()
+            .permissions()
+            .mode()
+            & 0o777,
+        0o660
+    );
+    let said = site.ctl(&["set", "flush", "--period-ms", "200"]);
+    assert_eq!(said.code, 3);
+    assert!(
+        said.err.contains("control.seg is not there"),
+        "{}",
+        said.err
+    );
+
+    let plane = DataPlane::start(&site);
+    until("a change is taken", || {
+        site.ctl(&["set", "flush", "--period-ms", "200"]).code == 0
+    });
+    let default = Command::SetFlush {
+        scope: Scope::All,
+        setting: FlushSetting {
+            threshold_bytes: None,
+            period_ms: Some(200),
+        },
+    };
+    assert_eq!(plane.model().told, std::slice::from_ref(&default));
+    let one = format!("{TARGET}/2");
+    let said = site.ctl(&["-j", "set", "flush", &one, "--threshold-kib", "64"]);
+    assert_eq!(
+        (said.code, &said.json()["volumes"]),
+        (0, &Value::from(1)),
+        "{}",
+        said.err
+    );
+    let second = Command::SetFlush {
+        scope: Scope::Volume {
+            target: text(TARGET),
+            lun: 2 << 48,
+        },
+        setting: FlushSetting {
+            threshold_bytes: Some(65536),
+            period_ms: None,
+        },
+    };
+    assert_eq!(plane.model().told.last(), Some(&second));
+
+    for (args, message) in [
+        (
+            &["set", "flush", "--period-ms", "1"][..],
+            "period of 1 ms: must be 10 to 3600000 ms",
+        ),
+        (
+            &["set", "flush", "--threshold-kib", "-4"][..],
+            "threshold of -4 KiB: must be 4 to 65536 KiB",
+        ),
+        (
+            &["set", "flush", "vol9", "--period-ms", "20"][..],
+            "volume \"vol9\": an iSCSI name starts with",
+        ),
+        (
+            &["flush", "iqn.2004-03.example.storage:vol0/7"][..],
+            "volume iqn.2004-03.example.storage:vol0/7: no such volume",
+        ),
+    ] {
+        let said = site.ctl(args);
+        assert_eq!(said.code, 1, "{args:?}");
+        assert!(said.err.contains(message), "{args:?}: {}", said.err);
+    }
+
+    // The daemon is killed and comes back; then the data plane.
+    site.kill_daemon();
+    assert_eq!(site.ctl(&["set", "flush", "--period-ms", "300"]).code, 4);
+    plane.model().told.clear();
+    site.start_daemon();
+    until("all changes again", || {
+        plane.model().told == [default.clone(), second.clone()]
+    });
+    drop(plane);
+    let plane = DataPlane::start(&site);
+    until("all changes to the new one", || {
+        plane.model().told == [default.clone(), second.clone()]
+    });
+}
+
+#[test]
+fn flush_waits_until_the_storage_has_it() {
+    let mut site = Site::new();
+    let plane = DataPlane::start(&site);
+    site.start_daemon();
+    plane.model().dirty_bytes = [4096, 8192];
+    let said = site.ctl(&["-j", "flush", TARGET]);
+    assert_eq!(said.code, 0, "{}", said.err);
+    let json = said.json();
+    assert_eq!(
+        (&json["volumes"], &json["drained"]),
+        (&Value::from(2), &Value::from(true))
+    );
+    assert!(json["seconds"].as_f64().unwrap() > 0.04);
+    assert_eq!(plane.model().dirty_bytes, [0, 0]);
+
+    plane.model().holds = true;
+    plane.model().dirty_bytes = [4096, 0];
+    let said = site.ctl(&["flush", "all", "--timeout", "0.2"]);
+    assert_eq!(said.code, 1);
+    let message =
+        "not drained within 200.0 ms: iqn.2004-03.example.storage:vol0/1 (connected) has 4.0 KiB";
+    assert!(said.err.contains(message), "{}", said.err);
+    assert_eq!(
+        site.ctl(&["flush", &format!("{TARGET}/2")]).code,
+        0,
+        "the other volume has nothing"
+    );
+    assert_eq!(site.ctl(&["flush", "all", "--timeout", "0"]).code, 0);
+    plane.model().failed = true;
+    let said = site.ctl(&["flush", "all"]);
+    assert_eq!(said.code, 1);
+    assert!(said.err.contains("vol0/1 is failed"), "{}", said.err);
+}
+
+#[test]
+fn the_socket_takes_anything_and_the_daemon_goes_when_asked() {
+    let mut site = Site::new();
+    site.start_daemon();
+    let stream = UnixStream::connect(site.file("control.sock")).unwrap();
+    let mut lines = BufReader::new(stream.try_clone().unwrap());
+    let mut ask = |line: &str| {
+        (&stream).write_all(line.as_bytes()).unwrap();
+        let mut reply = String::new();
+        lines.read_line(&mut reply).unwrap();
+        reply
+    };
+    assert!(ask("hello\n").contains("\"bad_request\""));
+    assert!(ask("{\"do\":\"fly\"}\n").contains("not a request"));
+    assert!(ask("{\"do\":\"flush\",\"volume\":\"all\",\"now\":1}\n").contains("\"bad_request\""));
+    assert_eq!(ask("{\"do\":\"ping\"}\n"), "{\"reply\":\"pong\"}\n");
+    assert!(ask(&"x".repeat(5000)).contains("at most 4096 bytes"));
+
+    let second = site.spawn_daemon().wait_with_output().unwrap();
+    assert_eq!(second.status.code(), Some(1));
+    let said = String::from_utf8(second.stderr).unwrap();
+    assert!(said.contains("another sluice-control answers on"), "{said}");
+
+    let mut daemon = site.daemon.take().unwrap();
+    let pid = libc::pid_t::try_from(daemon.id()).unwrap();
+    // SAFETY: a signal to the child just started, not yet waited for.
+    assert_eq!(unsafe { libc::kill(pid, libc::SIGTERM) }, 0);
+    assert_eq!(daemon.wait().unwrap().code(), Some(0));
+    assert!(!site.file("control.sock").exists());
+}
