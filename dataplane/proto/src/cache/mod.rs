@@ -7,4 +7,6 @@
 //! Numbers here come from the relay's own rooms, not from the network, so an
 //! impossible one is a bug and asserts.
 
+pub mod admission;
+pub mod flush;
 pub mod index;

@@ -1,0 +1,551 @@
+//! What is written to the storage next, and what is durable there.
+//!
+//! Every volume has a queue of its records in order of arrival:
+//!
+//! ```text
+//! head              undurable                cursor              tail
+//!  |  durable, to be  |  in flight, GOOD but    |  not sent yet    |
+//!  |  freed in order  |  unsynced, or to retry  |                  |
+//! ```
+//!
+//! What always holds:
+//! * records are sent in order of arrival, many in flight together, but never
+//!   two that overlap: the later waits for the earlier's GOOD (C-6);
+//! * a record of a later epoch is sent only when every record of the earlier
+//!   ones is durable (A-19), so at every moment the storage holds a state that
+//!   the computer could have left behind;
+//! * a record is durable by GOOD to a SYNCHRONIZE CACHE that was sent after its
+//!   own GOOD, or by its GOOD alone where the storage has no volatile cache
+//!   (A-17); a lost session makes every other record unsent again;
+//! * records are handed out for freeing from the oldest on, so of overlapping
+//!   ones the oldest is freed first.
+//!
+//! Not for: when to flush at all ([`policy`]), sending (the relay), bytes (the
+//! log). The queue has no clock: after [`Outcome::Retry`] or a failed sync it
+//! would offer the same at once, and the back-off is the caller's.
+
+mod passing;
+pub mod policy;
+mod volume;
+
+pub use passing::Blocked;
+use volume::{Span, Volume};
+
+use crate::Time;
+
+/// Most writes of one volume in flight; the overlap guard looks at each.
+pub const WRITES_IN_FLIGHT_MAX: usize = 128;
+
+/// No record.
+const NONE: u32 = u32::MAX;
+
+/// A committed record as the flush sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    pub record: u32,
+    pub lba: u64,
+    pub blocks: u32,
+    /// Epochs end at ordering points (A-19); they never go back.
+    pub epoch: u64,
+    /// Place in the order of arrival, given at commit; the parts of one write share it.
+    pub sequence: u64,
+    pub bytes: u32,
+    /// When it was committed.
+    pub arrived: Time,
+}
+
+/// How much may be on its way at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlushLimits {
+    /// At most [`WRITES_IN_FLIGHT_MAX`] count.
+    pub writes_in_flight_max: usize,
+    /// One write is always allowed.
+    pub bytes_in_flight_max: u64,
+    /// GOOD bytes that no sync covers yet before one is sent in mid-epoch, so
+    /// that the log is freed while the flush goes on.
+    pub unsynced_bytes_max: u64,
+    /// Someone waits for everything up to this sequence ([`policy::FlushGate::asked`]):
+    /// the sync that makes it durable is sent as soon as it can be.
+    pub awaited: Option<u64>,
+}
+
+/// What to send on the storage session now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FlushAction {
+    /// The record, as a WRITE. Answer with [`FlushQueue::write_done`].
+    Write { record: u32 },
+    /// SYNCHRONIZE CACHE of the whole volume. Answer with [`FlushQueue::sync_done`].
+    Sync,
+}
+
+/// How a flushed write ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Good,
+    /// BUSY, TASK SET FULL, a unit attention: to be sent again.
+    Retry,
+    /// The storage will not take it (C-4): the volume is failed until the
+    /// operator retries or discards.
+    Refused,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Absent,
+    Waiting,
+    InFlight,
+    /// GOOD came; durable once a sync sent later succeeds.
+    Good,
+    Durable,
+    Refused,
+}
+
+/// A record's place in its volume's queue: one cache line.
+#[derive(Clone, Copy, Debug)]
+struct Node {
+    lba: u64,
+    epoch: u64,
+    sequence: u64,
+    arrived: Time,
+    /// Syncs that had been sent when its GOOD came; a later one covers it.
+    good_at: u64,
+    blocks: u32,
+    bytes: u32,
+    older: u32,
+    newer: u32,
+    volume: u16,
+    /// Reads that still need its bytes (A-20).
+    holds: u16,
+    state: State,
+    /// The storage's cache was volatile when it was sent.
+    sent_volatile: bool,
+}
+
+const _: () = assert!(size_of::<Node>() == 64);
+
+impl Node {
+    const ABSENT: Self = Self {
+        lba: 0,
+        epoch: 0,
+        sequence: 0,
+        arrived: Time::ZERO,
+        good_at: 0,
+        blocks: 0,
+        bytes: 0,
+        older: NONE,
+        newer: NONE,
+        volume: 0,
+        holds: 0,
+        state: State::Absent,
+        sent_volatile: true,
+    };
+
+    const fn span(&self) -> Span {
+        Span {
+            lba: self.lba,
+            end: self.lba + self.blocks as u64,
+        }
+    }
+}
+
+/// The queues of all volumes over one slab; nothing allocates after `new`.
+#[derive(Debug)]
+pub struct FlushQueue {
+    nodes: Box<[Node]>,
+    volumes: Box<[Volume]>,
+}
+
+impl FlushQueue {
+    /// For record numbers below `records_max` and volume numbers below `volumes_max`.
+    #[must_use]
+    pub fn new(records_max: u32, volumes_max: u16) -> Self {
+        Self {
+            nodes: vec![Node::ABSENT; records_max as usize].into(),
+            volumes: (0..volumes_max).map(|_| Volume::new()).collect(),
+        }
+    }
+
+    /// Adds a record at its commit, as the newest of its volume.
+    ///
+    /// # Panics
+    /// If the record is in a queue already, or its epoch or sequence is lower
+    /// than that of the record before.
+    pub fn push(&mut self, volume: u16, entry: Entry) {
+        let Entry {
+            record,
+            lba,
+            blocks,
+            epoch,
+            sequence,
+            bytes,
+            arrived,
+        } = entry;
+        let queue = &mut self.volumes[usize::from(volume)];
+        let order = (epoch, sequence);
+        assert!(
+            epoch >= queue.newest.0 && sequence >= queue.newest.1,
+            "records arrive in order"
+        );
+        queue.newest = order;
+        let node = &mut self.nodes[record as usize];
+        assert!(
+            node.state == State::Absent,
+            "record {record} is in a queue already"
+        );
+        assert!(lba.checked_add(u64::from(blocks)).is_some() && blocks > 0);
+        *node = Node {
+            lba,
+            blocks,
+            epoch,
+            sequence,
+            bytes,
+            arrived,
+            volume,
+            older: queue.tail,
+            state: State::Waiting,
+            ..Node::ABSENT
+        };
+        match queue.tail {
+            NONE => queue.head = record,
+            tail => self.nodes[tail as usize].newer = record,
+        }
+        queue.tail = record;
+        for pointer in [&mut queue.undurable, &mut queue.cursor] {
+            if *pointer == NONE {
+                *pointer = record;
+            }
+        }
+        queue.dirty.add(bytes);
+    }
+
+    /// What to send for the volume now, if anything. Call it again until it has
+    /// nothing. `storage_wce`: the storage has a volatile write cache.
+    ///
+    /// A sync is due when an epoch has been GOOD to its end, when nothing else
+    /// is left to send, when `unsynced_bytes_max` is reached, or when it ends a
+    /// wait; writes of the same epoch go on while it is in flight.
+    pub fn next(
+        &mut self,
+        volume: u16,
+        limits: &FlushLimits,
+        storage_wce: bool,
+    ) -> Option<FlushAction> {
+        let queue = &mut self.volumes[usize::from(volume)];
+        queue.volatile = storage_wce;
+        while queue.cursor != NONE && self.nodes[queue.cursor as usize].state != State::Waiting {
+            queue.cursor = self.nodes[queue.cursor as usize].newer;
+        }
+        let candidate = (queue.cursor != NONE).then(|| self.nodes[queue.cursor as usize]);
+        let candidate = candidate.filter(|node| queue.may_send_epoch(node.epoch));
+        let at_end = candidate.is_none() && queue.in_flight.is_empty();
+        if queue.may_sync()
+            && (at_end
+                || queue.unsynced_bytes() >= limits.unsynced_bytes_max.max(1)
+                || limits
+                    .awaited
+                    .is_some_and(|sequence| queue.completes(sequence, &self.nodes)))
+        {
+            queue.sync_sent();
+            return Some(FlushAction::Sync);
+        }
+        let node = candidate?;
+        if !queue.room_in_flight(node.bytes, limits) || queue.guards(node.span()) {
+            return None;
+        }
+        let record = queue.cursor;
+        queue.write_sent(record, &node);
+        queue.cursor = node.newer;
+        let sent = &mut self.nodes[record as usize];
+        sent.state = State::InFlight;
+        sent.sent_volatile = storage_wce;
+        Some(FlushAction::Write { record })
+    }
+
+    /// A write in flight ended.
+    ///
+    /// # Panics
+    /// If it is not in flight: completions of a lost session must not arrive
+    /// after [`FlushQueue::session_lost`].
+    pub fn write_done(&mut self, volume: u16, record: u32, outcome: Outcome) {
+        let queue = &mut self.volumes[usize::from(volume)];
+        let node = &mut self.nodes[record as usize];
+        assert!(
+            node.state == State::InFlight && node.volume == volume,
+            "record {record} is not in flight"
+        );
+        queue.write_ended(record, node.bytes);
+        match outcome {
+            // Beside unsynced ones it waits for their sync too: else an older
+            // one that it overlaps could be sent again over it.
+            Outcome::Good if node.sent_volatile || queue.volatile || queue.has_unsynced() => {
+                node.state = State::Good;
+                node.good_at = queue.syncs_sent;
+                queue.good_after.add(node.bytes);
+            }
+            Outcome::Good => {
+                node.state = State::Durable;
+                queue.dirty.sub(node.bytes);
+                self.advance(volume);
+            }
+            Outcome::Retry => {
+                node.state = State::Waiting;
+                queue.cursor = queue.undurable;
+            }
+            Outcome::Refused => {
+                node.state = State::Refused;
+                queue.refused += 1;
+            }
+        }
+    }
+
+    /// The sync in flight ended. If not `good`, the same is due again.
+    ///
+    /// # Panics
+    /// If none is in flight.
+    pub fn sync_done(&mut self, volume: u16, good: bool) {
+        self.volumes[usize::from(volume)].sync_ended(good);
+        self.advance(volume);
+    }
+
+    /// The oldest record if it is durable and no read holds it: it leaves the
+    /// queue, and is to be removed from the index and freed in the log. Call it
+    /// until it has none.
+    pub fn next_durable(&mut self, volume: u16) -> Option<u32> {
+        let queue = &self.volumes[usize::from(volume)];
+        let record = queue.head;
+        if record == queue.undurable || self.nodes[record as usize].holds > 0 {
+            return None;
+        }
+        self.unlink(volume, record);
+        Some(record)
+    }
+
+    /// The storage session is gone, or the storage says it was reset (29h,
+    /// 2Fh): every record that is not durable is sent again, in order (A-17).
+    pub fn session_lost(&mut self, volume: u16) {
+        let queue = &mut self.volumes[usize::from(volume)];
+        let mut sent = queue.in_flight.len() + queue.good_before.records + queue.good_after.records;
+        let mut at = queue.undurable;
+        while sent > 0 {
+            let node = &mut self.nodes[at as usize];
+            let undurable_good = node.state == State::Good && !queue.covers(node.good_at);
+            if node.state == State::InFlight || undurable_good {
+                node.state = State::Waiting;
+                sent -= 1;
+            }
+            at = node.newer;
+        }
+        queue.session_lost();
+        queue.cursor = queue.undurable;
+    }
+
+    /// A newer record `by` of the same epoch is now the newest copy of
+    /// everything that `record` holds ([`super::index::Index::insert_with`]):
+    /// unless it is in flight or held, it leaves the queue and is never sent
+    /// again (A-17). `true`: remove it from the index and free it.
+    pub fn supersede(&mut self, record: u32, by: u32) -> bool {
+        let (node, newer) = (self.nodes[record as usize], self.nodes[by as usize]);
+        let same_epoch = (node.volume, node.epoch) == (newer.volume, newer.epoch);
+        if !same_epoch || newer.state == State::Absent || node.holds > 0 {
+            return false;
+        }
+        let queue = &mut self.volumes[usize::from(node.volume)];
+        match node.state {
+            State::Waiting => {}
+            State::Good if !queue.covers(node.good_at) => {
+                queue.forget_good(node.good_at, node.bytes)
+            }
+            State::Absent | State::InFlight | State::Good | State::Durable | State::Refused => {
+                return false;
+            }
+        }
+        queue.dirty.sub(node.bytes);
+        self.unlink(node.volume, record);
+        true
+    }
+
+    /// A read over the record was sent to the storage: keep the record until
+    /// [`FlushQueue::release`], so that its bytes can be laid over (A-20).
+    ///
+    /// # Panics
+    /// If the record is not in a queue.
+    pub fn hold(&mut self, record: u32) {
+        let node = &mut self.nodes[record as usize];
+        assert!(
+            node.state != State::Absent,
+            "record {record} is in no queue"
+        );
+        node.holds = node
+            .holds
+            .checked_add(1)
+            .expect("fewer reads than 65536 in flight");
+    }
+
+    /// Ends one [`FlushQueue::hold`].
+    ///
+    /// # Panics
+    /// If there is none.
+    pub fn release(&mut self, record: u32) {
+        let node = &mut self.nodes[record as usize];
+        node.holds = node.holds.checked_sub(1).expect("each release ends a hold");
+    }
+
+    /// The operator tries again what was refused (C-4).
+    pub fn retry_refused(&mut self, volume: u16) {
+        let mut at = self.volumes[usize::from(volume)].undurable;
+        while at != NONE {
+            let node = &mut self.nodes[at as usize];
+            if node.state == State::Refused {
+                node.state = State::Waiting;
+            }
+            at = node.newer;
+        }
+        let queue = &mut self.volumes[usize::from(volume)];
+        queue.refused = 0;
+        queue.cursor = queue.undurable;
+    }
+
+    /// The operator gives up what was refused (C-4): the oldest such record
+    /// leaves the queue; remove it from the index and free it.
+    pub fn discard_refused(&mut self, volume: u16) -> Option<u32> {
+        let mut at = self.volumes[usize::from(volume)].undurable;
+        while at != NONE && self.nodes[at as usize].state != State::Refused {
+            at = self.nodes[at as usize].newer;
+        }
+        if at == NONE || self.nodes[at as usize].holds > 0 {
+            return None;
+        }
+        let queue = &mut self.volumes[usize::from(volume)];
+        queue.refused -= 1;
+        queue.dirty.sub(self.nodes[at as usize].bytes);
+        self.unlink(volume, at);
+        self.advance(volume);
+        Some(at)
+    }
+
+    /// Whether the storage refused a write for good (C-4): nothing more is sent.
+    #[must_use]
+    pub fn failed(&self, volume: u16) -> bool {
+        self.volumes[usize::from(volume)].refused > 0
+    }
+
+    /// Whether everything committed at or before `sequence` is durable at the
+    /// storage, changes that passed through included: what a SYNCHRONIZE CACHE
+    /// or FUA write of that place waits for (C-2).
+    #[must_use]
+    pub fn durable_through(&self, volume: u16, sequence: u64) -> bool {
+        let oldest = self.oldest(volume);
+        let passed = !self.volumes[usize::from(volume)].passed_unsynced();
+        passed && oldest.is_none_or(|node| node.sequence > sequence)
+    }
+
+    /// Whether nothing is left to send or to sync.
+    #[must_use]
+    pub fn is_drained(&self, volume: u16) -> bool {
+        self.durable_through(volume, u64::MAX)
+    }
+
+    /// Whether a record that is not durable, or stands behind one that is not,
+    /// has a block in the range. Looks at each; for small ranges [`super::index::Index::overlaps`] is cheaper.
+    #[must_use]
+    pub fn overlaps_dirty(&self, volume: u16, lba: u64, blocks: u64) -> bool {
+        let span = Span {
+            lba,
+            end: lba.saturating_add(blocks),
+        };
+        self.newest_dirty_where(volume, |node| node.span().overlaps(span))
+            .is_some()
+    }
+
+    /// Bytes of the volume that are not durable at the storage.
+    #[must_use]
+    pub fn dirty_bytes(&self, volume: u16) -> u64 {
+        self.volumes[usize::from(volume)].dirty.bytes
+    }
+
+    /// Records of the volume that are not durable at the storage.
+    #[must_use]
+    pub fn records(&self, volume: u16) -> usize {
+        self.volumes[usize::from(volume)].dirty.records
+    }
+
+    /// When the oldest of them arrived.
+    #[must_use]
+    pub fn oldest_dirty(&self, volume: u16) -> Option<Time> {
+        self.oldest(volume).map(|node| node.arrived)
+    }
+
+    /// Writes and bytes on their way to the storage.
+    #[must_use]
+    pub fn in_flight(&self, volume: u16) -> (usize, u64) {
+        let queue = &self.volumes[usize::from(volume)];
+        (queue.in_flight.len(), queue.bytes_in_flight)
+    }
+
+    fn oldest(&self, volume: u16) -> Option<&Node> {
+        let oldest = self.volumes[usize::from(volume)].undurable;
+        (oldest != NONE).then(|| &self.nodes[oldest as usize])
+    }
+
+    /// The sequence of the newest record for which `wanted` holds, among those
+    /// that are not durable or stand behind one that is not.
+    fn newest_dirty_where(&self, volume: u16, wanted: impl Fn(&Node) -> bool) -> Option<u64> {
+        let queue = &self.volumes[usize::from(volume)];
+        if queue.undurable == NONE {
+            return None;
+        }
+        let mut at = queue.tail;
+        loop {
+            let node = &self.nodes[at as usize];
+            if wanted(node) {
+                return Some(node.sequence);
+            }
+            if at == queue.undurable {
+                return None;
+            }
+            at = node.older;
+        }
+    }
+
+    fn is_durable(&self, node: &Node) -> bool {
+        match node.state {
+            State::Durable => true,
+            State::Good => self.volumes[usize::from(node.volume)].covers(node.good_at),
+            State::Absent | State::Waiting | State::InFlight | State::Refused => false,
+        }
+    }
+
+    /// Moves `undurable` over what has become durable.
+    fn advance(&mut self, volume: u16) {
+        let mut at = self.volumes[usize::from(volume)].undurable;
+        while at != NONE && self.is_durable(&self.nodes[at as usize]) {
+            at = self.nodes[at as usize].newer;
+        }
+        self.volumes[usize::from(volume)].undurable = at;
+    }
+
+    fn unlink(&mut self, volume: u16, record: u32) {
+        let Node { older, newer, .. } = self.nodes[record as usize];
+        let queue = &mut self.volumes[usize::from(volume)];
+        match older {
+            NONE => queue.head = newer,
+            older => self.nodes[older as usize].newer = newer,
+        }
+        match newer {
+            NONE => queue.tail = older,
+            newer => self.nodes[newer as usize].older = older,
+        }
+        for pointer in [&mut queue.undurable, &mut queue.cursor] {
+            if *pointer == record {
+                *pointer = newer;
+            }
+        }
+        self.nodes[record as usize] = Node::ABSENT;
+        self.advance(volume);
+    }
+}
+
+#[cfg(test)]
+mod model;
+#[cfg(test)]
+mod tests;

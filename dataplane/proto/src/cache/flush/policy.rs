@@ -1,0 +1,224 @@
+//! When a volume is flushed.
+
+use std::time::Duration;
+
+use crate::Time;
+
+/// The operator's settings for a volume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlushPolicy {
+    /// Above this many dirty bytes a flush begins.
+    pub threshold_bytes: u64,
+    /// And goes on until no more than this many are left.
+    pub stop_bytes: u64,
+    /// It begins too when this has passed since the last flush ended, or since
+    /// the oldest record arrived, whichever is later; then it goes on until
+    /// nothing is left.
+    pub period: Duration,
+    /// Above this response time of the storage the volume is skipped.
+    pub load_max: Duration,
+}
+
+/// What the decision looks at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VolumeView {
+    /// A session towards the storage is up.
+    pub connected: bool,
+    pub dirty_bytes: u64,
+    pub oldest_dirty: Option<Time>,
+    /// Response time of recent requests.
+    pub load: Duration,
+    /// The cache is so full that a skipped volume must go on at the floor rate.
+    pub near_full: bool,
+    /// What was asked for is durable: [`super::FlushQueue::durable_through`] it.
+    pub ask_done: bool,
+}
+
+/// What to do with a volume now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pace {
+    /// Nothing is due.
+    Rest,
+    /// A flush is due, but the storage is loaded: sample its load with a small
+    /// probe.
+    Skip,
+    /// As [`Pace::Skip`], but the cache is near full: flush at the floor rate.
+    Floor,
+    Flow,
+}
+
+/// Why a flush goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Running {
+    No,
+    /// To `stop_bytes`.
+    Threshold,
+    /// To the end.
+    Period,
+}
+
+/// A volume's flush, going or not. Keeps no clock: call [`FlushGate::pace`]
+/// when something changed and at its [`FlushGate::deadline`].
+#[derive(Clone, Copy, Debug)]
+pub struct FlushGate {
+    running: Running,
+    /// When the last flush ended.
+    last: Time,
+    /// The sequence through which someone asked for a flush (A-25, the CLI, a
+    /// command that waits for it).
+    asked: Option<u64>,
+}
+
+impl FlushGate {
+    #[must_use]
+    pub const fn new(now: Time) -> Self {
+        Self {
+            running: Running::No,
+            last: now,
+            asked: None,
+        }
+    }
+
+    /// Flush everything up to and with `sequence`, whatever the load.
+    pub fn ask(&mut self, sequence: u64) {
+        self.asked = self.asked.max(Some(sequence));
+    }
+
+    /// The sequence still asked for.
+    #[must_use]
+    pub const fn asked(&self) -> Option<u64> {
+        self.asked
+    }
+
+    /// What to do now. A disconnected volume rests, and remembers what was due.
+    pub fn pace(&mut self, now: Time, policy: &FlushPolicy, volume: &VolumeView) -> Pace {
+        if volume.ask_done {
+            self.asked = None;
+        }
+        self.step(now, policy, volume);
+        if !volume.connected || (self.running == Running::No && self.asked.is_none()) {
+            return Pace::Rest;
+        }
+        if self.asked.is_some() || volume.load <= policy.load_max {
+            Pace::Flow
+        } else if volume.near_full {
+            Pace::Floor
+        } else {
+            Pace::Skip
+        }
+    }
+
+    /// When the period makes a flush due; never, if nothing is dirty or one is going.
+    #[must_use]
+    pub fn deadline(&self, policy: &FlushPolicy, volume: &VolumeView) -> Time {
+        match (self.running, volume.oldest_dirty) {
+            (Running::No, Some(oldest)) => self.last.max(oldest) + policy.period,
+            _ => Time::FAR,
+        }
+    }
+
+    fn step(&mut self, now: Time, policy: &FlushPolicy, volume: &VolumeView) {
+        let ended = match self.running {
+            Running::No => false,
+            Running::Threshold => volume.dirty_bytes <= policy.stop_bytes,
+            Running::Period => volume.dirty_bytes == 0,
+        };
+        if ended {
+            self.running = Running::No;
+            self.last = now;
+        }
+        if volume.dirty_bytes > 0 && now >= self.deadline(policy, volume) {
+            self.running = Running::Period;
+        } else if self.running == Running::No && volume.dirty_bytes > policy.threshold_bytes {
+            self.running = Running::Threshold;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const POLICY: FlushPolicy = FlushPolicy {
+        threshold_bytes: 100,
+        stop_bytes: 20,
+        period: Duration::from_secs(5),
+        load_max: Duration::from_millis(200),
+    };
+
+    fn view(dirty_bytes: u64, oldest_s: u64) -> VolumeView {
+        VolumeView {
+            connected: true,
+            dirty_bytes,
+            oldest_dirty: (dirty_bytes > 0).then(|| at(oldest_s)),
+            load: Duration::from_millis(40),
+            near_full: false,
+            ask_done: false,
+        }
+    }
+
+    fn at(seconds: u64) -> Time {
+        Time::from_millis(seconds * 1000)
+    }
+
+    #[test]
+    fn a15_above_the_threshold_until_the_stop_mark() {
+        let mut gate = FlushGate::new(at(0));
+        assert_eq!(gate.pace(at(1), &POLICY, &view(100, 1)), Pace::Rest);
+        assert_eq!(gate.pace(at(1), &POLICY, &view(101, 1)), Pace::Flow);
+        assert_eq!(gate.pace(at(2), &POLICY, &view(21, 1)), Pace::Flow);
+        assert_eq!(gate.pace(at(2), &POLICY, &view(20, 1)), Pace::Rest);
+    }
+
+    #[test]
+    fn a15_after_the_period_until_nothing_is_left() {
+        let mut gate = FlushGate::new(at(0));
+        assert_eq!(gate.pace(at(9), &POLICY, &view(0, 0)), Pace::Rest);
+        let one = view(1, 10);
+        assert_eq!(gate.deadline(&POLICY, &one), at(15));
+        assert_eq!(gate.pace(at(14), &POLICY, &one), Pace::Rest);
+        assert_eq!(gate.pace(at(15), &POLICY, &one), Pace::Flow);
+        assert_eq!(gate.pace(at(16), &POLICY, &view(0, 0)), Pace::Rest);
+        assert_eq!(
+            gate.deadline(&POLICY, &view(1, 12)),
+            at(21),
+            "since the last flush"
+        );
+        assert_eq!(gate.deadline(&POLICY, &view(0, 0)), Time::FAR);
+    }
+
+    #[test]
+    fn a15_disconnected_rests_and_remembers() {
+        let mut gate = FlushGate::new(at(0));
+        let down = VolumeView {
+            connected: false,
+            ..view(500, 1)
+        };
+        assert_eq!(gate.pace(at(1), &POLICY, &down), Pace::Rest);
+        assert_eq!(gate.pace(at(2), &POLICY, &view(50, 1)), Pace::Flow);
+    }
+
+    #[test]
+    fn a18_a_loaded_volume_is_skipped_unless_asked_for() {
+        let mut gate = FlushGate::new(at(0));
+        let loaded = VolumeView {
+            load: Duration::from_secs(1),
+            ..view(500, 1)
+        };
+        assert_eq!(gate.pace(at(1), &POLICY, &loaded), Pace::Skip);
+        let full = VolumeView {
+            near_full: true,
+            ..loaded
+        };
+        assert_eq!(gate.pace(at(1), &POLICY, &full), Pace::Floor);
+        gate.ask(7);
+        gate.ask(3);
+        assert_eq!(gate.asked(), Some(7));
+        assert_eq!(gate.pace(at(1), &POLICY, &loaded), Pace::Flow);
+        let done = VolumeView {
+            ask_done: true,
+            ..loaded
+        };
+        assert_eq!(gate.pace(at(1), &POLICY, &done), Pace::Skip);
+    }
+}
