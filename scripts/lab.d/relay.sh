@@ -1,0 +1,119 @@
+# shellcheck shell=bash
+# The relay: its configuration, its two processes, and the proof that a
+# computer gets through.
+
+RELAY_LAN=198.18.0.1
+
+# relay_config MODE DRIVER DURABILITY VOLUMES LOG_MIB FRAMES_MIB
+relay_config() {
+    local n
+    cat <<TOML
+# Written by scripts/lab for the lab "$LAB".
+[dataplane]
+driver = "$2"
+frames_mib = $6
+log_mib = $5
+directory = "$HUGE"
+fallback_directory = "$MEMORY/regions"
+segment = "$MEMORY/control.seg"
+spin_us = 50
+
+[control]
+socket = "$STATE/control.sock"
+state = "$STATE/state.toml"
+
+[[port]]
+name = "lan"
+device = "lan0"
+address = "$RELAY_LAN/24"
+mtu = 1500
+
+[[port]]
+name = "wan"
+device = "wan0"
+address = "198.19.0.1/24"
+mtu = 1500
+
+[[route]]
+prefix = "203.0.113.0/24"
+via = "198.19.0.10"
+
+[iscsi]
+mode = "$1"
+portal = "$RELAY_LAN:3260"
+
+[flush]
+threshold_kib = 1024
+period_ms = 1000
+TOML
+    for ((n = 0; n < $4; n++)); do
+        cat <<TOML
+
+[[target]]
+name = "$IQN:vol$n"
+address = "$STORAGE_PORTAL"
+initiators = ["*"]
+shared = true
+durability = "$3"
+TOML
+    done
+}
+
+# What the lab must know of a configuration that it did not write, as JSON.
+relay_config_facts() {
+    python3 - "$1" <<'PYTHON'
+import json, sys, tomllib
+try:
+    with open(sys.argv[1], "rb") as file:
+        config = tomllib.load(file)
+except (OSError, tomllib.TOMLDecodeError) as error:
+    sys.exit(f"{sys.argv[1]}: {error}")
+plane, iscsi = config.get("dataplane", {}), config.get("iscsi", {})
+print(json.dumps({
+    "driver": plane.get("driver", "auto"),
+    "segment": plane.get("segment"),
+    "directory": plane.get("directory"),
+    "fallback_directory": plane.get("fallback_directory"),
+    "memory_mib": plane.get("frames_mib", 128) + plane.get("log_mib", 256),
+    "socket": config.get("control", {}).get("socket"),
+    "mode": iscsi.get("mode", "transparent"),
+    "portal": iscsi.get("portal", "198.18.0.1:3260"),
+}))
+PYTHON
+}
+
+relay_start() {
+    ! process_pid "$1" >/dev/null || die "$1 is already running (pid $(process_pid "$1"))"
+    process_start "$1" "$NS_RELAY" "$BIN/sluice-$1" --config "$(fact .config)"
+    if ! wait_until 8 "relay_${1}_settled" || ! process_pid "$1" >/dev/null; then
+        log_tail "$1"
+        process_end "$1" TERM 3
+        die "sluice-$1 did not start"
+    fi
+}
+
+# Settled: ready, or ended for a reason of its own.
+relay_dataplane_settled() {
+    ! process_pid dataplane || in_ns "$NS_LAN" ping -c 1 -W 1 -q "$RELAY_LAN"
+}
+relay_control_settled() {
+    local listening
+    listening=$(in_ns "$NS_RELAY" ss -Hlx)
+    ! process_pid control || [[ $listening == *" $(fact .socket) "* ]]
+}
+
+lab_relay_process() {
+    need_lab
+    local name=$1
+    case ${2:-} in
+    start) relay_start "$name" ;;
+    stop) process_end "$name" TERM 3 ;;
+    kill) process_end "$name" KILL 3 ;;
+    *) usage_error "$name start, stop or kill" ;;
+    esac
+}
+
+# probe PORTAL TARGET: a full login and an INQUIRY from a computer.
+probe() {
+    in_ns "$NS_LAN" timeout 4 iscsi-inq -i iqn.2004-03.example.lab:probe "iscsi://$1/$2/1"
+}

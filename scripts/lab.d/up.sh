@@ -1,0 +1,160 @@
+# shellcheck shell=bash
+# Up and down as wholes.
+# shellcheck disable=SC2153  # names shared by the parts
+
+need_number() {
+    [[ $2 =~ ^[0-9]+(\.[0-9]+)?$ ]] || usage_error "$1 needs a number, not '$2'"
+}
+need_count() {
+    [[ $2 =~ ^[0-9]{1,7}$ && $2 -ge $3 ]] || usage_error "$1 needs a whole number from $3 on, not '$2'"
+}
+need_word() {
+    local option=$1 value=$2
+    shift 2
+    [[ " $* " == *" $value "* ]] || usage_error "$option is one of: $*; not '$value'"
+}
+
+lab_up() {
+    local rtt_ms=40 rate_mbit=100 loss=0 seed=1 volumes=1 size_mib=1024
+    local mode='' driver='' durability='' log_mib='' config=''
+    while [[ $# -gt 0 ]]; do
+        local option=$1
+        [[ $# -ge 2 ]] || usage_error "$option needs a value"
+        case $option in
+        --rtt-ms) need_number "$1" "$2" && rtt_ms=$2 ;;
+        --rate-mbit) need_number "$1" "$2" && rate_mbit=$2 ;;
+        --loss) need_number "$1" "$2" && loss=$2 ;;
+        --seed) need_count "$1" "$2" 0 && seed=$2 ;;
+        --mode) need_word "$1" "$2" transparent portal && mode=$2 ;;
+        --driver) need_word "$1" "$2" auto af_xdp af_packet && driver=$2 ;;
+        --durability) need_word "$1" "$2" memory journal storage && durability=$2 ;;
+        --volumes) need_count "$1" "$2" 1 && volumes=$2 ;;
+        --size-mib) need_count "$1" "$2" 1 && size_mib=$2 ;;
+        --log-mib) need_count "$1" "$2" 1 && log_mib=$2 ;;
+        --config) config=$2 ;;
+        *) usage_error "up has no option '$option'" ;;
+        esac
+        shift 2
+    done
+    if [[ -n $config ]]; then
+        [[ -z $mode$driver$durability$log_mib ]] ||
+            usage_error "--mode, --driver, --durability and --log-mib are what --config FILE says"
+        [[ -r $config ]] || die "cannot read the configuration $config"
+        config=$(realpath "$config")
+    fi
+    need_root
+    need_tools
+    need_binaries
+    mkdir -p "$LABS"
+    mkdir "$STATE" 2>/dev/null || die "is already up (or half down); 'LAB=$LAB scripts/lab down' ends it"
+    chmod 700 "$STATE"
+    trap up_failed EXIT
+    trap 'exit 130' INT TERM HUP
+    up_parts
+    trap - EXIT INT TERM HUP
+    say "up: $(fact '"\(.mode) mode, \(.targets | length) targets, \(.wan.rtt_ms) ms, \(.wan.rate_mbit) Mbit/s"')"
+}
+
+need_binaries() {
+    local binary
+    for binary in sluice-dataplane sluice-control sluicectl wan-emulator; do
+        [[ ! -x $BIN/$binary ]] || continue
+        say "$binary is not built: cargo build --release"
+        (cd "$ROOT" && cargo build --release) || die "the build failed"
+        break
+    done
+    for binary in sluice-dataplane sluice-control sluicectl wan-emulator; do
+        [[ -x $BIN/$binary ]] || die "the build made no $BIN/$binary"
+    done
+}
+
+# Uses the variables of lab_up.
+# shellcheck disable=SC2154
+up_parts() {
+    local facts namespace control n address target
+    for namespace in "${NAMESPACES[@]}"; do
+        ! namespace_exists "$namespace" ||
+            die "a namespace $namespace is there already; 'LAB=$LAB scripts/lab down' removes it"
+    done
+    if [[ -z $config ]]; then
+        config=$STATE/sluice.toml
+        relay_config "${mode:-transparent}" "${driver:-auto}" "${durability:-memory}" \
+            "$volumes" "${log_mib:-256}" 128 >"$config"
+    fi
+    facts=$(relay_config_facts "$config") || die "cannot use the configuration"
+    # Two pages for the segment of each region that is not a whole page.
+    with_host_lock host_take "$(($(jq .memory_mib <<<"$facts") / HUGEPAGE_MIB + 2))"
+    mkdir -p "$MEMORY/regions"
+    net_up "$(jq -r .driver <<<"$facts")"
+    control=$(tgt_control_number)
+    jq -n --arg lab "$LAB" --argjson facts "$facts" --arg config "$config" --arg logs "$STATE/log" \
+        --arg iqn "$IQN" --arg storage "$STORAGE_PORTAL" --arg plain "$PLAIN_PORTAL" \
+        --arg images "$IMAGES" --argjson volumes "$volumes" --argjson size_mib "$size_mib" \
+        --argjson control "$control" --argjson rtt_ms "$rtt_ms" --argjson rate_mbit "$rate_mbit" \
+        --argjson loss_pct "$loss" '
+        def target($address; $name): {address: $address, name: "\($iqn):\($name)",
+            luns: [{lun: 1, image: "\($images)/\($name).img", size_bytes: ($size_mib * 1048576)}]};
+        {lab: $lab} + $facts + {config: $config, logs: $logs, tgt_control: $control,
+            namespaces: {lan: "\($lab)-lan", relay: "\($lab)-relay", wan: "\($lab)-wan",
+                emulator: "\($lab)-emu"},
+            targets: ([range($volumes) | target($storage; "vol\(.)")] + [target($plain; "plain0")]),
+            wan: {rtt_ms: $rtt_ms, rate_mbit: $rate_mbit, loss_pct: $loss_pct, cut: false}}
+        ' >"$FACTS"
+    wan_up --rtt-ms "$rtt_ms" --rate-mbit "$rate_mbit" --loss "$loss" --seed "$seed"
+    storage_up "$control" "$volumes" "$size_mib"
+    relay_start dataplane
+    relay_start control
+    address=$STORAGE_PORTAL
+    [[ $(fact .mode) != portal ]] || address=$(fact .portal)
+    for ((n = 0; n < volumes; n++)); do
+        target=$IQN:vol$n
+        wait_until 10 probe "$address" "$target" ||
+            die "no login to $target at $address through the relay: $(probe "$address" "$target" 2>&1 || true)"
+    done
+    wait_until 10 probe "$PLAIN_PORTAL" "$IQN:plain0" ||
+        die "no login to $IQN:plain0 at $PLAIN_PORTAL, which is only routed"
+}
+
+up_failed() {
+    local status=$?
+    trap - EXIT
+    trap '' INT TERM HUP
+    set +e
+    ((status != 0)) || status=1
+    log_tail dataplane
+    log_tail control
+    log_tail emulator 5
+    log_tail target 5
+    if remove_all; then
+        say "not up; nothing is left behind"
+    else
+        say "not up, and not all could be removed"
+    fi
+    exit "$status"
+}
+
+lab_down() {
+    [[ $# -eq 0 ]] || usage_error "down takes no options"
+    need_root
+    local namespace there=0
+    [[ ! -d $STATE ]] || there=1
+    for namespace in "${NAMESPACES[@]}"; do
+        ! namespace_exists "$namespace" || there=1
+    done
+    if ((there == 0)); then
+        say "is not up: nothing to do"
+        return 0
+    fi
+    remove_all
+}
+
+# Every step, whatever became of the one before.
+remove_all() {
+    local step failed=0
+    for step in "process_end control TERM 3" "process_end dataplane TERM 3" wan_down \
+        storage_down net_down "with_host_lock host_give_back"; do
+        # shellcheck disable=SC2086  # a function and its arguments
+        (set -e && $step) || failed=1
+    done
+    return "$failed"
+}
