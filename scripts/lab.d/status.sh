@@ -14,7 +14,7 @@ status_json() {
         | .driver = (if $ports then ($ports | join("+")) else .driver end)
         | .pids = $pids
         | .wan = (.wan + ($wan | {rtt_ms, rate_mbit, loss_pct, cut, seed, queue_kib,
-            reorder_pct, duplicate_pct, a_to_b, b_to_a, late_us_max, cpu_s}
+            reorder_pct, duplicate_pct, a_to_b, b_to_a, late_us_max, late_frames, cpu_s}
             | with_entries(select(.value != null))))
     ' "$FACTS"
 }

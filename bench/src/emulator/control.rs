@@ -78,6 +78,8 @@ pub struct Status {
     pub b_to_a: DirectionStatus,
     /// The longest that a frame left after it was due.
     pub late_us_max: u64,
+    /// Frames that left more than a millisecond late.
+    pub late_frames: u64,
     pub up_s: f64,
     pub cpu_s: f64,
 }

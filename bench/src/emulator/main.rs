@@ -105,6 +105,10 @@ struct Run {
 /// The longest tick chosen without being asked for.
 const TICK_NS_MAX: u64 = 100_000;
 
+/// A frame that leaves later than this after it was due counts as late: the
+/// emulator was not given the processor in time.
+const LATE_NS: u64 = 1_000_000;
+
 /// Batches received from one port before the other gets its turn.
 const BATCHES_A_TURN: usize = 4;
 
@@ -119,6 +123,7 @@ struct Emulator {
     started: Instant,
     socket_drops: [u64; 2],
     late_ns_max: u64,
+    late_frames: u64,
     received: Vec<Stored>,
     outgoing: Vec<Stored>,
 }
@@ -141,6 +146,7 @@ impl Emulator {
             started: Instant::now(),
             socket_drops: [0; 2],
             late_ns_max: 0,
+            late_frames: 0,
             received: Vec::with_capacity(BATCH),
             outgoing: Vec::with_capacity(BATCH),
         })
@@ -188,7 +194,9 @@ impl Emulator {
                 let Some(departure) = self.links[index].take_due(now_ns) else {
                     break;
                 };
-                self.late_ns_max = self.late_ns_max.max(now_ns - departure.due_ns);
+                let late_ns = now_ns - departure.due_ns;
+                self.late_ns_max = self.late_ns_max.max(late_ns);
+                self.late_frames += u64::from(late_ns > LATE_NS);
                 for _ in 0..departure.copies {
                     self.outgoing.push(departure.token);
                 }
@@ -258,6 +266,7 @@ impl Emulator {
             a_to_b: direction(0),
             b_to_a: direction(1),
             late_us_max: self.late_ns_max / 1_000,
+            late_frames: self.late_frames,
             up_s: self.started.elapsed().as_secs_f64(),
             cpu_s: host::cpu_time().as_secs_f64(),
         })
