@@ -24,12 +24,15 @@
 //! log). The queue has no clock: after [`Outcome::Retry`] or a failed sync it
 //! would offer the same at once, and the back-off is the caller's.
 
+mod node;
 mod passing;
 pub mod policy;
+mod report;
 mod volume;
 
+use node::{Node, State};
 pub use passing::Blocked;
-use volume::{Span, Volume};
+use volume::Volume;
 
 use crate::Time;
 
@@ -87,65 +90,6 @@ pub enum Outcome {
     /// The storage will not take it (C-4): the volume is failed until the
     /// operator retries or discards.
     Refused,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    Absent,
-    Waiting,
-    InFlight,
-    /// GOOD came; durable once a sync sent later succeeds.
-    Good,
-    Durable,
-    Refused,
-}
-
-/// A record's place in its volume's queue: one cache line.
-#[derive(Clone, Copy, Debug)]
-struct Node {
-    lba: u64,
-    epoch: u64,
-    sequence: u64,
-    arrived: Time,
-    /// Syncs that had been sent when its GOOD came; a later one covers it.
-    good_at: u64,
-    blocks: u32,
-    bytes: u32,
-    older: u32,
-    newer: u32,
-    volume: u16,
-    /// Reads that still need its bytes.
-    holds: u16,
-    state: State,
-    /// The storage's cache was volatile when it was sent.
-    sent_volatile: bool,
-}
-
-const _: () = assert!(size_of::<Node>() == 64);
-
-impl Node {
-    const ABSENT: Self = Self {
-        lba: 0,
-        epoch: 0,
-        sequence: 0,
-        arrived: Time::ZERO,
-        good_at: 0,
-        blocks: 0,
-        bytes: 0,
-        older: NONE,
-        newer: NONE,
-        volume: 0,
-        holds: 0,
-        state: State::Absent,
-        sent_volatile: true,
-    };
-
-    const fn span(&self) -> Span {
-        Span {
-            lba: self.lba,
-            end: self.lba + self.blocks as u64,
-        }
-    }
 }
 
 /// The queues of all volumes over one slab; nothing allocates after `new`.
@@ -421,90 +365,6 @@ impl FlushQueue {
         self.unlink(volume, at);
         self.advance(volume);
         Some(at)
-    }
-
-    /// Whether the storage refused a write for good (C-4): nothing more is sent.
-    #[must_use]
-    pub fn failed(&self, volume: u16) -> bool {
-        self.volumes[usize::from(volume)].refused > 0
-    }
-
-    /// Whether everything committed at or before `sequence` is durable at the
-    /// storage, changes that passed through included: what a SYNCHRONIZE CACHE
-    /// or FUA write of that place waits for (C-2).
-    #[must_use]
-    pub fn durable_through(&self, volume: u16, sequence: u64) -> bool {
-        let oldest = self.oldest(volume);
-        let passed = !self.volumes[usize::from(volume)].passed_unsynced();
-        passed && oldest.is_none_or(|node| node.sequence > sequence)
-    }
-
-    /// Whether nothing is left to send or to sync.
-    #[must_use]
-    pub fn is_drained(&self, volume: u16) -> bool {
-        self.durable_through(volume, u64::MAX)
-    }
-
-    /// Whether a record that is not durable, or stands behind one that is not,
-    /// has a block in the range. Looks at each; for small ranges [`super::index::Index::overlaps`] is cheaper.
-    #[must_use]
-    pub fn overlaps_dirty(&self, volume: u16, lba: u64, blocks: u64) -> bool {
-        let span = Span {
-            lba,
-            end: lba.saturating_add(blocks),
-        };
-        self.newest_dirty_where(volume, |node| node.span().overlaps(span))
-            .is_some()
-    }
-
-    /// Bytes of the volume that are not durable at the storage.
-    #[must_use]
-    pub fn dirty_bytes(&self, volume: u16) -> u64 {
-        self.volumes[usize::from(volume)].dirty.bytes
-    }
-
-    /// Records of the volume that are not durable at the storage.
-    #[must_use]
-    pub fn records(&self, volume: u16) -> usize {
-        self.volumes[usize::from(volume)].dirty.records
-    }
-
-    /// When the oldest of them arrived.
-    #[must_use]
-    pub fn oldest_dirty(&self, volume: u16) -> Option<Time> {
-        self.oldest(volume).map(|node| node.arrived)
-    }
-
-    /// Writes and bytes on their way to the storage.
-    #[must_use]
-    pub fn in_flight(&self, volume: u16) -> (usize, u64) {
-        let queue = &self.volumes[usize::from(volume)];
-        (queue.in_flight.len(), queue.bytes_in_flight)
-    }
-
-    fn oldest(&self, volume: u16) -> Option<&Node> {
-        let oldest = self.volumes[usize::from(volume)].undurable;
-        (oldest != NONE).then(|| &self.nodes[oldest as usize])
-    }
-
-    /// The sequence of the newest record for which `wanted` holds, among those
-    /// that are not durable or stand behind one that is not.
-    fn newest_dirty_where(&self, volume: u16, wanted: impl Fn(&Node) -> bool) -> Option<u64> {
-        let queue = &self.volumes[usize::from(volume)];
-        if queue.undurable == NONE {
-            return None;
-        }
-        let mut at = queue.tail;
-        loop {
-            let node = &self.nodes[at as usize];
-            if wanted(node) {
-                return Some(node.sequence);
-            }
-            if at == queue.undurable {
-                return None;
-            }
-            at = node.older;
-        }
     }
 
     fn is_durable(&self, node: &Node) -> bool {

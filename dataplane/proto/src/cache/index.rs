@@ -26,11 +26,13 @@
 //! Not for: the bytes (the write log), what may be removed when ([`super::flush`]).
 
 mod entry;
+mod granule;
 mod lookup;
 
 use crate::scsi::capacity::VOLUME_BYTES_MAX;
 
 use entry::{Entry, NONE};
+use granule::Granules;
 pub use lookup::{Extent, Source};
 
 /// Bytes of a granule: a payload page of the log.
@@ -374,12 +376,8 @@ impl Index {
         while rest != 0 && at != NONE {
             let entry = &mut self.entries[at as usize];
             let row = &mut self.rows[entry.record as usize];
-            let own = Granules {
-                lba: row.lba,
-                end: row.lba + u64::from(row.blocks),
-                ..*granules
-            };
-            let shown = own.mask(granule) & rest;
+            let own = granules.mask_of(granule, row.lba, row.lba + u64::from(row.blocks));
+            let shown = own & rest;
             entry.visible |= shown;
             row.visible += shown.count_ones();
             rest &= !shown;
@@ -403,54 +401,6 @@ impl Index {
         };
         self.free = at;
         self.free_len += 1;
-    }
-}
-
-/// The granules of a block range.
-#[derive(Clone, Copy, Debug)]
-struct Granules {
-    volume: u16,
-    shift: u8,
-    lba: u64,
-    end: u64,
-    first: u64,
-    last: u64,
-}
-
-impl Granules {
-    /// Of `lba..end`, which must not be empty.
-    fn new(volume: u16, shift: u8, lba: u64, end: u64) -> Self {
-        let (first, last) = (lba >> shift, (end - 1) >> shift);
-        assert!(
-            last < VOLUME_BYTES_MAX / u64::from(GRANULE_LEN),
-            "volumes end at 1 EiB"
-        );
-        Self {
-            volume,
-            shift,
-            lba,
-            end,
-            first,
-            last,
-        }
-    }
-
-    const fn key(&self, granule: u64) -> u64 {
-        (self.volume as u64) << 48 | granule
-    }
-
-    /// Which of the granule's blocks are in the range; bit 0 is the first.
-    fn mask(&self, granule: u64) -> u8 {
-        let start = granule << self.shift;
-        let from = self.lba.saturating_sub(start);
-        let to = (self.end - start).min(1 << self.shift);
-        debug_assert!(from < to, "the range has a block in the granule");
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "eight blocks a granule at most"
-        )]
-        let mask = ((1u16 << to) - (1u16 << from)) as u8;
-        mask
     }
 }
 

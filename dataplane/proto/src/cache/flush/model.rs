@@ -124,7 +124,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (any::<u64>(), any::<Option<u64>>())
             .prop_map(|(landed, power)| Op::SessionLost { landed, power }),
         3 => Just(Op::Free),
-        1 => prop::bool::weighted(0.8).prop_map(Op::SetWce),
+        2 => prop::bool::weighted(0.6).prop_map(Op::SetWce),
         1 => Just(Op::Await),
     ]
 }
