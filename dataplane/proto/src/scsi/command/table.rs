@@ -97,7 +97,7 @@ use Zero::{Blocks256, ToEnd};
 
 /// In order of operation code; those of one code stand together.
 #[rustfmt::skip]
-pub(super) const COMMANDS: [Command; 59] = [
+pub(super) static COMMANDS: [Command; 59] = [
     row(opcode::TEST_UNIT_READY, "TEST UNIT READY", NoBlocks),
     row(opcode::REQUEST_SENSE, "REQUEST SENSE", NoBlocks),
     row(opcode::FORMAT_UNIT, "FORMAT UNIT", Medium),
@@ -168,7 +168,7 @@ pub(super) const COMMANDS: [Command; 59] = [
 pub(super) const NO_ROW: u8 = u8::MAX;
 
 /// The first row of each operation code.
-pub(super) const FIRST_ROW: [u8; 256] = {
+pub(super) static FIRST_ROW: [u8; 256] = {
     let mut first = [NO_ROW; 256];
     let mut row = COMMANDS.len();
     assert!(row < NO_ROW as usize);
