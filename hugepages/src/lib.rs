@@ -7,6 +7,7 @@
 
 pub mod atomic;
 pub mod fuse;
+pub mod log;
 pub mod pool;
 pub mod region;
 pub mod ring;

@@ -1,0 +1,112 @@
+//! Room is counted in segments, taken whole or not at all, and all comes back.
+
+use super::*;
+
+const PAGE: u32 = 4096;
+/// Payload pages of a segment.
+const PAGES: u32 = 504;
+
+#[test]
+fn a_write_is_taken_whole_or_not_at_all() {
+    let (mut log, _) = open(region(1 + 3));
+    let volume = log.put_volume(volume_entry(1)).unwrap();
+    let other = log.put_volume(volume_entry(2)).unwrap();
+    assert_eq!(log.room().bytes_total, 3 * 504 * 4096);
+    // 5 MiB need 1280 pages: three segments of 504.
+    let write = log.reserve(volume, 0, 5 << 20).unwrap();
+    assert_eq!(log.room().segments_free, 0);
+    let no_room = NoRoom {
+        segments_wanted: 1,
+        segments_free: 0,
+    };
+    assert_eq!(log.reserve(other, 0, 512), Err(no_room));
+    // The rest of the open segment is the same volume's.
+    let left = (3 * PAGES - 1280) * PAGE;
+    assert!(log.fits(volume, left) && !log.fits(volume, left + 512));
+    log.abort(write);
+    assert_eq!(log.room().segments_free, 3);
+    assert!(log.reserve(other, 0, 512).is_ok());
+}
+
+#[test]
+fn the_longest_write_has_the_parts_that_are_derived() {
+    assert_eq!(WRITE_PARTS_MAX, 12);
+    let (mut log, _) = open(region(1 + 7));
+    let volume = log.put_volume(volume_entry(1)).unwrap();
+    for (tail_pages, parts) in [(0, 9), (1, 10), (31, 10), (32, 9), (257, 10), (503, 9)] {
+        let before = (PAGES - tail_pages) * PAGE % (PAGES * PAGE);
+        let filler = (before > 0).then(|| log.reserve(volume, 0, before).unwrap());
+        let id = log.reserve(volume, 0, 8 << 20).unwrap();
+        for piece in pattern(9, 8 << 20).chunks(1 << 20) {
+            log.append(id, piece);
+        }
+        let ids = log.commit(id, 1, 1, RecordFlags::NONE);
+        assert_eq!(ids.len(), parts, "after a tail of {tail_pages} pages");
+        let mut whole = Vec::new();
+        for &id in &ids {
+            assert_eq!(log.record(id).lba, whole.len() as u64 / 512);
+            assert!(log.record(id).len as usize <= RECORD_LEN_MAX);
+            whole.extend_from_slice(log.payload(id));
+        }
+        assert!(whole == pattern(9, 8 << 20));
+        ids.iter().for_each(|&id| log.free(id));
+        if let Some(filler) = filler {
+            log.abort(filler);
+        }
+        assert_eq!(log.room().segments_free, 7);
+    }
+}
+
+#[test]
+fn a_segment_is_free_when_its_last_record_is() {
+    let (mut log, _) = open(region(1 + 2));
+    let volume = log.put_volume(volume_entry(1)).unwrap();
+    let mut ids: Vec<_> = (0..504)
+        .map(|n| write(&mut log, volume, n, 512, n + 1)[0])
+        .collect();
+    assert_eq!(log.room().segments_free, 1);
+    assert_eq!(log.volume_use(volume).dirty_bytes, 504 * 512);
+    let kept = ids.pop().unwrap();
+    ids.into_iter().for_each(|id| log.free(id));
+    assert_eq!(log.room().segments_free, 1);
+    log.free(kept);
+    assert_eq!(log.room().segments_free, 2);
+    assert_eq!(log.volume_use(volume), VolumeUse::default());
+    // Its stale headers are of another life.
+    write(&mut log, volume, 0, 512, 1000);
+    let (mut log, _) = open(log.into_region());
+    assert_eq!(seen(&mut log).len(), 1);
+}
+
+#[test]
+fn a_volume_goes_on_in_its_segment_after_a_restart() {
+    let (mut log, _) = open(region(1 + 1));
+    let volume = log.put_volume(volume_entry(1)).unwrap();
+    for sequence in 1..=504 {
+        write(&mut log, volume, sequence, 4096, sequence);
+        log = open(log.into_region()).0;
+    }
+    assert!(!log.fits(volume, 512));
+    assert_eq!(seen(&mut log).len(), 504);
+}
+
+#[test]
+fn an_aborted_write_at_the_end_gives_its_pages_back() {
+    let (mut log, _) = open(region(1 + 1));
+    let volume = log.put_volume(volume_entry(1)).unwrap();
+    write(&mut log, volume, 0, 512, 1);
+    for _ in 0..1000 {
+        let id = log.reserve(volume, 0, 1 << 20).unwrap();
+        log.append(id, &[7; 9999]);
+        log.abort(id);
+    }
+    assert!(log.fits(volume, 503 * PAGE));
+}
+
+#[test]
+#[should_panic(expected = "of 1048576 blocks")]
+fn blocks_beyond_the_volume_are_a_bug_of_the_caller() {
+    let (mut log, _) = open(region(2));
+    let volume = log.put_volume(volume_entry(1)).unwrap();
+    let _ = log.reserve(volume, (1 << 20) - 1, 1024);
+}
