@@ -19,11 +19,14 @@ use std::time::{Duration, Instant};
 
 use sluice_dataplane::driver::idle::{Idle, IdlePolicy, Source};
 use sluice_dataplane::driver::{Driver, Port, PortSpec, PortStats, open};
-use sluice_hugepages::pool::{Burst, Pool};
+use sluice_hugepages::pool::{Burst, PAGE_LEN, Pool};
+use sluice_hugepages::region::{Directories, Region, RegionSpec};
 use sluice_proto::Time;
 use wire::{Namespaces, run, within};
 
 const POOL_PAGES: usize = 512;
+/// Of the pattern that is sent: prime, so that a lost or repeated piece shows.
+const BLOCK_LEN: usize = 65521;
 
 fn spec(device: &str, driver: Driver, index: u8) -> PortSpec {
     PortSpec {
@@ -56,7 +59,7 @@ struct Forwarded {
 }
 
 /// Sends `bytes` from one host to the other through two ports, and checks them.
-fn transfer(driver: Driver, bytes: usize) -> Forwarded {
+fn transfer(driver: Driver, mut pool: Pool, bytes: usize) -> Forwarded {
     let namespaces = two_hosts();
     if driver == Driver::AfXdp {
         // What a local peer leaves partial cannot be seen through XDP.
@@ -66,7 +69,6 @@ fn transfer(driver: Driver, bytes: usize) -> Forwarded {
             ));
         }
     }
-    let mut pool = Pool::anonymous(POOL_PAGES);
     let in_use = |pool: &Pool| {
         let stats = pool.stats();
         (stats.frames_in_use, stats.page_frames_in_use)
@@ -86,6 +88,10 @@ fn transfer(driver: Driver, bytes: usize) -> Forwarded {
         assert_eq!((port.info().driver, port.info().index), (driver, index));
         ports.push(port);
     }
+    let pattern: Vec<u8> = (0..)
+        .map(|at: u32| at.to_le_bytes()[0])
+        .take(BLOCK_LEN)
+        .collect();
     let done = AtomicBool::new(false);
     let listener = within(&namespaces.0[2], || {
         TcpListener::bind("10.0.0.2:9000").unwrap()
@@ -96,12 +102,11 @@ fn transfer(driver: Driver, bytes: usize) -> Forwarded {
             let mut stream = within(&namespaces.0[1], || {
                 TcpStream::connect("10.0.0.2:9000").unwrap()
             });
-            let block: Vec<u8> = (0..65521u32).map(|at| at.to_le_bytes()[0]).collect();
             let start = Instant::now();
             let mut sent = 0;
             while sent < bytes {
-                let len = block.len().min(bytes - sent);
-                stream.write_all(&block[..len]).unwrap();
+                let len = pattern.len().min(bytes - sent);
+                stream.write_all(&pattern[..len]).unwrap();
                 sent += len;
             }
             stream.shutdown(std::net::Shutdown::Write).unwrap();
@@ -118,12 +123,16 @@ fn transfer(driver: Driver, bytes: usize) -> Forwarded {
                 if len == 0 {
                     break;
                 }
-                for (at, byte) in (received..).zip(&buffer[..len]) {
-                    assert_eq!(
-                        *byte,
-                        u32::try_from(at % 65521).unwrap().to_le_bytes()[0],
-                        "byte {at}"
+                // In pieces that do not wrap around the pattern.
+                let mut checked = 0;
+                while checked < len {
+                    let at = (received + checked) % BLOCK_LEN;
+                    let piece = (BLOCK_LEN - at).min(len - checked);
+                    assert!(
+                        buffer[checked..checked + piece] == pattern[at..at + piece],
+                        "after {received}"
                     );
+                    checked += piece;
                 }
                 received += len;
             }
@@ -180,7 +189,7 @@ fn transfer(driver: Driver, bytes: usize) -> Forwarded {
 
 #[test]
 fn gso_frames_and_partial_checksums_pass_whole() {
-    let forwarded = transfer(Driver::AfPacket, 64 << 20);
+    let forwarded = transfer(Driver::AfPacket, Pool::anonymous(POOL_PAGES), 64 << 20);
     assert!(
         forwarded.gso_frames > 500,
         "{} GSO frames",
@@ -197,9 +206,22 @@ fn gso_frames_and_partial_checksums_pass_whole() {
     assert!(forwarded.seconds < 10.0);
 }
 
+/// As in production: the frame memory is a file that outlives the process, on hugetlbfs where that
+/// is mounted and has pages.
 #[test]
 fn two_xdp_ports_share_one_frame_memory() {
-    let forwarded = transfer(Driver::AfXdp, 16 << 20);
+    let spec = RegionSpec {
+        directories: Directories {
+            hugetlbfs: Some("/dev/hugepages".into()),
+            tmpfs: "/dev/shm".into(),
+        },
+        name: format!("sluice-drv-test-{}", std::process::id()),
+        len: POOL_PAGES * PAGE_LEN,
+    };
+    let region = Region::open(&spec).unwrap();
+    println!("frame memory: {:?}", region.backing());
+    let forwarded = transfer(Driver::AfXdp, Pool::new(region), 16 << 20);
+    Region::discard(&spec).unwrap();
     for stats in &forwarded.stats {
         assert_eq!(
             (
@@ -296,6 +318,73 @@ fn predecessor() {
     .unwrap();
     println!("opened");
     std::thread::sleep(Duration::from_secs(60));
+}
+
+/// Frames of 60 bytes from a port of the driver to an af_packet port, and back.
+fn small_packets(driver: Driver) {
+    let namespaces = two_hosts();
+    let run = |sender: (&str, &str, Driver), receiver: (&str, &str, Driver)| {
+        let done = AtomicBool::new(false);
+        let start = Instant::now();
+        let (sent, received) = std::thread::scope(|scope| {
+            let sender = scope.spawn(|| {
+                let mut pool = Pool::anonymous(POOL_PAGES);
+                let mut port = within(sender.0, || {
+                    open(&spec(sender.1, sender.2, 0), &mut pool, &[])
+                })
+                .unwrap();
+                let mut burst = Burst::new();
+                while start.elapsed() < Duration::from_secs(1) {
+                    while !burst.is_full() {
+                        let Some(mut frame) = pool.alloc_frame() else {
+                            break;
+                        };
+                        pool.set(&mut frame, 64, 60);
+                        pool.bytes_mut(&frame)[..14]
+                            .copy_from_slice(b"\xff\xff\xff\xff\xff\xff\x02\0\0\0\0\x09\x88\xb5");
+                        burst.push(frame);
+                    }
+                    port.tx(Time::ZERO, &mut pool, &mut burst);
+                }
+                done.store(true, Ordering::Relaxed);
+                port.stats().tx_frames
+            });
+            let mut pool = Pool::anonymous(POOL_PAGES);
+            let mut port = within(receiver.0, || {
+                open(&spec(receiver.1, receiver.2, 0), &mut pool, &[])
+            })
+            .unwrap();
+            let mut burst = Burst::new();
+            // Relaxed: only tells to stop.
+            while !done.load(Ordering::Relaxed) {
+                port.rx(Time::ZERO, &mut pool, &mut burst);
+                burst.drain(..).for_each(|frame| pool.release(frame));
+            }
+            (sender.join().unwrap(), port.stats().rx_frames)
+        });
+        let seconds = start.elapsed().as_secs_f64() * 1e6;
+        (sent as f64 / seconds, received as f64 / seconds)
+    };
+    let relay = namespaces.0[0].as_str();
+    let host = namespaces.0[1].as_str();
+    let sent = run((relay, "left", driver), (host, "host", Driver::AfPacket));
+    let received = run((host, "host", Driver::AfPacket), (relay, "left", driver));
+    println!(
+        "{driver}: 60-byte frames: sends {:.2} M/s; receives {:.2} M/s of {:.2} sent by af_packet",
+        sent.0, received.1, received.0
+    );
+}
+
+/// A measurement, printed: `cargo test --release -p sluice-dataplane --test kernel_tcp -- --ignored throughput --nocapture`.
+#[test]
+#[ignore = "a measurement"]
+fn throughput() {
+    for _ in 0..3 {
+        transfer(Driver::AfPacket, Pool::anonymous(POOL_PAGES), 4 << 30);
+        transfer(Driver::AfXdp, Pool::anonymous(POOL_PAGES), 512 << 20);
+        small_packets(Driver::AfPacket);
+        small_packets(Driver::AfXdp);
+    }
 }
 
 fn a_killed_predecessor(driver: Driver) {

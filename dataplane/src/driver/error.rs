@@ -13,7 +13,7 @@ pub enum PortError {
         "{device} is not an Ethernet (ARPHRD {kind}); choose one that `ip link` shows as link/ether"
     )]
     NotEthernet { device: String, kind: u16 },
-    #[error("cannot {step} {device}: {source}{}", advice(.source))]
+    #[error("{device}: cannot {step}: {source}{}", advice(.source))]
     Os {
         device: String,
         step: &'static str,

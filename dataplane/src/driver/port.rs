@@ -105,37 +105,61 @@ pub fn open(spec: &PortSpec, pool: &mut Pool, siblings: &[Port]) -> Result<Port,
             AfPacketPort::open(&device, spec.index, why, pool).map(Port::AfPacket)
         }
         Driver::AfXdp => {
-            let asked = "af_xdp asked for by configuration";
-            match AfXdpPort::open(&device, spec.index, Mode::ZeroCopy, sibling, pool) {
-                Ok(port) => Ok(Port::AfXdp(port.because(format!("{asked}; zero-copy")))),
-                // What copy mode would meet as well is said at once.
-                Err(
-                    error @ (PortError::Queues { .. }
-                    | PortError::Mtu { .. }
-                    | PortError::NoBuffers { .. }),
-                ) => Err(error),
-                Err(error) => {
-                    let port = AfXdpPort::open(&device, spec.index, Mode::Copy, sibling, pool)?;
-                    let why = format!(
-                        "{asked}; copy mode, since zero-copy was refused ({kernel_driver}): {error}"
-                    );
-                    Ok(Port::AfXdp(port.because(why)))
-                }
-            }
+            open_af_xdp(&device, &kernel_driver, spec.index, sibling, pool).map(Port::AfXdp)
         }
-        Driver::Auto => match AfXdpPort::open(&device, spec.index, Mode::ZeroCopy, sibling, pool) {
-            Ok(port) => Ok(Port::AfXdp(port.because(format!(
-                "af_xdp, since {} has zero-copy ({kernel_driver})",
-                device.name
-            )))),
-            Err(error) => {
-                let why = format!(
-                    "af_packet with virtio_net_hdr, since {} has no zero-copy af_xdp ({kernel_driver}): {error}",
-                    device.name
-                );
-                AfPacketPort::open(&device, spec.index, why, pool).map(Port::AfPacket)
-            }
-        },
+        Driver::Auto => {
+            let refused = match AfXdpPort::open(&device, spec.index, Mode::ZeroCopy, sibling, pool)
+            {
+                Ok(port) if port.info().zero_copy => {
+                    let why = format!(
+                        "af_xdp, since {} has zero-copy ({kernel_driver})",
+                        device.name
+                    );
+                    return Ok(Port::AfXdp(port.because(why)));
+                }
+                // It shares the frame memory of a port that was forced into copy mode.
+                Ok(port) => {
+                    port.close(pool);
+                    "the port that shares its frame memory is in copy mode".to_owned()
+                }
+                Err(error) => error.to_string(),
+            };
+            let why = format!(
+                "af_packet with virtio_net_hdr; no zero-copy af_xdp ({kernel_driver}): {refused}"
+            );
+            AfPacketPort::open(&device, spec.index, why, pool).map(Port::AfPacket)
+        }
+    }
+}
+
+/// AF_XDP as asked for: with zero-copy if it can be had, else in copy mode.
+fn open_af_xdp(
+    device: &Device,
+    kernel_driver: &str,
+    index: u8,
+    sibling: Option<&AfXdpPort>,
+    pool: &mut Pool,
+) -> Result<AfXdpPort, PortError> {
+    let asked = "af_xdp asked for by configuration";
+    match AfXdpPort::open(device, index, Mode::ZeroCopy, sibling, pool) {
+        Ok(port) if port.info().zero_copy => {
+            Ok(port.because(format!("{asked}; zero-copy ({kernel_driver})")))
+        }
+        Ok(port) => Ok(port.because(format!(
+            "{asked}; copy mode, as the port that shares its frame memory"
+        ))),
+        // The kernel was not asked, or was asked for something that copy mode needs as well.
+        Err(
+            error
+            @ (PortError::Queues { .. } | PortError::Mtu { .. } | PortError::NoBuffers { .. }),
+        ) => Err(error),
+        Err(error) => {
+            let port = AfXdpPort::open(device, index, Mode::Copy, sibling, pool)?;
+            let why = format!(
+                "{asked}; copy mode, since zero-copy was refused ({kernel_driver}): {error}"
+            );
+            Ok(port.because(why))
+        }
     }
 }
 

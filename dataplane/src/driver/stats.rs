@@ -14,8 +14,10 @@ pub struct PortStats {
     pub tx_bytes: u64,
     /// Received frames longer than the buffer that the port keeps armed: dropped.
     pub rx_truncated: u64,
-    /// Received frames dropped (or left to the kernel to drop) for want of a free buffer.
+    /// Received frames dropped for want of a free buffer.
     pub rx_no_buffer: u64,
+    /// Calls of `rx` that could not lend the kernel as many buffers as it should have.
+    pub fill_starved: u64,
     /// Received frames whose `virtio_net_hdr` contradicts the frame: dropped.
     pub rx_bad_header: u64,
     /// Descriptors from the kernel that name no buffer lent to it, or bytes outside of it: dropped.
@@ -56,6 +58,7 @@ impl PortStats {
             ("tx_bytes", self.tx_bytes),
             ("rx_truncated", self.rx_truncated),
             ("rx_no_buffer", self.rx_no_buffer),
+            ("fill_starved", self.fill_starved),
             ("rx_bad_header", self.rx_bad_header),
             ("rx_bad_descriptor", self.rx_bad_descriptor),
             ("rx_kernel_dropped", self.rx_kernel_dropped),

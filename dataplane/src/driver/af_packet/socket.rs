@@ -48,7 +48,7 @@ impl PacketSocket {
             )
         };
         if fd < 0 {
-            return Err(PortError::os(&device.name, "open an AF_PACKET socket on"));
+            return Err(PortError::os(&device.name, "open an AF_PACKET socket"));
         }
         // SAFETY: `fd` was just made, and nobody else has it.
         let owned = unsafe { OwnedFd::from_raw_fd(fd) };
@@ -62,13 +62,13 @@ impl PacketSocket {
         };
         socket
             .set(libc::SOL_PACKET, PACKET_VNET_HDR, &1i32)
-            .map_err(failed("set PACKET_VNET_HDR on"))?;
+            .map_err(failed("set PACKET_VNET_HDR"))?;
         socket
             .set(libc::SOL_PACKET, PACKET_IGNORE_OUTGOING, &1i32)
-            .map_err(failed("set PACKET_IGNORE_OUTGOING on"))?;
+            .map_err(failed("set PACKET_IGNORE_OUTGOING"))?;
         socket
             .refuse_vlan_tags()
-            .map_err(failed("attach the VLAN filter to"))?;
+            .map_err(failed("attach the VLAN filter"))?;
         // Beyond the sysctl's limit with privilege; a smaller buffer is no reason not to start.
         for (force, plain, bytes) in [
             (libc::SO_RCVBUFFORCE, libc::SO_RCVBUF, RECEIVE_BUFFER_BYTES),
@@ -87,7 +87,7 @@ impl PacketSocket {
         let len = libc::socklen_t::try_from(size_of_val(&address)).expect("20");
         // SAFETY: `address` is a sockaddr_ll of that length and outlives the call.
         if unsafe { libc::bind(fd, (&raw const address).cast(), len) } < 0 {
-            return Err(PortError::os(&device.name, "bind an AF_PACKET socket to"));
+            return Err(PortError::os(&device.name, "bind an AF_PACKET socket"));
         }
         Ok(socket)
     }

@@ -14,6 +14,8 @@
 
 use sluice_hugepages::pool::{Checksum, Gso, GsoKind};
 
+use crate::driver::ETHERNET_HEADER_LEN;
+
 pub const VNET_HDR_LEN: usize = 10;
 
 // linux/virtio_net.h
@@ -23,10 +25,12 @@ const GSO_NONE: u8 = 0;
 const GSO_TCPV4: u8 = 1;
 const GSO_TCPV6: u8 = 4;
 const GSO_UDP_L4: u8 = 5;
-/// The first segment carries CWR (RFC 3168); not kept, so a cut on the far side repeats it.
+/// The first segment carries CWR (RFC 3168). Not kept: whoever cuts in software clears it behind the
+/// first segment, whether told or not.
 const GSO_ECN: u8 = 0x80;
 
 const UDP_HEADER_LEN: usize = 8;
+const IPV6_HEADER_LEN: usize = 40;
 
 /// The header contradicts the frame, or asks for a cut that is not supported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,18 +65,19 @@ pub fn decode(
         GSO_UDP_L4 => GsoKind::UdpL4,
         _ => return Err(BadHeader),
     };
-    // The kernel gives partial checksums with every GSO frame; without one the transport
-    // header's place would be a guess.
-    let Checksum::Partial { start, .. } = checksum else {
-        return Err(BadHeader);
+    // With a partial checksum the kernel says where the transport header is. Without one a network
+    // card has put the segments together (LRO), and the frame itself must say.
+    let start = match checksum {
+        Checksum::Partial { start, .. } => usize::from(start),
+        Checksum::Verified | Checksum::InPacket => transport_start(frame).ok_or(BadHeader)?,
     };
     let transport_len = match kind {
         GsoKind::TcpV4 | GsoKind::TcpV6 => {
-            usize::from(frame.get(usize::from(start) + 12).ok_or(BadHeader)? >> 4) * 4
+            usize::from(frame.get(start + 12).ok_or(BadHeader)? >> 4) * 4
         }
         GsoKind::UdpL4 => UDP_HEADER_LEN,
     };
-    let header_len = usize::from(start) + transport_len;
+    let header_len = start + transport_len;
     let size = word(4);
     if size == 0 || transport_len < UDP_HEADER_LEN || header_len > len {
         return Err(BadHeader);
@@ -86,6 +91,18 @@ pub fn decode(
             kind,
         }),
     ))
+}
+
+/// Byte at which the transport header of an IP packet on Ethernet begins.
+fn transport_start(frame: &[u8]) -> Option<usize> {
+    match frame.get(12..14)? {
+        [0x08, 0x00] => {
+            Some(ETHERNET_HEADER_LEN + usize::from(frame.get(ETHERNET_HEADER_LEN)? & 0xf) * 4)
+        }
+        // What is put together has no extension headers.
+        [0x86, 0xdd] => Some(ETHERNET_HEADER_LEN + IPV6_HEADER_LEN),
+        _ => None,
+    }
 }
 
 /// The header for a frame with these marks.
@@ -186,7 +203,7 @@ mod tests {
         assert_eq!(
             decode(&encode(Checksum::InPacket, gso), &frame, 3000),
             Err(BadHeader),
-            "no transport offset"
+            "no IP, so no transport offset"
         );
         assert_eq!(
             decode(&encode(partial, gso), &frame, 60),
@@ -196,6 +213,28 @@ mod tests {
         let mut ufo = encode(partial, gso);
         ufo[1] = 3;
         assert_eq!(decode(&ufo, &frame, 3000), Err(BadHeader), "unknown kind");
+    }
+
+    #[test]
+    fn what_a_card_put_together_says_itself_where_its_headers_end() {
+        let gso = |header_len, kind| {
+            Some(Gso {
+                size: 1448,
+                header_len,
+                kind,
+            })
+        };
+        let mut frame = tcp_frame();
+        frame[12..15].copy_from_slice(&[0x08, 0x00, 0x45]);
+        let header = encode(Checksum::InPacket, gso(0, GsoKind::TcpV4));
+        let decoded = decode(&header, &frame, frame.len());
+        assert_eq!(decoded, Ok((Checksum::InPacket, gso(66, GsoKind::TcpV4))));
+        let mut frame = vec![0; 3000];
+        frame[12..14].copy_from_slice(&[0x86, 0xdd]);
+        frame[54 + 12] = 0x50;
+        let header = encode(Checksum::InPacket, gso(0, GsoKind::TcpV6));
+        let decoded = decode(&header, &frame, frame.len());
+        assert_eq!(decoded, Ok((Checksum::InPacket, gso(74, GsoKind::TcpV6))));
     }
 
     proptest! {

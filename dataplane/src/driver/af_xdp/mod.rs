@@ -28,7 +28,10 @@ use std::os::fd::{AsRawFd, RawFd};
 use sluice_hugepages::pool::{BufId, Burst, Checksum, FRAME_LEN, Frame, Owner, Pool};
 
 use self::redirect::Redirect;
-use self::socket::{CHUNK_LEN, Desc, FrameMemory, Mode, RING_LEN, XdpSocket, retry_busy};
+use self::socket::{
+    CHUNK_LEN, Desc, FrameMemory, Mode, RX_RING_LEN, TX_RING_LEN, XdpSocket, probe_zero_copy,
+    retry_busy,
+};
 use super::checksum;
 use super::device::Device;
 use super::parts;
@@ -38,9 +41,10 @@ use super::{ETHERNET_HEADER_LEN, PortError, PortStats};
 /// What the kernel keeps free in front of a received packet (`XDP_PACKET_HEADROOM`).
 const XDP_PACKET_HEADROOM: u32 = 256;
 const WIRE_LEN_MAX: u32 = CHUNK_LEN - XDP_PACKET_HEADROOM;
-/// Frames kept with the kernel for receiving.
-const FILL_TARGET: u32 = RING_LEN;
-/// Fewer are no reason to start.
+/// Of a pool's frames, a port keeps at most one in so many with the kernel for receiving, so that
+/// two ports leave most of a small pool to its other users.
+const FILL_SHARE: usize = 8;
+/// Fewer than this with the kernel are no port.
 const FILL_MIN: u32 = 64;
 const QUEUE: u32 = 0;
 
@@ -67,6 +71,9 @@ pub struct AfXdpPort {
     /// Chunks lent for receiving and for sending.
     filled: u32,
     sending: u32,
+    /// Chunks to keep lent for receiving, and how many must be missing to lend more.
+    fill_target: u32,
+    fill_batch: u32,
     link_up: bool,
     /// What `XDP_STATISTICS` said before.
     kernel_dropped: u64,
@@ -106,6 +113,9 @@ impl AfXdpPort {
             step,
             source,
         };
+        if mode == Mode::ZeroCopy && sibling.is_none() {
+            probe_zero_copy(device, QUEUE).map_err(|failed| os(failed.step, failed.source))?;
+        }
         // SAFETY: the registered memory is the pool's. The kernel pins its pages, so that even a pool
         // dropped before its ports is not memory given to someone else.
         let socket = unsafe { XdpSocket::bind(device, QUEUE, memory, mode) }
@@ -119,6 +129,9 @@ impl AfXdpPort {
             })
         })
         .map_err(|source| os(step, source))?;
+        let fill_target = u32::try_from(pool.len() / FRAME_LEN / FILL_SHARE)
+            .unwrap_or(RX_RING_LEN)
+            .clamp(FILL_MIN, RX_RING_LEN);
         let mut port = Self {
             info: PortInfo {
                 device: device.name.clone(),
@@ -136,6 +149,8 @@ impl AfXdpPort {
             _redirect: redirect,
             filled: 0,
             sending: 0,
+            fill_target,
+            fill_batch: (fill_target / 8).min(FILL_MIN),
             link_up: true,
             kernel_dropped: 0,
             socket,
@@ -153,7 +168,7 @@ impl AfXdpPort {
             return Err(PortError::NoBuffers {
                 device: device.name.clone(),
                 buffers: "frames",
-                wanted: FILL_TARGET as usize,
+                wanted: FILL_MIN as usize,
             });
         }
         Ok(port)
@@ -167,7 +182,7 @@ impl AfXdpPort {
 
     /// Lends buffers for receiving, up to the target.
     fn fill(&mut self, pool: &mut Pool) {
-        let want = FILL_TARGET - self.filled;
+        let want = self.fill_target - self.filled;
         let Ok(room) = self.socket.fill.room(want) else {
             self.stats.ring_fault += 1;
             return;
@@ -175,7 +190,7 @@ impl AfXdpPort {
         for _ in 0..want.min(room) {
             let Some(frame) = pool.alloc_frame_for(Owner::Driver(self.info.index)) else {
                 // The kernel counts what it drops for want of a buffer; this says why it has none.
-                self.stats.rx_no_buffer += 1;
+                self.stats.fill_starved += 1;
                 break;
             };
             self.socket
@@ -219,7 +234,7 @@ impl AfXdpPort {
         self.stats.rx_frames += count as u64;
         self.stats.rx_bytes += bytes;
         // Topped up by the burst, not by the frame.
-        if self.filled <= FILL_TARGET - FILL_TARGET / 8 {
+        if self.filled + self.fill_batch <= self.fill_target {
             self.fill(pool);
         }
         if self.wants_kick() {
@@ -256,7 +271,7 @@ impl AfXdpPort {
         if self.sending == 0 {
             return;
         }
-        let Ok(available) = self.socket.completion.available(RING_LEN) else {
+        let Ok(available) = self.socket.completion.available(TX_RING_LEN) else {
             self.stats.ring_fault += 1;
             return;
         };
@@ -281,7 +296,7 @@ impl AfXdpPort {
             self.stats.ring_fault += 1;
             return;
         };
-        let room = room.min(RING_LEN - self.sending);
+        let room = room.min(TX_RING_LEN - self.sending);
         let taken = want.min(room);
         self.stats.tx_full += u64::from(taken < want);
         for frame in burst.drain(..taken as usize) {
