@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod cache;
+pub mod iscsi;
 pub mod scsi;
 pub mod time;
 

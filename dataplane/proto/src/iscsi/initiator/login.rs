@@ -1,0 +1,146 @@
+//! Login at the initiator (RFC 7143 6.3): one request with everything in it,
+//! straight in the operational stage, so that a login costs one round trip.
+//!
+//! What always holds: the number of rounds is bounded; whatever the storage
+//! grants lies within what was offered. Not for: CHAP, which starts in the
+//! security stage.
+
+use super::receive::Step;
+use super::{InitiatorConfig, InitiatorConn, InitiatorEvent, LoginFailure, Phase};
+use crate::iscsi::negotiate::Proposal;
+use crate::iscsi::outbound::Payload;
+use crate::iscsi::wire::{LoginRequestPdu, LoginResponsePdu, Stage};
+use crate::iscsi::{Violation, text};
+
+/// Most requests of one login. Two do with any target of sound mind: one
+/// with our keys, one that answers keys of its own.
+const ROUNDS_MAX: u32 = 16;
+
+#[derive(Debug)]
+pub(super) struct Login {
+    proposal: Proposal,
+    pub(super) text: Vec<u8>,
+    request: Vec<u8>,
+    /// The request waits to be sent.
+    pub(super) ready: bool,
+    /// It only asks for the rest of a response.
+    asks_rest: bool,
+    rounds: u32,
+    pub(super) tsih: u16,
+}
+
+impl Login {
+    pub(super) fn new(config: &InitiatorConfig) -> Self {
+        let discovery = config.target_name.is_none();
+        let mut proposal = Proposal::new(config.offers, discovery);
+        let mut request = Vec::new();
+        text::push(&mut request, "InitiatorName", config.initiator_name);
+        let session_type = if discovery { "Discovery" } else { "Normal" };
+        text::push(&mut request, "SessionType", session_type);
+        if let Some(target_name) = &config.target_name {
+            text::push(&mut request, "TargetName", target_name);
+        }
+        proposal.offer(&mut request);
+        Self {
+            proposal,
+            text: Vec::new(),
+            request,
+            ready: true,
+            asks_rest: false,
+            rounds: 0,
+            tsih: 0,
+        }
+    }
+
+    fn read_keys(&mut self) -> Result<(), Violation> {
+        self.request.clear();
+        for (count, pair) in text::pairs(&self.text).enumerate() {
+            let (key, value) = pair.map_err(|_| Violation::Text)?;
+            if count == text::PAIRS_MAX {
+                return Err(Violation::Text);
+            }
+            match key {
+                // Declared by the target; nothing to answer.
+                "TargetPortalGroupTag" | "TargetAlias" | "TargetAddress" | "AuthMethod" => {}
+                _ => self
+                    .proposal
+                    .take(key, value, &mut self.request)
+                    .map_err(|_| Violation::Negotiation)?,
+            }
+        }
+        self.text.clear();
+        Ok(())
+    }
+}
+
+impl InitiatorConn {
+    pub(super) fn begin_login_request(&mut self) {
+        let login = &mut self.login;
+        login.ready = false;
+        let asks_rest = std::mem::take(&mut login.asks_rest);
+        let request = LoginRequestPdu {
+            stage: Stage::Operational,
+            next: (!asks_rest).then_some(Stage::FullFeature),
+            continues: false,
+            version_max: 0,
+            version_min: 0,
+            isid: self.config.isid,
+            tsih: 0,
+            itt: super::transmit::LOGIN_TAG,
+            cid: 0,
+            cmd_sn: self.cmd_sn,
+            exp_stat_sn: self.exp_stat_sn,
+        };
+        let inline = &mut self.outbound.inline;
+        inline.clear();
+        if !asks_rest {
+            inline.extend_from_slice(&login.request);
+        }
+        self.outbound.begin(request.emit(), Payload::Inline);
+    }
+
+    pub(super) fn login_arrived(&mut self, pdu: &LoginResponsePdu) -> Step<'static> {
+        if pdu.status_class != 0 {
+            self.phase = Phase::Closed;
+            return Ok(Some(InitiatorEvent::LoginFailed(LoginFailure {
+                class: pdu.status_class,
+                detail: pdu.status_detail,
+            })));
+        }
+        if pdu.itt != super::transmit::LOGIN_TAG
+            || pdu.isid != self.config.isid
+            || pdu.stage != Stage::Operational
+        {
+            return Err(Violation::Field);
+        }
+        let login = &mut self.login;
+        login.rounds += 1;
+        if login.rounds == ROUNDS_MAX {
+            return Err(Violation::Negotiation);
+        }
+        if pdu.continues {
+            login.asks_rest = true;
+            login.ready = true;
+            return Ok(None);
+        }
+        login.read_keys()?;
+        if pdu.next != Some(Stage::FullFeature) {
+            login.ready = true;
+            return Ok(None);
+        }
+        self.parameters = login
+            .proposal
+            .settled()
+            .map_err(|_| Violation::Negotiation)?;
+        login.tsih = pdu.tsih;
+        login.request = Vec::new();
+        login.text = Vec::new();
+        // Digests start after the PDU that ends login (13.1).
+        let digests = self.parameters.digests();
+        self.inbound
+            .enter_full_feature(digests, self.parameters.max_recv_data_segment_length);
+        self.outbound.set_digests(digests);
+        self.phase = Phase::FullFeature;
+        Ok(Some(InitiatorEvent::LoggedIn))
+    }
+}

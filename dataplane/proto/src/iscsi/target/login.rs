@@ -1,0 +1,314 @@
+//! Login at the target (RFC 7143 6.3): names, stages, keys, status.
+//!
+//! What always holds: the caller is asked once, after the names are known and
+//! before anything is granted; a refusal is a Login Response with the precise
+//! status of 11.13.5, after which the connection ends. CHAP is not here yet:
+//! an initiator that offers no `None` is refused as unauthenticated.
+
+use super::transmit::Control;
+use super::{Phase, TargetConn, TargetEvent};
+use crate::iscsi::login_status::{self, Status};
+use crate::iscsi::negotiate::{Answers, Offers, Parameters};
+use crate::iscsi::outbound::Payload;
+use crate::iscsi::wire::{Bhs, LoginRequestPdu, LoginResponsePdu, Stage};
+use crate::iscsi::{IscsiName, Violation, name, text};
+
+/// Who wants to log in, and to what.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LoginRequest {
+    pub initiator_name: IscsiName,
+    /// None in a discovery session, which names no target.
+    pub target_name: Option<IscsiName>,
+    pub isid: [u8; 6],
+    /// 0 for a new session (or reinstatement of the one with the same ISID);
+    /// any other asks for a connection in that session.
+    pub tsih: u16,
+    pub cid: u16,
+    pub discovery: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct Login {
+    pub(super) request: LoginRequest,
+    offers: Offers,
+    answers: Answers,
+    /// The request that is answered next.
+    pdu: Option<LoginRequestPdu>,
+    stage: Stage,
+    text: Vec<u8>,
+    reply: Vec<u8>,
+    tsih: u16,
+    status: Status,
+    /// The caller was asked.
+    announced: bool,
+    awaiting_caller: bool,
+    pub(super) response_queued: bool,
+    group_tag_sent: bool,
+    /// Our MaxRecvDataSegmentLength was declared.
+    declared: bool,
+}
+
+impl Login {
+    pub(super) fn new(offers: Offers) -> Self {
+        Self {
+            request: LoginRequest::default(),
+            offers,
+            answers: Answers::new(offers, false),
+            pdu: None,
+            stage: Stage::Security,
+            text: Vec::new(),
+            reply: Vec::new(),
+            tsih: 0,
+            status: login_status::SUCCESS,
+            announced: false,
+            awaiting_caller: false,
+            response_queued: false,
+            group_tag_sent: false,
+            declared: false,
+        }
+    }
+
+    pub(super) const fn waits(&self) -> bool {
+        self.awaiting_caller || self.response_queued
+    }
+
+    /// Reads the keys of a whole request; `reply` gets the answers.
+    fn read_keys(&mut self, stage: Stage) -> Result<(), Status> {
+        if text::pairs(&self.text).take(text::PAIRS_MAX + 1).count() > text::PAIRS_MAX {
+            return Err(login_status::INITIATOR_ERROR);
+        }
+        if !self.announced {
+            self.read_names()?;
+            self.answers = Answers::new(self.offers, self.request.discovery);
+        }
+        for pair in text::pairs(&self.text) {
+            let (key, value) = pair.map_err(|_| login_status::INITIATOR_ERROR)?;
+            match key {
+                "InitiatorName" | "TargetName" | "SessionType" if !self.announced => {}
+                // Leading keys lead, once (13.4 to 13.6, 13.21).
+                "InitiatorName" | "TargetName" | "SessionType" => {
+                    return Err(login_status::INVALID_DURING_LOGIN);
+                }
+                "InitiatorAlias" => {}
+                "AuthMethod" if stage == Stage::Security => {
+                    if !value.split(',').any(|method| method == "None") {
+                        return Err(login_status::AUTHENTICATION_FAILURE);
+                    }
+                    text::push(&mut self.reply, key, "None");
+                }
+                "AuthMethod" => return Err(login_status::INVALID_DURING_LOGIN),
+                _ => self
+                    .answers
+                    .answer(key, value, &mut self.reply)
+                    .map_err(|_| login_status::INITIATOR_ERROR)?,
+            }
+        }
+        self.text.clear();
+        Ok(())
+    }
+
+    fn read_names(&mut self) -> Result<(), Status> {
+        let (mut initiator, mut target, mut session_type) = (None, None, None);
+        for pair in text::pairs(&self.text) {
+            let (key, value) = pair.map_err(|_| login_status::INITIATOR_ERROR)?;
+            let slot = match key {
+                "InitiatorName" => &mut initiator,
+                "TargetName" => &mut target,
+                "SessionType" => &mut session_type,
+                _ => continue,
+            };
+            if slot.replace(value).is_some() {
+                return Err(login_status::INITIATOR_ERROR);
+            }
+        }
+        self.request.discovery = match session_type {
+            None | Some("Normal") => false,
+            Some("Discovery") => true,
+            Some(_) => return Err(login_status::SESSION_TYPE_NOT_SUPPORTED),
+        };
+        let initiator = initiator.ok_or(login_status::MISSING_PARAMETER)?;
+        self.request.initiator_name = name(initiator).ok_or(login_status::INITIATOR_ERROR)?;
+        self.request.target_name = match target {
+            _ if self.request.discovery => None,
+            Some(target) => Some(name(target).ok_or(login_status::NOT_FOUND)?),
+            None => return Err(login_status::MISSING_PARAMETER),
+        };
+        Ok(())
+    }
+}
+
+impl TargetConn {
+    pub(super) fn login_header(&mut self, bhs: &Bhs) -> Result<Option<LoginRequestPdu>, Violation> {
+        let Ok(pdu) = LoginRequestPdu::parse(bhs) else {
+            return Err(Violation::Field);
+        };
+        let first = self.login.pdu.replace(pdu);
+        let Some(first) = first else {
+            // The leading request starts all counts (4.2.2).
+            self.exp_cmd_sn = pdu.cmd_sn;
+            self.max_cmd_sn = pdu.cmd_sn.wrapping_sub(1);
+            self.stat_sn = pdu.exp_stat_sn;
+            self.login.stage = pdu.stage;
+            self.login.request.isid = pdu.isid;
+            self.login.request.tsih = pdu.tsih;
+            self.login.request.cid = pdu.cid;
+            if pdu.version_min > 0 {
+                self.refuse_login(login_status::UNSUPPORTED_VERSION);
+                return Ok(None);
+            }
+            return Ok(Some(pdu));
+        };
+        let same = pdu.itt == first.itt
+            && pdu.isid == first.isid
+            && pdu.tsih == first.tsih
+            && pdu.cid == first.cid
+            && pdu.stage == self.login.stage;
+        if !same {
+            self.refuse_login(login_status::INVALID_DURING_LOGIN);
+            return Ok(None);
+        }
+        Ok(Some(pdu))
+    }
+
+    pub(super) fn login_data(&mut self, bytes: &[u8]) -> Option<TargetEvent<'static>> {
+        if text::append(&mut self.login.text, bytes).is_ok() {
+            return None;
+        }
+        self.refuse_login(login_status::INITIATOR_ERROR);
+        Some(TargetEvent::Violation(Violation::Text))
+    }
+
+    pub(super) fn login_arrived(&mut self, pdu: LoginRequestPdu) -> Option<TargetEvent<'static>> {
+        self.login.reply.clear();
+        if pdu.continues {
+            // 6.2: an empty response asks for the rest.
+            self.login.response_queued = true;
+            self.queue_untasked(Control::Login);
+            return None;
+        }
+        if let Err(status) = self.login.read_keys(pdu.stage) {
+            self.refuse_login(status);
+            return Some(TargetEvent::Violation(Violation::Negotiation));
+        }
+        if !self.login.announced {
+            self.login.announced = true;
+            self.login.awaiting_caller = true;
+            return Some(TargetEvent::Login);
+        }
+        self.answer_login();
+        std::mem::take(&mut self.logged_in_pending).then_some(TargetEvent::LoggedIn)
+    }
+
+    /// Lets the initiator in. `tsih` names the session and is not 0.
+    ///
+    /// # Panics
+    /// If no `Login` event waits for an answer, or `tsih` is 0.
+    pub fn accept_login(&mut self, tsih: u16) {
+        assert_ne!(tsih, 0, "0 means no session (RFC 7143 11.12.6)");
+        if self.phase == Phase::Closing {
+            return;
+        }
+        assert!(self.login.awaiting_caller, "answers a Login event, once");
+        self.login.awaiting_caller = false;
+        self.login.tsih = tsih;
+        self.answer_login();
+    }
+
+    /// Refuses the initiator with a status of RFC 7143 11.13.5, see
+    /// [`login_status`].
+    ///
+    /// # Panics
+    /// If no `Login` event waits for an answer, or the class is 0 (success).
+    pub fn reject_login(&mut self, class: u8, detail: u8) {
+        assert_ne!(class, 0, "a refusal is not a success");
+        if self.phase == Phase::Closing {
+            return;
+        }
+        assert!(self.login.awaiting_caller, "answers a Login event, once");
+        self.refuse_login((class, detail));
+    }
+
+    fn refuse_login(&mut self, status: Status) {
+        self.close();
+        self.login.awaiting_caller = false;
+        self.login.reply.clear();
+        self.login.status = status;
+        self.queue_untasked(Control::Login);
+    }
+
+    fn answer_login(&mut self) {
+        let group_tag = self.config.target_portal_group_tag;
+        let login = &mut self.login;
+        let pdu = login.pdu.expect("a request is answered");
+        if !login.request.discovery && !login.group_tag_sent {
+            // 13.9: with the first response of a session that names a target.
+            text::push(&mut login.reply, "TargetPortalGroupTag", group_tag);
+        }
+        login.group_tag_sent = true;
+        if pdu.stage == Stage::Operational && !login.declared {
+            let len = login.offers.max_recv_data_segment_length;
+            text::push(&mut login.reply, "MaxRecvDataSegmentLength", len);
+            login.declared = true;
+        }
+        // Only garbage keys make it longer than a login PDU may be.
+        let reply_len_max = Parameters::default().peer_max_recv_data_segment_length;
+        if login.reply.len() > reply_len_max as usize {
+            self.refuse_login(login_status::INITIATOR_ERROR);
+            return;
+        }
+        if pdu.next == Some(Stage::FullFeature) {
+            let Ok(mut parameters) = login.answers.settled() else {
+                self.refuse_login(login_status::INITIATOR_ERROR);
+                return;
+            };
+            if !login.declared {
+                parameters.max_recv_data_segment_length =
+                    Parameters::default().max_recv_data_segment_length;
+            }
+            self.parameters = parameters;
+            self.inbound.enter_full_feature(
+                parameters.digests(),
+                parameters.max_recv_data_segment_length,
+            );
+            self.phase = Phase::FullFeature;
+            self.logged_in_pending = true;
+        }
+        self.login.response_queued = true;
+        self.queue_untasked(Control::Login);
+    }
+
+    pub(super) fn begin_login_response(&mut self) {
+        let login = &mut self.login;
+        login.response_queued = false;
+        let pdu = login.pdu.expect("a request is answered");
+        let refused = login.status != login_status::SUCCESS;
+        let next = if refused || pdu.continues {
+            None
+        } else {
+            pdu.next
+        };
+        login.stage = next.unwrap_or(pdu.stage);
+        let last = next == Some(Stage::FullFeature);
+        let response = LoginResponsePdu {
+            stage: pdu.stage,
+            next,
+            continues: false,
+            version_max: 0,
+            version_active: 0,
+            isid: pdu.isid,
+            tsih: if last { login.tsih } else { pdu.tsih },
+            itt: pdu.itt,
+            status_class: login.status.0,
+            status_detail: login.status.1,
+        };
+        std::mem::swap(&mut self.outbound.inline, &mut login.reply);
+        login.reply.clear();
+        // 11.13: StatSN of a refusal is not counted, and nobody will miss it.
+        self.begin(response.emit(), true, Payload::Inline);
+        if last {
+            // Digests start after the PDU that ends login (13.1).
+            self.outbound.set_digests(self.parameters.digests());
+            self.login.text = Vec::new();
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! Both sides against each other and against bytes no peer should send.
+
+mod disk;
+mod hostile;
+mod login;
+mod pair;
+mod task_management;
+mod transfer;
