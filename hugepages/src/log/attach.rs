@@ -58,7 +58,9 @@ fn check_empty(memory: &Memory, geometry: &Geometry, found: &[u64; 8]) -> Result
     let (_, directory) = memory.bytes(0, directory_len).split_at(HEADER_LEN);
     let segments = geometry.directory_segments..geometry.segments;
     if superblock
-        && directory.iter().all(|&byte| byte == 0)
+        && directory
+            .chunks(HEADER_LEN)
+            .all(|bytes| bytes == [0; HEADER_LEN])
         && segments
             .map(|segment| memory.load(slot_offset(segment, 0)))
             .all(|word| word == 0)

@@ -1,7 +1,8 @@
 //! A table of rows in the directory: each in two copies, updated by turns.
 //!
-//! What always holds: a stop in the middle of an update leaves the old row,
-//! since the other copy is written and counts only with its last store.
+//! What always holds: a stop in the middle of an update leaves the old row: the
+//! other copy is written, and until its last store it is one of a lower
+//! generation, sound or not.
 //!
 //! Not for: the hot path; an update is some sixty stores.
 
@@ -29,15 +30,9 @@ struct Place {
 
 /// A copy as it was found.
 enum Copy<R> {
-    /// Never written, or an update was interrupted.
     Unwritten,
-    Valid {
-        generation: u64,
-        row: Option<R>,
-    },
-    Damaged {
-        generation: u64,
-    },
+    Valid { generation: u64, row: Option<R> },
+    Damaged { generation: u64 },
 }
 
 impl<R: Row> Table<R> {
@@ -153,7 +148,6 @@ fn read_copy<R: Row>(memory: &Memory, offset: usize) -> Copy<R> {
 
 fn write_copy(memory: &mut Memory, place: &Place, live: bool, body: &[u8; ROW_BODY_LEN]) {
     let offset = place.offset + place.copy * ROW_COPY_LEN;
-    memory.store(offset, 0);
     for (index, word) in body.as_chunks::<8>().0.iter().enumerate() {
         memory.store(offset + 16 + index * 8, u64::from_le_bytes(*word));
     }

@@ -27,7 +27,7 @@
 //!      7  CRC32C of words 0 to 6 (32) | zero (32)
 //!
 //! ROW: two copies of 512 bytes, so that an update leaves the old one
-//! word 0  generation; 0 while the copy is being written, stored last
+//! word 0  generation, stored last; 0: never written
 //!      1  CRC32C (32) | zero (24) | live (8)
 //!   2-63  body (`rows`)
 //! The CRC32C is of: offset in the region, generation, live, body.

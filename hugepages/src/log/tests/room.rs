@@ -76,6 +76,7 @@ fn a_segment_is_free_when_its_last_record_is() {
     write(&mut log, volume, 0, 512, 1000);
     let (mut log, _) = open(log.into_region());
     assert_eq!(seen(&mut log).len(), 1);
+    assert!(log.fits(volume, (504 + 503) * PAGE) && !log.fits(volume, (504 + 504) * PAGE));
 }
 
 #[test]
