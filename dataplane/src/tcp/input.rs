@@ -1,0 +1,173 @@
+//! A segment arrives (RFC 9293 3.10.7): to its flow, or an answer.
+
+use sluice_hugepages::pool::{Checksum, Frame, HEADROOM, Pool};
+use sluice_proto::Time;
+use smoltcp::socket::tcp::State;
+use smoltcp::wire::TcpControl;
+
+use super::flow::Side;
+use super::output::Cause;
+use super::segment::{Control, Segment, Unfit};
+use super::wire::Reply;
+use super::{Slot, Tcp};
+
+impl Tcp {
+    /// Takes one packet: `frame` begins at its IPv4 header (which the router
+    /// has checked) and is addressed to us or to what we stand for. An answer
+    /// that cannot wait goes to `out`, in the same frame.
+    ///
+    /// Gives the frame back, with the worker it must go to, if its flow lives
+    /// with another.
+    pub fn input(
+        &mut self,
+        now: Time,
+        pool: &mut Pool,
+        frame: Frame,
+        out: &mut Vec<Frame>,
+    ) -> Option<(u8, Frame)> {
+        self.counters.segments_in += 1;
+        let segment = match Segment::parse(pool.bytes(&frame), frame.checksum) {
+            // smoltcp reads one slice. Ports chain buffers for MTUs above
+            // what a frame holds only, where a page is the better buffer.
+            _ if frame.next.is_some() => Err(&mut self.counters.drop_chained),
+            Ok(segment) => Ok(segment),
+            Err(Unfit::Malformed) => Err(&mut self.counters.drop_malformed),
+            Err(Unfit::Fragment) => Err(&mut self.counters.drop_fragment),
+            Err(Unfit::Checksum) => Err(&mut self.counters.drop_checksum),
+        };
+        let segment = match segment {
+            Ok(segment) => segment,
+            Err(counter) => {
+                *counter += 1;
+                pool.release(frame);
+                return None;
+            }
+        };
+        let mut reply = Reply::none();
+        let index = self.table.find(&segment.tuple);
+        match index.and_then(|index| Some((index, self.table.get(index)?))) {
+            None => self.stray(now, pool.bytes(&frame), &segment, &mut reply),
+            Some((index, Slot::Flow(_))) => {
+                self.flow_segment(now, index, pool, &frame, &segment, &mut reply);
+            }
+            Some((index, &Slot::HalfOpen(half_open))) => {
+                let packet = pool.bytes(&frame);
+                if self.half_open_segment(now, index, half_open, packet, &segment, &mut reply)
+                    && self.promote(index, half_open, &segment, pool, &mut reply)
+                {
+                    self.flow_segment(now, index, pool, &frame, &segment, &mut reply);
+                }
+            }
+            Some((index, &Slot::TimeWait(time_wait))) => {
+                self.time_wait_segment(
+                    now,
+                    index,
+                    time_wait,
+                    pool.bytes(&frame),
+                    &segment,
+                    &mut reply,
+                );
+            }
+            Some((_, &Slot::Remote(worker))) => return Some((worker, frame)),
+            Some((_, Slot::Closed(_))) => unreachable!("no 4-tuple leads to a closed slot"),
+        }
+        self.answer(pool, frame, &reply, out);
+        None
+    }
+
+    /// A segment of no connection: one may begin with it, else RST.
+    pub(super) fn stray(&mut self, now: Time, packet: &[u8], segment: &Segment, reply: &mut Reply) {
+        let local = segment.tuple.local;
+        let listening = self.listening.iter().any(|at| {
+            at.port() == local.port() && (at.ip() == local.ip() || at.ip().is_unspecified())
+        });
+        if listening && segment.control == TcpControl::Syn && segment.ack.is_none() {
+            self.syn(now, packet, segment, reply);
+        } else {
+            self.reset(segment, reply);
+        }
+    }
+
+    pub(super) fn reset(&mut self, segment: &Segment, reply: &mut Reply) {
+        match Control::reset(segment) {
+            None => self.counters.drop_reset += 1,
+            Some(reset) => {
+                reply.len = reset.emit(segment.tuple.local, segment.tuple.remote, &mut reply.bytes);
+                self.counters.resets_out += 1;
+            }
+        }
+    }
+
+    fn flow_segment(
+        &mut self,
+        now: Time,
+        index: u32,
+        pool: &mut Pool,
+        frame: &Frame,
+        segment: &Segment,
+        reply: &mut Reply,
+    ) {
+        let Some(Slot::Flow(flow)) = self.table.get_mut(index) else {
+            unreachable!("the caller looked")
+        };
+        if flow.aborted {
+            self.counters.drop_aborted += 1;
+            return;
+        }
+        if flow.beyond_first_flight(segment) {
+            self.counters.drop_beyond_window += 1;
+            return;
+        }
+        let reset = segment.control == TcpControl::Rst;
+        if reset && flow.state != State::SynSent && segment.seq != flow.rcv_nxt {
+            // RFC 5961 3.2: only the exact number resets; one in the window is
+            // asked back for, so that a peer that means it can say it right.
+            self.counters.drop_reset += 1;
+            let room = flow.socket().recv_capacity() - flow.socket().recv_queue();
+            let distance = segment.seq.wrapping_sub(flow.rcv_nxt);
+            if (distance as usize) < room && flow.may_challenge(now) {
+                let challenge = Control {
+                    control: TcpControl::None,
+                    seq: flow.snd_nxt,
+                    ack: Some(flow.rcv_nxt),
+                    window: flow.window,
+                    offer: None,
+                };
+                reply.len =
+                    challenge.emit(segment.tuple.local, segment.tuple.remote, &mut reply.bytes);
+                self.counters.challenges_out += 1;
+            }
+            return;
+        }
+        let terms = match flow.side {
+            Side::Accepted => &self.accept,
+            Side::Connected => &self.connect,
+        };
+        let progress = flow.receive(now, pool.bytes(frame), terms, reply);
+        if flow.state == State::SynSent && segment.control == TcpControl::Syn {
+            flow.bound_first_flight(segment.end(), flow.window);
+        }
+        self.ready.push(index);
+        if progress {
+            self.raise(index, |pending| pending.ready = true);
+        }
+        self.settle(index, pool, Cause::Segment { reset });
+    }
+
+    /// Sends `reply` in the frame that it answers, or gives that back.
+    fn answer(&mut self, pool: &mut Pool, frame: Frame, reply: &Reply, out: &mut Vec<Frame>) {
+        let Some(packet) = reply.packet() else {
+            pool.release(frame);
+            return;
+        };
+        pool.buffer_mut(&frame)[HEADROOM..][..packet.len()].copy_from_slice(packet);
+        self.counters.segments_out += 1;
+        out.push(Frame {
+            offset: u16::try_from(HEADROOM).expect("a small constant"),
+            len: u32::try_from(packet.len()).expect("two headers"),
+            checksum: Checksum::InPacket,
+            gso: None,
+            ..frame
+        });
+    }
+}
