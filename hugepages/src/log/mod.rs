@@ -17,7 +17,7 @@
 //! Not for: order and flushing (the cache's part, which gives the sequences),
 //! overlap of records, power loss (the journal's part).
 //!
-//! The bytes are drawn in [`layout`].
+//! The bytes are drawn in `layout.rs`.
 
 mod attach;
 mod directory;

@@ -10,7 +10,7 @@ use super::{
 };
 
 impl Pool {
-    /// A 4 KiB buffer for what is on its way through; data at [`HEADROOM`], length 0.
+    /// A 4 KiB buffer for what is on its way through; data at [`HEADROOM`](super::HEADROOM), length 0.
     #[inline]
     pub fn alloc_frame(&mut self) -> Option<Frame> {
         self.alloc_frame_for(Owner::Forward)
@@ -35,7 +35,7 @@ impl Pool {
         Some(self.handle(frame))
     }
 
-    /// A whole 64 KiB page as one buffer (GSO frames); data at [`HEADROOM`], length 0.
+    /// A whole 64 KiB page as one buffer (GSO frames); data at [`HEADROOM`](super::HEADROOM), length 0.
     #[inline]
     pub fn alloc_page_frame(&mut self) -> Option<Frame> {
         self.alloc_page_frame_for(Owner::Forward)

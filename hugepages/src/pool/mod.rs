@@ -2,7 +2,7 @@
 //! 4 KiB frames (Spec B's memory buffers).
 //!
 //! What always holds: each frame is free, on a reserved list, in use, or part
-//! of a whole page that is free or leased, and its owner word ([`word`]) says
+//! of a whole page that is free or leased, and its owner word (`word.rs`) says
 //! which; a move is one store, and data never moves for it (B-1). The lists
 //! here are private, rebuilt from the words by [`Pool::attach`]. One worker
 //! owns a pool. After [`Pool::new`] nothing is allocated.
