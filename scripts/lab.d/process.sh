@@ -47,6 +47,26 @@ process_end() {
     rm -f "$STATE/pid/$1"
 }
 
+# The pids of all that was started and not yet ended.
+process_pids() {
+    local record
+    for record in "$STATE"/pid/*; do
+        [[ ! -s $record ]] || cut -d' ' -f1 "$record"
+    done
+}
+
+# What has ended is in the process table until init takes it out, which some
+# do only every second or so; whoever looks after `down` shall find nothing.
+process_wait_reaped() {
+    local pid waited=0
+    for pid in "$@"; do
+        while [[ -e /proc/$pid ]] && ((waited < 150)); do
+            sleep 0.02
+            ((waited += 1))
+        done
+    done
+}
+
 # The end of a log, for an error.
 log_tail() {
     local log=$STATE/log/$1.log

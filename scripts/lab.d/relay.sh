@@ -61,7 +61,8 @@ TOML
 
 # What the lab must know of a configuration that it did not write, as JSON.
 relay_config_facts() {
-    python3 - "$1" <<'PYTHON'
+    # Debian's own Python has tomllib; another one in front of it may not.
+    PATH=/usr/bin:$PATH python3 -IS - "$1" <<'PYTHON'
 import json, sys, tomllib
 try:
     with open(sys.argv[1], "rb") as file:
@@ -94,7 +95,7 @@ relay_start() {
 
 # Settled: ready, or ended for a reason of its own.
 relay_dataplane_settled() {
-    ! process_pid dataplane || in_ns "$NS_LAN" ping -c 1 -W 1 -q "$RELAY_LAN"
+    ! process_pid dataplane || in_ns "$NS_LAN" ping -c 1 -W 0.2 -q "$RELAY_LAN"
 }
 relay_control_settled() {
     local listening

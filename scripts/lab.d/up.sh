@@ -150,11 +150,13 @@ lab_down() {
 
 # Every step, whatever became of the one before.
 remove_all() {
-    local step failed=0
+    local step failed=0 pids
+    mapfile -t pids < <(process_pids)
     for step in "process_end control TERM 3" "process_end dataplane TERM 3" wan_down \
         storage_down net_down "with_host_lock host_give_back"; do
         # shellcheck disable=SC2086  # a function and its arguments
         (set -e && $step) || failed=1
     done
+    process_wait_reaped "${pids[@]}"
     return "$failed"
 }
