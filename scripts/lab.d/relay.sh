@@ -83,6 +83,25 @@ print(json.dumps({
 PYTHON
 }
 
+# The places that a configuration names: made where they lack, and noted, so
+# that `down` removes what was not there before.
+relay_places() {
+    local directory
+    : >"$STATE/made"
+    for directory in "$(fact '.directory // ""')" "$(fact '.fallback_directory // ""')" \
+        "$(dirname "$(fact '.segment // ""')")" "$(dirname "$(fact '.socket // ""')")"; do
+        [[ -n $directory && ! -d $directory ]] || continue
+        mkdir -p "$directory"
+        echo "$directory" >>"$STATE/made"
+    done
+}
+
+relay_places_down() {
+    [[ -s $FACTS ]] || return 0
+    rm -f "$(fact '.socket // ""')" "$(fact '.segment // ""')"
+    while read -r directory; do rm -rf "$directory"; done <"$STATE/made"
+}
+
 relay_start() {
     ! process_pid "$1" >/dev/null || die "$1 is already running (pid $(process_pid "$1"))"
     process_start "$1" "$NS_RELAY" "$BIN/sluice-$1" --config "$(fact .config)"
@@ -117,4 +136,11 @@ lab_relay_process() {
 # probe PORTAL TARGET: a full login and an INQUIRY from a computer.
 probe() {
     in_ns "$NS_LAN" timeout 4 iscsi-inq -i iqn.2004-03.example.lab:probe "iscsi://$1/$2/1"
+}
+
+probe_until() {
+    local error
+    wait_until 10 probe "$@" && return
+    error=$(probe "$@" 2>&1 >/dev/null) || true
+    die "no login to $2 at $1 from a computer: ${error:-no answer within 4 s}"
 }

@@ -81,10 +81,10 @@ up_parts() {
         relay_config "${mode:-transparent}" "${driver:-auto}" "${durability:-memory}" \
             "$volumes" "${log_mib:-256}" 128 >"$config"
     fi
+    "$BIN/sluicectl" config check "$config" >/dev/null || die "the configuration is refused"
     facts=$(relay_config_facts "$config") || die "cannot use the configuration"
     # Two pages for the segment of each region that is not a whole page.
     with_host_lock host_take "$(($(jq .memory_mib <<<"$facts") / HUGEPAGE_MIB + 2))"
-    mkdir -p "$MEMORY/regions"
     net_up "$(jq -r .driver <<<"$facts")"
     control=$(tgt_control_number)
     jq -n --arg lab "$LAB" --argjson facts "$facts" --arg config "$config" --arg logs "$STATE/log" \
@@ -100,6 +100,7 @@ up_parts() {
             targets: ([range($volumes) | target($storage; "vol\(.)")] + [target($plain; "plain0")]),
             wan: {rtt_ms: $rtt_ms, rate_mbit: $rate_mbit, loss_pct: $loss_pct, cut: false}}
         ' >"$FACTS"
+    relay_places
     wan_up --rtt-ms "$rtt_ms" --rate-mbit "$rate_mbit" --loss "$loss" --seed "$seed"
     storage_up "$control" "$volumes" "$size_mib"
     relay_start dataplane
@@ -108,11 +109,9 @@ up_parts() {
     [[ $(fact .mode) != portal ]] || address=$(fact .portal)
     for ((n = 0; n < volumes; n++)); do
         target=$IQN:vol$n
-        wait_until 10 probe "$address" "$target" ||
-            die "no login to $target at $address through the relay: $(probe "$address" "$target" 2>&1 || true)"
+        probe_until "$address" "$target"
     done
-    wait_until 10 probe "$PLAIN_PORTAL" "$IQN:plain0" ||
-        die "no login to $IQN:plain0 at $PLAIN_PORTAL, which is only routed"
+    probe_until "$PLAIN_PORTAL" "$IQN:plain0"
 }
 
 up_failed() {
@@ -153,7 +152,7 @@ remove_all() {
     local step failed=0 pids
     mapfile -t pids < <(process_pids)
     for step in "process_end control TERM 3" "process_end dataplane TERM 3" wan_down \
-        storage_down net_down "with_host_lock host_give_back"; do
+        storage_down net_down relay_places_down "with_host_lock host_give_back"; do
         # shellcheck disable=SC2086  # a function and its arguments
         (set -e && $step) || failed=1
     done
