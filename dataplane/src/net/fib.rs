@@ -21,6 +21,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::Ipv4Addr;
 
+use memmap2::{Advice, MmapMut};
+use zerocopy::FromBytes;
+
 /// Index in the table of next hops; [`NextHopId::NONE`] is no route.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NextHopId(pub u16);
@@ -72,6 +75,11 @@ impl Entry {
     }
 }
 
+/// Routes from which on the direct table asks for hugepages: a large table is
+/// looked up all over, and each lookup would miss the TLB too; a small one
+/// would only have more memory cleared than it touches.
+const HUGEPAGES_FROM: usize = 1024;
+
 /// What one /24 that holds longer prefixes is cut into.
 #[derive(Clone)]
 #[repr(C, align(64))]
@@ -89,7 +97,8 @@ type Spill = [u32; 256];
 
 /// The table.
 pub struct Fib {
-    direct: Box<[u32; DIRECT_LEN]>,
+    /// [`DIRECT_LEN`] entries, zeros at first; a mapping of its own, so that it can be of hugepages.
+    direct: MmapMut,
     groups: Vec<Group>,
     groups_free: Vec<usize>,
     spills: Vec<Spill>,
@@ -109,26 +118,26 @@ impl fmt::Debug for Fib {
     }
 }
 
-impl Default for Fib {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 /// The bits of a prefix of this length.
 pub(super) const fn mask(len: u8) -> u32 {
     if len == 0 { 0 } else { u32::MAX << (32 - len) }
 }
 
 impl Fib {
-    /// An empty table.
+    /// An empty table, soon to hold about so many routes.
+    ///
+    /// # Panics
+    /// If 64 MiB of address space cannot be had.
     #[must_use]
-    pub fn new() -> Self {
-        let direct: Box<[u32]> = vec![0; DIRECT_LEN].into_boxed_slice();
+    pub fn new(routes: usize) -> Self {
+        let direct = MmapMut::map_anon(DIRECT_LEN * size_of::<u32>())
+            .expect("64 MiB of address space for the forwarding table");
+        if routes >= HUGEPAGES_FROM {
+            // Where the kernel does not want to, the table is only slower.
+            let _ = direct.advise(Advice::HugePage);
+        }
         Self {
-            direct: direct
-                .try_into()
-                .expect("the vector was made with that length"),
+            direct,
             groups: Vec::new(),
             groups_free: Vec::new(),
             spills: Vec::new(),
@@ -138,11 +147,23 @@ impl Fib {
         }
     }
 
+    #[inline]
+    fn direct(&self) -> &[u32; DIRECT_LEN] {
+        <[u32; DIRECT_LEN]>::ref_from_bytes(&self.direct)
+            .expect("mapped with that length, aligned to a page")
+    }
+
+    #[inline]
+    fn direct_mut(&mut self) -> &mut [u32; DIRECT_LEN] {
+        <[u32; DIRECT_LEN]>::mut_from_bytes(&mut self.direct)
+            .expect("mapped with that length, aligned to a page")
+    }
+
     /// The next hop of the longest prefix that holds `dst`.
     #[inline]
     #[must_use]
     pub fn lookup(&self, dst: u32) -> NextHopId {
-        let mut entry = Entry(self.direct[(dst >> 8) as usize]);
+        let mut entry = Entry(self.direct()[(dst >> 8) as usize]);
         if let Some(group) = entry.as_group() {
             entry = self.leaf_in_group(&self.groups[group], dst);
         }
@@ -231,11 +252,11 @@ impl Fib {
             return;
         }
         for index in first..first + (1 << (DIRECT_BITS - len)) {
-            let entry = Entry(self.direct[index]);
+            let entry = Entry(self.direct()[index]);
             if entry.as_group().is_some() {
                 self.rewrite_group(index, 0..256, &change);
             } else {
-                self.direct[index] = change(entry).0;
+                self.direct_mut()[index] = change(entry).0;
             }
         }
     }
@@ -248,7 +269,7 @@ impl Fib {
         range: std::ops::Range<usize>,
         change: impl Fn(Entry) -> Entry,
     ) {
-        let entry = Entry(self.direct[index]);
+        let entry = Entry(self.direct()[index]);
         let mut leaves: Spill = [entry.0; 256];
         if let Some(group) = entry.as_group() {
             self.take_group(group, &mut leaves);
@@ -257,7 +278,8 @@ impl Fib {
             *leaf = change(Entry(*leaf)).0;
         }
         let uniform = leaves.iter().all(|leaf| *leaf == leaves[0]);
-        self.direct[index] = if uniform && Entry(leaves[0]).depth() <= u32::from(DIRECT_BITS) {
+        self.direct_mut()[index] = if uniform && Entry(leaves[0]).depth() <= u32::from(DIRECT_BITS)
+        {
             leaves[0]
         } else {
             Entry::group(self.put_group(&leaves)).0
@@ -389,7 +411,7 @@ mod tests {
             changes in proptest::collection::vec((prefix(), 0u16..9), 1..80),
             probes in proptest::collection::vec(address(), 64),
         ) {
-            let mut fib = Fib::new();
+            let mut fib = Fib::new(0);
             let mut naive = Naive::default();
             for ((prefix, len), hop) in changes {
                 if hop == 0 {
@@ -414,7 +436,7 @@ mod tests {
 
     #[test]
     fn a_group_spills_and_comes_back() {
-        let mut fib = Fib::new();
+        let mut fib = Fib::new(0);
         fib.insert(0xc000_0200, 24, NextHopId(1));
         for low in (0..=254).step_by(2) {
             fib.insert(0xc000_0200 | low, 32, NextHopId(2));
@@ -430,7 +452,7 @@ mod tests {
             assert!(fib.remove(0xc000_0200 | low, 32));
         }
         assert_eq!(
-            Entry(fib.direct[0x00c0_0002]).as_group(),
+            Entry(fib.direct()[0x00c0_0002]).as_group(),
             None,
             "a /24 that is one leaf is direct again"
         );
@@ -440,10 +462,10 @@ mod tests {
 
     #[test]
     fn a_default_route_touches_no_table() {
-        let mut fib = Fib::new();
+        let mut fib = Fib::new(0);
         fib.insert(0, 0, NextHopId(3));
         assert_eq!(fib.lookup(0x0808_0808), NextHopId(3));
-        assert_eq!(fib.direct[0x0008_0808], 0);
+        assert_eq!(fib.direct()[0x0008_0808], 0);
         assert!(fib.remove(0, 0));
         assert_eq!(fib.lookup(0x0808_0808), NextHopId::NONE);
     }

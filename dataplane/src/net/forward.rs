@@ -29,8 +29,50 @@ pub(super) enum Origin {
 
 impl Router {
     /// Sends a routed packet to its next hop, or tells its source why not.
+    ///
+    /// Here is only what nearly every packet is: it fits, and its neighbour is
+    /// known. All else is [`Router::forward_slow`]'s, which needs none of this
+    /// to be right.
     #[inline]
     pub(super) fn forward(
+        &mut self,
+        step: &mut Step<'_>,
+        mut frame: Frame,
+        header: &Ipv4Header,
+        next_hop: NextHopId,
+    ) {
+        let hop = &self.next_hops[usize::from(next_hop.0)];
+        let neighbour = match hop.gateway {
+            Some((_, slot)) => Some(self.neighbours.get(slot)),
+            None => self
+                .neighbours
+                .find(hop.port, Ipv4Addr::from_bits(header.destination))
+                .map(|slot| self.neighbours.get(slot)),
+        };
+        // An unused next hop has MTU 0, so no route is one of the slow cases too.
+        let plain = header.ttl > 1 && header.total_len <= hop.mtu && step.tx.has_room(hop.port);
+        let (Some(neighbour), true) = (neighbour.filter(|neighbour| neighbour.ready()), plain)
+        else {
+            self.forward_slow(step, frame, header, next_hop);
+            return;
+        };
+        let head: &mut [u8; ETHERNET_LEN + IPV4_LEN] = step
+            .pool
+            .bytes_mut(&frame)
+            .first_chunk_mut()
+            .expect("the headers were read from these bytes");
+        head[..ETHERNET_LEN].copy_from_slice(&neighbour.link);
+        decrement_ttl(head, header);
+        trim(&mut frame, header.total_len);
+        let counters = &mut self.ports[usize::from(hop.port)].counters;
+        counters.tx_packets += 1;
+        counters.tx_bytes += u64::from(header.total_len) + ETHERNET_LEN as u64;
+        self.counters.routed += 1;
+        step.tx.push_within_room(hop.port, frame);
+    }
+
+    #[cold]
+    fn forward_slow(
         &mut self,
         step: &mut Step<'_>,
         frame: Frame,
@@ -58,19 +100,16 @@ impl Router {
             return;
         }
         let hop = self.next_hops[usize::from(next_hop.0)];
-        if header.total_len > self.port(hop.port).config.mtu
-            && !fits_as_segments(step.pool, &frame, header, self.port(hop.port).config.mtu)
-        {
+        if header.total_len > hop.mtu && !fits_as_segments(step.pool, &frame, header, hop.mtu) {
             self.oversize(step, frame, header, hop, Origin::Routed);
             return;
         }
-        decrement_ttl(step.pool, &frame, header);
+        lower_ttl(step.pool, &frame, header);
         self.send(step, frame, header, hop, Origin::Routed);
     }
 
     /// Hands a packet that fits its link to the neighbour it goes to. The
     /// frame starts with room for the link header.
-    #[inline]
     pub(super) fn send(
         &mut self,
         step: &mut Step<'_>,
@@ -96,7 +135,6 @@ impl Router {
     }
 
     /// Puts the link header on and the frame into its port's queue.
-    #[inline]
     pub(super) fn transmit(
         &mut self,
         step: &mut Step<'_>,
@@ -112,10 +150,11 @@ impl Router {
             .first_chunk_mut()
             .expect("room for the link header was checked") = neighbour.link;
         let bytes = step.pool.packet_len(&frame) as u64;
-        if let Err(frame) = step.tx.push(port, frame) {
+        if !step.tx.has_room(port) {
             self.discard(step, frame, Drop::TxQueueFull);
             return;
         }
+        step.tx.push_within_room(port, frame);
         let counters = &mut self.ports[usize::from(port)].counters;
         counters.tx_packets += 1;
         counters.tx_bytes += bytes;
@@ -152,8 +191,7 @@ impl Router {
             return;
         }
         let hop = self.next_hops[usize::from(next_hop.0)];
-        let mtu = self.port(hop.port).config.mtu;
-        if header.total_len > mtu && !fits_as_segments(step.pool, &frame, &header, mtu) {
+        if header.total_len > hop.mtu && !fits_as_segments(step.pool, &frame, &header, hop.mtu) {
             self.oversize(step, frame, &header, hop, Origin::Own);
             return;
         }
@@ -170,7 +208,7 @@ impl Router {
         hop: NextHop,
         origin: Origin,
     ) {
-        let mtu = self.port(hop.port).config.mtu;
+        let mtu = hop.mtu;
         if header.dont_fragment() {
             match origin {
                 Origin::Routed => {
@@ -201,7 +239,7 @@ impl Router {
         origin: Origin,
     ) {
         if origin == Origin::Routed {
-            decrement_ttl(step.pool, &frame, header);
+            lower_ttl(step.pool, &frame, header);
         }
         // A chain is a jumbo packet, whose senders set DF: not worth a way of its own.
         if frame.next.is_some() || !complete_checksum(step.pool, &mut frame) {
@@ -214,7 +252,7 @@ impl Router {
             .copy_from_slice(&step.pool.bytes(&frame)[ETHERNET_LEN..ETHERNET_LEN + header_len]);
         let later = later_header(&first_header[..header_len]);
         let mut headers = (first_header, header_len);
-        let mtu = usize::from(self.port(hop.port).config.mtu);
+        let mtu = usize::from(hop.mtu);
         let mut at = header_len;
         while at < usize::from(header.total_len) {
             let (bytes, len) = (&mut headers.0, headers.1);
@@ -310,18 +348,23 @@ impl Router {
     }
 }
 
-/// Lowers the time to live, with the header checksum (RFC 1624).
+/// Lowers the time to live, with the header checksum (RFC 1624), in a frame
+/// that begins with `head`.
 #[inline]
-fn decrement_ttl(pool: &mut Pool, frame: &Frame, header: &Ipv4Header) {
-    let head: &mut [u8; ETHERNET_LEN + IPV4_LEN] = pool
-        .bytes_mut(frame)
-        .first_chunk_mut()
-        .expect("the headers were read from these bytes");
+fn decrement_ttl(head: &mut [u8; ETHERNET_LEN + IPV4_LEN], header: &Ipv4Header) {
     let word = |ttl| u16::from_be_bytes([ttl, header.protocol]);
     let old = u16::from_be_bytes([head[24], head[25]]);
     let new = checksum::update(old, word(header.ttl), word(header.ttl - 1));
     head[22] = header.ttl - 1;
     head[24..26].copy_from_slice(&new.to_be_bytes());
+}
+
+fn lower_ttl(pool: &mut Pool, frame: &Frame, header: &Ipv4Header) {
+    let head = pool
+        .bytes_mut(frame)
+        .first_chunk_mut()
+        .expect("the headers were read from these bytes");
+    decrement_ttl(head, header);
 }
 
 /// Whether each segment of a GSO packet fits the MTU. The header lengths are

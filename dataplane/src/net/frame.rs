@@ -57,6 +57,17 @@ pub(super) fn trim(frame: &mut Frame, total_len: u16) {
     }
 }
 
+/// Bytes of the packet, its link header included.
+#[inline]
+pub(super) fn packet_len(pool: &Pool, frame: &Frame) -> usize {
+    // Chains are rare, and walking them is not to be on the way of all others.
+    if frame.next.is_some() {
+        pool.packet_len(frame)
+    } else {
+        frame.len as usize
+    }
+}
+
 pub(super) fn set_len(frame: &mut Frame, len: usize) {
     frame.len = u32::try_from(len).expect("within a buffer");
 }

@@ -214,10 +214,11 @@ impl Router {
         let bytes = arp.frame(destination);
         set_len(&mut frame, bytes.len());
         step.pool.bytes_mut(&frame).copy_from_slice(&bytes);
-        if let Err(frame) = step.tx.push(port, frame) {
+        if !step.tx.has_room(port) {
             self.discard(step, frame, Drop::TxQueueFull);
             return;
         }
+        step.tx.push_within_room(port, frame);
         let counters = &mut self.ports[usize::from(port)].counters;
         counters.tx_packets += 1;
         counters.tx_bytes += bytes.len() as u64;

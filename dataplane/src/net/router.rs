@@ -13,6 +13,7 @@ use super::config::{
 use super::drops::{Drop, Drops};
 use super::ethernet::{self, ETHERNET_LEN, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6};
 use super::fib::{self, Fib, NextHopId};
+use super::frame::packet_len;
 use super::icmp::IcmpLimit;
 use super::ipv4::Ipv4Header;
 use super::local::Local;
@@ -38,6 +39,8 @@ impl Port {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct NextHop {
     pub port: u8,
+    /// The port's MTU; 0 where there is no next hop.
+    pub mtu: u16,
     /// The next router; `None`: the destination itself is on the port's subnet.
     pub gateway: Option<(Ipv4Addr, Slot)>,
 }
@@ -135,9 +138,10 @@ impl Router {
                     counters: PortCounters::default(),
                 })
                 .collect(),
-            fib: Fib::new(),
+            fib: Fib::new(config.routes.len()),
             next_hops: vec![NextHop {
                 port: 0,
+                mtu: 0,
                 gateway: None,
             }],
             portal: config.portal.map(|(address, _)| address),
@@ -158,8 +162,10 @@ impl Router {
                 port.address.to_bits() & fib::mask(port.prefix_len),
                 port.prefix_len,
             );
+            let mtu = port.mtu;
             let hop = router.add_next_hop(NextHop {
                 port: port_number(index),
+                mtu,
                 gateway: None,
             });
             router.fib.insert(prefix, len, hop);
@@ -202,8 +208,10 @@ impl Router {
                             entries_max,
                         }
                     })?;
+                    let mtu = self.port(port).config.mtu;
                     let hop = self.add_next_hop(NextHop {
                         port,
+                        mtu,
                         gateway: Some((via, slot)),
                     });
                     gateways.insert(at, (via, hop));
@@ -315,9 +323,9 @@ impl Router {
     }
 
     /// Reads link and IPv4 headers and says whose business the packet is.
-    #[inline]
+    #[inline(always)]
     fn examine(&self, port: u8, pool: &Pool, frame: &Frame) -> Examined {
-        let (what, header) = match self.read(port, pool.bytes(frame), pool.packet_len(frame)) {
+        let (what, header) = match self.read(port, pool.bytes(frame), packet_len(pool, frame)) {
             Ok((what, header)) => (what, header),
             Err(drop) => (What::Drop(drop), Ipv4Header::default()),
         };
@@ -328,7 +336,7 @@ impl Router {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn read(&self, port: u8, bytes: &[u8], available: usize) -> Result<(What, Ipv4Header), Drop> {
         let Some((link, packet)) = bytes.split_first_chunk::<ETHERNET_LEN>() else {
             return Err(Drop::EthernetTruncated);
@@ -353,7 +361,7 @@ impl Router {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn act(
         &mut self,
         step: &mut Step<'_>,

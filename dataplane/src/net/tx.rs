@@ -24,15 +24,15 @@ impl TxQueues {
         }
     }
 
-    /// Appends a frame; gives it back when the queue is full.
     #[inline]
-    pub(super) fn push(&mut self, port: u8, frame: Frame) -> Result<(), Frame> {
-        let queue = &mut self.queues[usize::from(port)];
-        if queue.len() == TX_QUEUE_LEN {
-            return Err(frame);
-        }
-        queue.push(frame);
-        Ok(())
+    pub(super) fn has_room(&self, port: u8) -> bool {
+        self.queues[usize::from(port)].len() < TX_QUEUE_LEN
+    }
+
+    /// Appends a frame, after [`TxQueues::has_room`] has said so.
+    #[inline]
+    pub(super) fn push_within_room(&mut self, port: u8, frame: Frame) {
+        self.queues[usize::from(port)].push(frame);
     }
 
     /// Frames waiting for a port, oldest first.
