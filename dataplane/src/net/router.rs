@@ -26,6 +26,8 @@ use super::tx::TxQueues;
 #[derive(Debug)]
 pub(super) struct Port {
     pub config: PortConfig,
+    /// The MAC address as [`mac_word`] reads it from a frame.
+    mac: u64,
     pub counters: PortCounters,
 }
 
@@ -94,6 +96,9 @@ enum What {
     Drop(Drop),
 }
 
+/// Frames between the one whose headers are asked for and the one being read.
+const PREFETCH_AHEAD: usize = 8;
+
 impl Router {
     /// A router with empty neighbour entries, all of its memory allocated.
     ///
@@ -134,6 +139,7 @@ impl Router {
                 .ports
                 .into_iter()
                 .map(|config| Port {
+                    mac: mac_word(&ethernet::header(config.mac, config.mac, 0)),
                     config,
                     counters: PortCounters::default(),
                 })
@@ -283,10 +289,14 @@ impl Router {
         // Three passes, so that the cache misses of different packets overlap:
         // headers, then routes, then what is done about it, in order.
         let mut examined: ArrayVec<Examined, BURST_LEN> = ArrayVec::new();
+        let port_mac = self.port(port).mac;
         let mut rx_bytes = 0;
-        for frame in burst.iter() {
+        for (at, frame) in burst.iter().enumerate() {
+            if let Some(ahead) = burst.get(at + PREFETCH_AHEAD) {
+                pool.prefetch(ahead);
+            }
             rx_bytes += u64::from(frame.len);
-            examined.push(self.examine(port, pool, frame));
+            examined.push(self.examine(port_mac, pool, frame));
         }
         let counters = &mut self.ports[usize::from(port)].counters;
         counters.rx_packets += burst.len() as u64;
@@ -314,18 +324,19 @@ impl Router {
         frame: Frame,
         tx: &mut TxQueues,
     ) -> Option<Local> {
+        let port_mac = self.port(port).mac;
         let counters = &mut self.ports[usize::from(port)].counters;
         counters.rx_packets += 1;
         counters.rx_bytes += u64::from(frame.len);
-        let mut examined = self.examine(port, pool, &frame);
+        let mut examined = self.examine(port_mac, pool, &frame);
         examined.next_hop = self.fib.lookup(examined.header.destination);
         self.act(&mut Step { now, pool, tx }, port, frame, &examined)
     }
 
     /// Reads link and IPv4 headers and says whose business the packet is.
     #[inline(always)]
-    fn examine(&self, port: u8, pool: &Pool, frame: &Frame) -> Examined {
-        let (what, header) = match self.read(port, pool.bytes(frame), packet_len(pool, frame)) {
+    fn examine(&self, port_mac: u64, pool: &Pool, frame: &Frame) -> Examined {
+        let (what, header) = match self.read(port_mac, pool.bytes(frame), packet_len(pool, frame)) {
             Ok((what, header)) => (what, header),
             Err(drop) => (What::Drop(drop), Ipv4Header::default()),
         };
@@ -337,12 +348,17 @@ impl Router {
     }
 
     #[inline(always)]
-    fn read(&self, port: u8, bytes: &[u8], available: usize) -> Result<(What, Ipv4Header), Drop> {
+    fn read(
+        &self,
+        port_mac: u64,
+        bytes: &[u8],
+        available: usize,
+    ) -> Result<(What, Ipv4Header), Drop> {
         let Some((link, packet)) = bytes.split_first_chunk::<ETHERNET_LEN>() else {
             return Err(Drop::EthernetTruncated);
         };
         let [mac @ .., _, _, _, _, _, _, type_high, type_low] = *link;
-        let for_port = mac == self.port(port).config.mac;
+        let for_port = mac_word(link) == port_mac;
         if !for_port && !ethernet::is_group(mac) {
             return Err(Drop::OtherStation);
         }
@@ -388,6 +404,13 @@ impl Router {
         self.drops.count(drop);
         step.pool.release(frame);
     }
+}
+
+/// The destination of a frame as one word, for one comparison.
+#[inline]
+fn mac_word(link: &[u8; ETHERNET_LEN]) -> u64 {
+    let [word @ .., _, _, _, _, _, _] = *link;
+    u64::from_le_bytes(word) & 0xffff_ffff_ffff
 }
 
 fn port_number(index: usize) -> u8 {
