@@ -4,7 +4,8 @@
 //! * [`command`]: the one table of what reads, writes, orders or touches which
 //!   blocks, and [`classify`] over it;
 //! * [`status`], [`sense`]: how a command ends;
-//! * [`capacity`], [`mode`], [`vpd`]: the storage's answers about itself.
+//! * [`capacity`], [`mode`], [`vpd`]: the storage's answers about itself;
+//! * [`cdb`]: the commands that the relay itself sends.
 //!
 //! Nothing here knows iSCSI or the cache. Bytes come from the network, so every
 //! length is checked before use, and nothing panics on any input. Standards are
@@ -12,6 +13,7 @@
 //! differ from revision to revision.
 
 pub mod capacity;
+pub mod cdb;
 pub mod command;
 pub mod mode;
 pub mod opcode;

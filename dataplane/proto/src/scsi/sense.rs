@@ -73,6 +73,7 @@ impl Sense {
     /// Cause not reportable: the answer when an ordering point cannot be made durable in time (C-2).
     pub const LOGICAL_UNIT_NOT_READY: Self = Self::new(SenseKey::NOT_READY, 0x04, 0x00);
     pub const BECOMING_READY: Self = Self::new(SenseKey::NOT_READY, 0x04, 0x01);
+    pub const UNRECOVERED_READ_ERROR: Self = Self::new(SenseKey::MEDIUM_ERROR, 0x11, 0x00);
     pub const WRITE_ERROR: Self = Self::new(SenseKey::MEDIUM_ERROR, 0x0C, 0x00);
     pub const INTERNAL_TARGET_FAILURE: Self = Self::new(SenseKey::HARDWARE_ERROR, 0x44, 0x00);
     pub const WRITE_PROTECTED: Self = Self::new(SenseKey::DATA_PROTECT, 0x27, 0x00);
@@ -86,6 +87,8 @@ impl Sense {
     /// Thin provisioning soft threshold reached (C-4).
     pub const THIN_THRESHOLD_REACHED: Self = Self::new(SenseKey::UNIT_ATTENTION, 0x38, 0x07);
     pub const REPORTED_LUNS_CHANGED: Self = Self::new(SenseKey::UNIT_ATTENTION, 0x3F, 0x0E);
+    /// LOGICAL UNIT COMMUNICATION FAILURE: the WAN session ended with the command out.
+    pub const COMMUNICATION_FAILURE: Self = aborted(0x08, 0x00);
     /// RFC 7143 11.4.7.2, the four conditions that iSCSI itself reports as sense.
     pub const UNEXPECTED_UNSOLICITED_DATA: Self = aborted(0x0C, 0x0C);
     pub const INCORRECT_AMOUNT_OF_DATA: Self = aborted(0x0C, 0x0D);
