@@ -147,6 +147,9 @@ pub struct Target {
     /// More than one computer may be logged in at a time.
     pub shared: bool,
     pub durability: Durability,
+    /// LUNs (8-byte field as a big-endian number) that are shown before a login
+    /// has told which there are; LUN 1 unless the file says otherwise.
+    pub luns: Vec<u64>,
 }
 
 /// Who may log in to a target.

@@ -92,4 +92,5 @@ pub(crate) struct Target {
     #[serde(default)]
     pub shared: bool,
     pub durability: Option<Text>,
+    pub luns: Option<Vec<Spanned<i64>>>,
 }

@@ -5,7 +5,7 @@ use toml::Spanned;
 use super::Checker;
 use crate::iscsi_name::check_iscsi_name;
 use crate::raw::{self, Text};
-use crate::{Config, Durability, Initiators, TARGETS_MAX, Target};
+use crate::{Config, Durability, Initiators, TARGETS_MAX, Target, lun_from_number};
 
 impl Checker<'_> {
     pub(super) fn targets(&mut self, raw: &[Spanned<raw::Target>], config: &Config) -> Vec<Target> {
@@ -44,9 +44,30 @@ impl Checker<'_> {
                 initiators,
                 shared: raw.shared,
                 durability,
+                luns: self.luns(raw.luns.as_deref()),
             });
         }
         targets
+    }
+
+    fn luns(&mut self, raw: Option<&[Spanned<i64>]>) -> Vec<u64> {
+        let Some(raw) = raw else {
+            return lun_from_number(1).into_iter().collect();
+        };
+        let mut luns = Vec::new();
+        for number in raw {
+            let lun = u16::try_from(*number.get_ref())
+                .ok()
+                .and_then(lun_from_number);
+            match lun {
+                Some(lun) => luns.push(lun),
+                None => self.fault(
+                    number.span(),
+                    format!("luns: {} is not a LUN; use 0 to 16383", number.get_ref()),
+                ),
+            }
+        }
+        luns
     }
 
     fn initiators(&mut self, raw: &Spanned<Vec<Text>>) -> Initiators {
