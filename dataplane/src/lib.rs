@@ -2,4 +2,6 @@
 
 pub mod driver;
 pub mod net;
+pub mod start;
 pub mod tcp;
+pub mod worker;

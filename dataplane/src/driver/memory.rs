@@ -236,6 +236,10 @@ impl MemoryPort {
         &self.info
     }
 
+    pub(super) const fn is_up(&self) -> bool {
+        self.link_up
+    }
+
     pub(super) fn stats(&self) -> PortStats {
         self.stats
     }

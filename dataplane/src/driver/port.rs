@@ -254,6 +254,18 @@ impl Port {
         }
     }
 
+    /// Whether the link was up when it was last used.
+    #[must_use]
+    pub fn is_up(&self) -> bool {
+        match self {
+            Self::AfPacket(port) => port.is_up(),
+            Self::AfXdp(port) => port.is_up(),
+            Self::Memory(port) => port.is_up(),
+            Self::Faulty(port) => port.inner().is_up(),
+            Self::Traced(port) => port.inner().is_up(),
+        }
+    }
+
     /// Asks the kernel for the counters that it keeps: a system call, so once a second, not a burst.
     pub fn refresh_stats(&mut self) {
         match self {

@@ -49,6 +49,26 @@ pub struct PortStats {
 }
 
 impl PortStats {
+    /// Frames lost before the worker saw them.
+    pub const fn rx_drops(&self) -> u64 {
+        self.rx_truncated
+            + self.rx_no_buffer
+            + self.rx_bad_header
+            + self.rx_bad_descriptor
+            + self.rx_kernel_dropped
+    }
+
+    /// Frames the worker sent that did not leave.
+    pub const fn tx_drops(&self) -> u64 {
+        self.tx_refused
+            + self.tx_too_long
+            + self.tx_runt
+            + self.tx_bad_checksum_mark
+            + self.tx_no_buffer
+            + self.tx_link_down
+            + self.gso_unsupported
+    }
+
     /// Name and value of every counter, for tables and metrics.
     pub fn named(&self) -> impl Iterator<Item = (&'static str, u64)> {
         [

@@ -71,6 +71,8 @@ pub(super) struct Neighbour {
     next: u16,
     /// When the state ends.
     deadline: Time,
+    /// When it last answered; zero if it never did.
+    pub confirmed: Time,
 }
 
 impl Neighbour {
@@ -154,6 +156,7 @@ impl Neighbours {
                 attempts: 0,
                 pinned: false,
                 used: false,
+                confirmed: Time::ZERO,
                 next: if index + 1 < count {
                     index + 1
                 } else {
@@ -231,6 +234,7 @@ impl Neighbours {
             used: true,
             next,
             deadline: Time::FAR,
+            confirmed: Time::ZERO,
         };
         self.heads[head] = slot.0;
         Ok(slot)
@@ -292,6 +296,9 @@ impl Neighbours {
         let was = entry.state;
         entry.state = state;
         entry.deadline = deadline;
+        if state == NeighbourState::Reachable {
+            entry.confirmed = now;
+        }
         self.next_deadline = self.next_deadline.min(deadline);
         self.incomplete -= usize::from(was == NeighbourState::Incomplete);
         self.incomplete += usize::from(state == NeighbourState::Incomplete);

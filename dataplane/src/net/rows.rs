@@ -2,6 +2,8 @@
 
 use std::net::Ipv4Addr;
 
+use sluice_proto::Time;
+
 use super::config::Mac;
 use super::drops::Drops;
 use super::neighbour::NeighbourState;
@@ -64,6 +66,8 @@ pub struct NeighbourRow<'a> {
     pub state: NeighbourState,
     /// Packets that wait for its answer.
     pub pending: u8,
+    /// When it last answered; zero if it never did.
+    pub confirmed: Time,
 }
 
 /// A port.
@@ -104,6 +108,7 @@ impl Router {
             port: &self.port(neighbour.port).config.name,
             state: neighbour.state,
             pending: neighbour.pending,
+            confirmed: neighbour.confirmed,
         })
     }
 

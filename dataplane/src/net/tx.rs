@@ -53,6 +53,19 @@ impl TxQueues {
         burst.extend(queue.drain(..count));
     }
 
+    /// Puts back what a port did not take of [`TxQueues::fill_burst`], in its old place.
+    ///
+    /// # Panics
+    /// If the queue has grown meanwhile, so that it is full.
+    pub fn put_back(&mut self, port: u8, burst: &mut Burst) {
+        let queue = &mut self.queues[usize::from(port)];
+        assert!(
+            queue.len() + burst.len() <= TX_QUEUE_LEN,
+            "what was taken out has room"
+        );
+        queue.splice(0..0, burst.drain(..));
+    }
+
     /// Whether nothing waits on any port.
     #[must_use]
     pub fn is_empty(&self) -> bool {

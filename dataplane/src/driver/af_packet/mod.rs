@@ -290,6 +290,10 @@ impl AfPacketPort {
         &self.info
     }
 
+    pub(super) const fn is_up(&self) -> bool {
+        self.link_up
+    }
+
     pub(super) fn stats(&self) -> PortStats {
         self.stats
     }

@@ -386,6 +386,10 @@ impl AfXdpPort {
         &self.info
     }
 
+    pub(super) const fn is_up(&self) -> bool {
+        self.link_up
+    }
+
     pub(super) fn stats(&self) -> PortStats {
         self.stats
     }

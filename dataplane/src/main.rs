@@ -1,0 +1,238 @@
+//! `sluice-dataplane`: reads the configuration, pins itself, and steps its
+//! worker until it is told to stop. Clock, randomness and signals are here.
+
+use std::os::fd::RawFd;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use clap::Parser;
+use log::{error, info};
+use sluice_config::{Config, MemoryBudget, State};
+use sluice_dataplane::driver::{Idle, IdlePolicy, Port, Source};
+use sluice_dataplane::start::{self, Seeds, Started};
+use sluice_dataplane::worker::Io;
+use sluice_dataplane::worker::publish::LoopCounters;
+use sluice_hugepages::shm::monotonic_ns;
+use sluice_proto::Time;
+
+/// Exit codes: 0 stopped by SIGTERM or SIGINT, 2 usage, 5 configuration refused, 6 cannot start.
+#[derive(Debug, Parser)]
+#[command(
+    name = "sluice-dataplane",
+    version,
+    about = "The poll-mode data plane of Sluice"
+)]
+struct Arguments {
+    /// Configuration file.
+    #[arg(long, default_value = sluice_config::DEFAULT_PATH)]
+    config: PathBuf,
+}
+
+const EXIT_CONFIG: u8 = 5;
+const EXIT_START: u8 = 6;
+
+static STOP: AtomicBool = AtomicBool::new(false);
+
+extern "C" fn stop(_: libc::c_int) {
+    // Relaxed: the flag stands for itself.
+    STOP.store(true, Ordering::Relaxed);
+}
+
+fn main() -> ExitCode {
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
+    let arguments = Arguments::parse();
+    let (config, state) = match load(&arguments) {
+        Ok(loaded) => loaded,
+        Err(message) => {
+            error!("{message}");
+            return ExitCode::from(EXIT_CONFIG);
+        }
+    };
+    for signal in [libc::SIGTERM, libc::SIGINT] {
+        let handler = stop as extern "C" fn(libc::c_int);
+        // SAFETY: the handler only stores to an atomic, which is async-signal-safe.
+        unsafe { libc::signal(signal, handler as libc::sighandler_t) };
+    }
+    if let Some(cpu) = config.dataplane.cpu
+        && let Err(source) = pin(cpu)
+    {
+        error!(
+            "cannot pin to core {cpu} (dataplane.cpu): {source}; name a core this process may use"
+        );
+        return ExitCode::from(EXIT_START);
+    }
+    let ticks_per_second = measure_ticks();
+    let seeds = match seeds() {
+        Ok(seeds) => seeds,
+        Err(source) => {
+            error!("no random numbers from the kernel: {source}");
+            return ExitCode::from(EXIT_START);
+        }
+    };
+    match start::start(&config, &state, seeds, now(), ticks_per_second) {
+        Ok(started) => {
+            run(&config, started);
+            info!("stopped");
+            ExitCode::SUCCESS
+        }
+        Err(cause) => {
+            error!("{cause}");
+            ExitCode::from(EXIT_START)
+        }
+    }
+}
+
+fn load(arguments: &Arguments) -> Result<(Config, State), String> {
+    let config = Config::load(&arguments.config).map_err(|error| error.to_string())?;
+    let state = State::load(&config.control.state).map_err(|error| error.to_string())?;
+    MemoryBudget::of(&config)
+        .check(memory_available())
+        .map_err(|error| error.to_string())?;
+    Ok((config, state))
+}
+
+/// Steps until told to stop, sleeping as the idle policy says.
+fn run(config: &Config, started: Started) {
+    let Started {
+        mut worker,
+        mut ports,
+        mut publisher,
+    } = started;
+    let mut idle = Idle::new(IdlePolicy {
+        spin: config.dataplane.spin,
+        busy: config.dataplane.busy_poll,
+        ..IdlePolicy::default()
+    });
+    let mut counters = LoopCounters::default();
+    let mut sources: Vec<Source> = Vec::with_capacity(ports.len());
+    let mut share = IdleShare::new(now());
+    info!("serving");
+    // Relaxed: the flag stands for itself.
+    while !STOP.load(Ordering::Relaxed) {
+        let begun = ticks();
+        let next = worker.step(now(), &mut Io { ports: &mut ports });
+        let ended = ticks();
+        if next.did_work {
+            counters.busy_ticks += ended.wrapping_sub(begun);
+        }
+        publisher.run(now(), &mut worker, &ports, &counters);
+        sources.clear();
+        sources.extend(ports.iter().filter_map(source));
+        let deadline = next.deadline.min(publisher.deadline());
+        idle.wait(&sources, now(), deadline, next.did_work);
+        counters.sleeps = idle.sleeps();
+        counters.total_ticks += ticks().wrapping_sub(begun);
+        counters.idle_permille = share.sample(now(), &counters);
+    }
+    // A flow's buffers are the pool's: the worker drops its rooms in that order.
+    for port in ports {
+        port.close(&mut worker.pool);
+    }
+}
+
+fn source(port: &Port) -> Option<Source> {
+    let fd: RawFd = port.fd()?;
+    Some(Source {
+        fd,
+        writable: port.tx_pending(),
+    })
+}
+
+/// The idle share of the last second.
+struct IdleShare {
+    since: Time,
+    busy: u64,
+    total: u64,
+    permille: u16,
+}
+
+impl IdleShare {
+    fn new(now: Time) -> Self {
+        Self {
+            since: now,
+            busy: 0,
+            total: 0,
+            permille: 0,
+        }
+    }
+
+    fn sample(&mut self, now: Time, counters: &LoopCounters) -> u16 {
+        if now.since(self.since).as_secs() >= 1 {
+            let busy = counters.busy_ticks - self.busy;
+            let total = (counters.total_ticks - self.total).max(1);
+            self.permille = 1000 - u16::try_from(busy * 1000 / total).unwrap_or(1000).min(1000);
+            (self.since, self.busy, self.total) = (now, counters.busy_ticks, counters.total_ticks);
+        }
+        self.permille
+    }
+}
+
+fn now() -> Time {
+    Time::from_nanos(monotonic_ns())
+}
+
+fn ticks() -> u64 {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: RDTSC reads a counter and has no other effect.
+    let ticks = unsafe { std::arch::x86_64::_rdtsc() };
+    #[cfg(not(target_arch = "x86_64"))]
+    let ticks = monotonic_ns();
+    ticks
+}
+
+/// Ticks of the time stamp counter in a second, from a twentieth of one.
+fn measure_ticks() -> u64 {
+    let (begun, ticks_begun) = (monotonic_ns(), ticks());
+    std::thread::sleep(std::time::Duration::from_millis(50));
+    let (ns, passed) = (monotonic_ns() - begun, ticks() - ticks_begun);
+    u64::try_from(u128::from(passed) * 1_000_000_000 / u128::from(ns.max(1))).unwrap_or(u64::MAX)
+}
+
+fn seeds() -> std::io::Result<Seeds> {
+    let mut bytes = [0_u8; 24];
+    // SAFETY: the buffer is as long as is said.
+    let got = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+    if usize::try_from(got) != Ok(bytes.len()) {
+        return Err(std::io::Error::last_os_error());
+    }
+    let (key, rest) = bytes.split_first_chunk().expect("24 bytes hold 16");
+    Ok(Seeds {
+        isn_key: *key,
+        relay: u64::from_le_bytes(*rest.first_chunk().expect("and 8 more")),
+    })
+}
+
+fn pin(cpu: usize) -> std::io::Result<()> {
+    if cpu >= libc::CPU_SETSIZE as usize {
+        return Err(std::io::ErrorKind::InvalidInput.into());
+    }
+    // SAFETY: a cpu_set_t of zeroes is an empty set; CPU_SET is within CPU_SETSIZE as checked.
+    let result = unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(cpu, &mut set);
+        libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set)
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(std::io::Error::last_os_error())
+    }
+}
+
+/// Bytes of memory that this machine can give (MemAvailable, and hugepages that are free).
+fn memory_available() -> u64 {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let field = |name: &str| {
+        text.lines()
+            .find_map(|line| {
+                line.strip_prefix(name)?
+                    .split_whitespace()
+                    .next()?
+                    .parse::<u64>()
+                    .ok()
+            })
+            .unwrap_or(0)
+    };
+    field("MemAvailable:") * 1024 + field("HugePages_Free:") * field("Hugepagesize:") * 1024
+}

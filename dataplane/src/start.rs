@@ -1,0 +1,309 @@
+//! From a configuration to a running worker: opens memory and ports, finds the
+//! log of before, and puts the rooms together. The only room beside `main`
+//! that knows them all; it decides nothing that the configuration does not say.
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use log::{info, warn};
+use sluice_config::{Config, Driver, Initiators, Mode, State};
+use sluice_hugepages::log::{Log, LogError};
+use sluice_hugepages::pool::Pool;
+use sluice_hugepages::region::{Directories, Region, RegionError, RegionSpec};
+use sluice_hugepages::shm::{Birth, SegmentError, SegmentWriter};
+use sluice_hugepages::tables;
+use sluice_proto::Time;
+
+use crate::driver::{self, Port, PortError, PortSpec};
+use crate::net::{PortConfig, RouteConfig, Router, RouterConfig, RouterError};
+use crate::tcp::{Buffers, Tcp, TcpConfig};
+use crate::worker::publish::{Facts, Publisher};
+use crate::worker::recovery::StartError as RelayError;
+use crate::worker::{Relay, RelayConfig, Target, Worker};
+use sluice_proto::cache::flush::policy::FlushPolicy;
+
+/// Seconds of silence on an iSCSI connection before it is asked by NOP.
+const SILENCE_MAX: Duration = Duration::from_secs(10);
+/// Bytes of a staging page.
+const PAGE_LEN: u32 = 64 * 1024;
+
+/// Why the data plane does not start. Each says what to change.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Region(#[from] RegionError),
+    #[error("log region: {0}")]
+    Log(#[from] LogError),
+    #[error("port {name}: {source}")]
+    Port { name: String, source: PortError },
+    #[error(transparent)]
+    Router(#[from] RouterError),
+    #[error(transparent)]
+    Relay(#[from] RelayError),
+    #[error(transparent)]
+    Segment(#[from] SegmentError),
+    #[error("target {target}: no port and no route leads to {address}; add a [[route]]")]
+    NoWayTo { target: String, address: Ipv4Addr },
+}
+
+/// Secrets and seeds, drawn by `main`.
+#[derive(Clone, Copy, Debug)]
+pub struct Seeds {
+    /// Keys sequence numbers and ephemeral ports.
+    pub isn_key: [u8; 16],
+    /// ISIDs, jitter, hash seeds.
+    pub relay: u64,
+}
+
+/// A worker ready to step, with what it reaches outside itself.
+#[derive(Debug)]
+pub struct Started {
+    pub worker: Worker,
+    pub ports: Vec<Port>,
+    pub publisher: Publisher,
+}
+
+/// Opens everything that `config` names.
+///
+/// # Errors
+/// The first thing that cannot be had; nothing acknowledged is touched by then.
+pub fn start(
+    config: &Config,
+    state: &State,
+    seeds: Seeds,
+    now: Time,
+    ticks_per_second: u64,
+) -> Result<Started, StartError> {
+    // The segment first: its lock is what keeps a second data plane out.
+    let segment = SegmentWriter::create(&config.dataplane.segment, Birth::now())?;
+    if let Some(layout) = segment.replaced() {
+        warn!("control segment of another layout ({layout:?}) replaced: restart what reads it");
+    }
+    let log_region = Region::open(&region(config, "log", config.dataplane.log_bytes))?;
+    let log_backing = log_region.backing().clone();
+    let found = log_region.reattached();
+    info!(
+        "log: {} MiB on {log_backing}{}",
+        config.dataplane.log_bytes >> 20,
+        if found { ", found" } else { "" }
+    );
+    let (log, recovery) = Log::open(log_region)?;
+    if found {
+        info!(
+            "log: {} records found, {} unsound",
+            recovery.records.len(),
+            recovery.damaged.len()
+        );
+        for damage in &recovery.damaged {
+            warn!("log: {damage:?}: kept, and not flushed");
+        }
+    }
+    let frames = region(config, "frames", config.dataplane.frames_bytes);
+    Region::discard(&frames)?;
+    let frames = Region::open(&frames)?;
+    let frames_backing = frames.backing().clone();
+    info!(
+        "frames: {} MiB on {frames_backing}",
+        config.dataplane.frames_bytes >> 20
+    );
+    let mut pool = Pool::new(frames);
+
+    let mut ports: Vec<Port> = Vec::new();
+    for (port, index) in config.ports.iter().zip(0_u8..) {
+        let spec = PortSpec {
+            device: port.device.clone(),
+            driver: driver_of(port.driver),
+            index,
+        };
+        let opened = driver::open(&spec, &mut pool, &ports).map_err(|source| StartError::Port {
+            name: port.name.clone(),
+            source,
+        })?;
+        info!(
+            "port {}: {} ({})",
+            port.name,
+            opened.info().driver,
+            opened.info().why
+        );
+        ports.push(opened);
+    }
+    let router = Router::new(router_config(config, &ports))?;
+    let mtu = config
+        .ports
+        .iter()
+        .map(|port| port.mtu)
+        .min()
+        .unwrap_or(1500);
+    let gso = ports.iter().all(|port| port.info().gso);
+    let tcp = tcp(config, mtu, gso, seeds.isn_key);
+    let relay = relay_config(config, &router, seeds.relay)?;
+    let mut relay = Relay::new(relay, log, &recovery, &mut pool, now)?;
+    for change in &state.volumes {
+        let setting = setting(&change.flush);
+        let scope = match change.name.lun {
+            Some(lun) => tables::Scope::Volume {
+                target: tables::text(&change.name.target),
+                lun,
+            },
+            None => tables::Scope::Target(tables::text(&change.name.target)),
+        };
+        relay.set_flush(&scope, &setting);
+    }
+    relay.set_flush(&tables::Scope::All, &setting(&state.flush));
+    let facts = Facts {
+        core: config.dataplane.cpu.and_then(|cpu| u16::try_from(cpu).ok()),
+        frames_backing: (backing_of(&frames_backing), frames_backing.to_string()),
+        log_backing: backing_of(&log_backing),
+        log_bytes: config.dataplane.log_bytes,
+        ticks_per_second,
+    };
+    Ok(Started {
+        worker: Worker::new(pool, router, tcp, relay),
+        ports,
+        publisher: Publisher::new(segment, facts),
+    })
+}
+
+fn region(config: &Config, name: &str, bytes: u64) -> RegionSpec {
+    RegionSpec {
+        directories: Directories {
+            hugetlbfs: Some(PathBuf::from(&config.dataplane.directory)),
+            tmpfs: PathBuf::from(&config.dataplane.fallback_directory),
+        },
+        name: name.to_owned(),
+        len: usize::try_from(bytes).expect("checked against this machine's memory"),
+    }
+}
+
+fn driver_of(driver: Driver) -> driver::Driver {
+    match driver {
+        Driver::Auto => driver::Driver::Auto,
+        Driver::AfXdp => driver::Driver::AfXdp,
+        Driver::AfPacket => driver::Driver::AfPacket,
+    }
+}
+
+fn backing_of(backing: &sluice_hugepages::region::Backing) -> tables::Backing {
+    use sluice_hugepages::region::Backing;
+    match backing {
+        Backing::Hugetlbfs => tables::Backing::Hugepages,
+        Backing::Tmpfs(_) => tables::Backing::Tmpfs,
+        Backing::Anonymous => tables::Backing::Anonymous,
+    }
+}
+
+fn setting(change: &sluice_config::FlushChange) -> tables::FlushSetting {
+    tables::FlushSetting {
+        threshold_bytes: change.threshold_kib.map(|kib| kib.saturating_mul(1024)),
+        period_ms: change.period_ms,
+    }
+}
+
+/// The router's part of the configuration. In both modes every address and
+/// port of a cached target is intercepted.
+fn router_config(config: &Config, ports: &[Port]) -> RouterConfig {
+    RouterConfig {
+        ports: config
+            .ports
+            .iter()
+            .zip(ports)
+            .map(|(port, opened)| PortConfig {
+                name: port.name.clone(),
+                mac: opened.info().mac,
+                address: port.address.address(),
+                prefix_len: port.address.prefix_len(),
+                mtu: port.mtu,
+            })
+            .collect(),
+        routes: config
+            .routes
+            .iter()
+            .map(|route| RouteConfig {
+                prefix: route.prefix.network().address(),
+                prefix_len: route.prefix.prefix_len(),
+                via: route.via,
+            })
+            .collect(),
+        intercepts: config
+            .targets
+            .iter()
+            .map(|target| (*target.address.ip(), target.address.port()))
+            .collect(),
+        portal: config
+            .iscsi
+            .portal
+            .filter(|_| config.iscsi.mode == Mode::Portal)
+            .map(|portal| (*portal.ip(), portal.port())),
+        ..RouterConfig::default()
+    }
+}
+
+fn tcp(config: &Config, mtu: u16, gso: bool, isn_key: [u8; 16]) -> Tcp {
+    // A session is a flow on either side, and a nexus may outlive its session;
+    // as many again for those that close.
+    let mut settings = TcpConfig::new(config.iscsi.sessions_max * 4, mtu, isn_key);
+    settings.accept.gso = gso;
+    settings.connect.gso = gso;
+    let mut tcp = Tcp::new(settings);
+    match config.iscsi.mode {
+        Mode::Portal => {
+            if let Some(portal) = config.iscsi.portal {
+                tcp.listen(portal);
+            }
+        }
+        Mode::Transparent => {
+            for target in &config.targets {
+                tcp.listen(target.address);
+            }
+        }
+    }
+    tcp
+}
+
+fn relay_config(config: &Config, router: &Router, seed: u64) -> Result<RelayConfig, StartError> {
+    let mut targets = Vec::new();
+    for target in &config.targets {
+        let address = *target.address.ip();
+        let path = router.path(address).ok_or_else(|| StartError::NoWayTo {
+            target: target.name.clone(),
+            address,
+        })?;
+        targets.push(Target {
+            name: target.name.clone(),
+            address: target.address,
+            initiators: match &target.initiators {
+                Initiators::Any => Vec::new(),
+                Initiators::Named(names) => names.clone(),
+            },
+            shared: target.shared,
+            luns: target.luns.clone(),
+            wan_address: path.source,
+        });
+    }
+    let pages = config.dataplane.frames_bytes / u64::from(PAGE_LEN);
+    Ok(RelayConfig {
+        mode: match config.iscsi.mode {
+            Mode::Transparent => crate::worker::Mode::Transparent,
+            Mode::Portal => crate::worker::Mode::Portal,
+        },
+        targets,
+        flush: FlushPolicy {
+            threshold_bytes: config.flush.policy.threshold_bytes,
+            stop_bytes: config.flush.policy.threshold_bytes / 2,
+            period: config.flush.policy.period,
+            // A limit on the storage's load comes with the settings of the flusher.
+            load_max: Duration::MAX,
+        },
+        wait_max: config.flush.held_write_max,
+        sessions_max: config.iscsi.sessions_max as usize,
+        // An eighth of the communication memory, at most 64 MiB.
+        staging_pages: u16::try_from((pages / 8).clamp(8, 1024)).expect("at most 1024"),
+        wan_buffers: Buffers {
+            rx_pages: config.iscsi.wan_receive_bytes / PAGE_LEN,
+            tx_pages: config.iscsi.wan_send_bytes / PAGE_LEN,
+        },
+        silence_max: SILENCE_MAX,
+        seed,
+    })
+}

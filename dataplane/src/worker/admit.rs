@@ -1,0 +1,452 @@
+//! The target side: a computer's bytes become commands, and each command goes
+//! to the room that does it. The way of a write starts here.
+
+use sluice_proto::Time;
+use sluice_proto::iscsi::{CommandEvent, TargetEvent, TaskFunction, TaskFunctionResponse, TaskId};
+use sluice_proto::scsi::{self, Access, ScsiStatus, Sense};
+
+use super::lan::LanState;
+use super::relay::{Net, Relay};
+use super::task::{LanKey, PassTask, SyncTask, Task, TaskKey, VolumeKey, Work, WriteState};
+
+/// Bytes read from one connection a step, so that one sender cannot stall forwarding.
+pub const SERVE_BYTES_MAX: usize = 256 * 1024;
+
+/// What [`Relay::receive_lan`] hands out: an event that no longer borrows the stream.
+enum Arrived {
+    Login,
+    LoggedIn,
+    Command(CommandEvent),
+    WriteComplete(TaskId),
+    DataFault(TaskId),
+    TaskManagement {
+        tag: u32,
+        function: TaskFunction,
+        lun: u64,
+        referenced: Option<TaskId>,
+    },
+    SendTargets,
+    Pong,
+    Logout,
+    Violation,
+}
+
+impl Relay {
+    /// Reads what has come from a computer, does it, and sends what is queued.
+    /// Returns whether more is waiting than one step may take.
+    pub(super) fn serve_lan(&mut self, net: &mut Net<'_>, now: Time, key: LanKey) -> bool {
+        let mut budget = SERVE_BYTES_MAX;
+        while let Some(arrived) = self.receive_lan(net, now, key, &mut budget) {
+            match arrived {
+                Arrived::Login => self.login(net, now, key),
+                Arrived::LoggedIn => self.lans[key.0].state = LanState::FullFeature,
+                Arrived::Command(command) => self.command(net, now, key, &command),
+                Arrived::WriteComplete(task) => {
+                    if let Some(task) = self.lans[key.0].task(task) {
+                        self.data_complete(now, task);
+                    }
+                }
+                Arrived::DataFault(task) => {
+                    if let Some(task) = self.lans[key.0].task(task) {
+                        let sense = Sense::PROTOCOL_SERVICE_CRC_ERROR.fixed();
+                        self.give_up(task, ScsiStatus::CHECK_CONDITION, &sense);
+                    }
+                }
+                Arrived::TaskManagement {
+                    tag,
+                    function,
+                    lun,
+                    referenced,
+                } => {
+                    self.task_management(key, tag, function, lun, referenced);
+                }
+                Arrived::SendTargets => self.send_targets(key),
+                Arrived::Pong => self.lans[key.0].pinged = None,
+                Arrived::Logout => self.lans[key.0].state = LanState::Closing,
+                Arrived::Violation => {
+                    self.counters.violations += 1;
+                    self.lans[key.0].state = LanState::Closing;
+                }
+            }
+            if !self.lans.contains(key.0) {
+                return false;
+            }
+        }
+        self.transmit_lan(net, now, key);
+        budget == 0
+    }
+
+    /// Feeds the connection from its stream until an event needs a decision.
+    /// Data of writes goes to its place here, in the one copy from stream to log.
+    fn receive_lan(
+        &mut self,
+        net: &mut Net<'_>,
+        now: Time,
+        key: LanKey,
+        budget: &mut usize,
+    ) -> Option<Arrived> {
+        let Self {
+            lans,
+            tasks,
+            log,
+            staging,
+            ..
+        } = self;
+        let lan = lans.get_mut(key.0)?;
+        if lan.state == LanState::Closing || *budget == 0 {
+            return None;
+        }
+        let mut arrived = None;
+        loop {
+            let mut taken = 0;
+            net.tcp.recv(lan.flow, |bytes| {
+                let window = &bytes[..bytes.len().min(*budget)];
+                while arrived.is_none() {
+                    let (used, event) = lan.conn.receive(&window[taken..]);
+                    taken += used;
+                    arrived = match event {
+                        None if used == 0 || taken == window.len() => break,
+                        None => None,
+                        Some(TargetEvent::Data { task, bytes, .. }) => {
+                            let slot = lan.task(task);
+                            if let Some(task) = slot.and_then(|task| tasks.get_mut(task.0)) {
+                                land(task, bytes, log, staging, net.pool);
+                            }
+                            None
+                        }
+                        Some(TargetEvent::Login) => Some(Arrived::Login),
+                        Some(TargetEvent::LoggedIn) => Some(Arrived::LoggedIn),
+                        Some(TargetEvent::Command(command)) => Some(Arrived::Command(command)),
+                        Some(TargetEvent::WriteComplete { task }) => {
+                            Some(Arrived::WriteComplete(task))
+                        }
+                        Some(TargetEvent::DataFault { task }) => Some(Arrived::DataFault(task)),
+                        Some(TargetEvent::TaskManagement {
+                            tag,
+                            function,
+                            lun,
+                            ref_task,
+                        }) => Some(Arrived::TaskManagement {
+                            tag,
+                            function,
+                            lun,
+                            referenced: ref_task,
+                        }),
+                        Some(TargetEvent::SendTargets) => Some(Arrived::SendTargets),
+                        Some(TargetEvent::Pong) => Some(Arrived::Pong),
+                        Some(TargetEvent::Logout { .. }) => Some(Arrived::Logout),
+                        Some(TargetEvent::Violation(_)) => Some(Arrived::Violation),
+                    };
+                }
+                taken
+            });
+            *budget -= taken;
+            if taken > 0 {
+                lan.last_heard = now;
+            }
+            if arrived.is_some() || taken == 0 || *budget == 0 {
+                return arrived;
+            }
+        }
+    }
+
+    /// Sends what is queued for a computer, as far as its window and buffer go.
+    fn transmit_lan(&mut self, net: &mut Net<'_>, now: Time, key: LanKey) {
+        let Some(lan) = self.lans.get_mut(key.0) else {
+            return;
+        };
+        let staging = &mut self.staging;
+        while lan.conn.has_output() {
+            let pool = &*net.pool;
+            let sent = net.tcp.send(lan.flow, |out| {
+                lan.conn.transmit(out, |token, offset, into| {
+                    let from = offset as usize;
+                    let page = staging.bytes(pool, page_of(token));
+                    into.copy_from_slice(&page[from..from + into.len()]);
+                })
+            });
+            if sent == 0 {
+                break;
+            }
+        }
+        let mut released = false;
+        while let Some(token) = lan.conn.next_released() {
+            lan.release_page(page_of(token));
+            staging.give(page_of(token));
+            released = true;
+        }
+        if lan.state == LanState::Closing && !lan.conn.has_output() {
+            net.tcp.close(lan.flow);
+            self.detach_lan(key);
+        }
+        if released {
+            self.feed_starved(net, now);
+        }
+    }
+
+    /// Sends a command to the room that does it.
+    fn command(&mut self, net: &mut Net<'_>, now: Time, lan: LanKey, command: &CommandEvent) {
+        let Some(nexus_key) = self.lans[lan.0].nexus else {
+            return self.refuse(lan, command.task, ScsiStatus::BUSY, &[]);
+        };
+        if let Some(sense) = self.take_unit_attention(nexus_key, command) {
+            return self.refuse(lan, command.task, ScsiStatus::CHECK_CONDITION, &sense);
+        }
+        let nexus = &self.nexuses[nexus_key.0];
+        let volume = self.find_volume(nexus.target, command.lun);
+        let access = match scsi::classify(&command.cdb) {
+            Ok(access) => access,
+            Err(fault) => {
+                return self.refuse(
+                    lan,
+                    command.task,
+                    ScsiStatus::CHECK_CONDITION,
+                    &fault.fixed(),
+                );
+            }
+        };
+        if self.tasks.len() == self.tasks.capacity() {
+            return self.refuse(lan, command.task, ScsiStatus::TASK_SET_FULL, &[]);
+        }
+        let known =
+            volume.and_then(|key| self.volume(key).geometry.map(|geometry| (key, geometry)));
+        let work = match (known, access) {
+            (Some((_, geometry)), Access::Write { lba, blocks, fua })
+                if command.write
+                    && !command.read
+                    && u64::from(command.expected_len)
+                        == u64::from(blocks) * u64::from(geometry.block_len) =>
+            {
+                Self::plan_write(geometry, lba, blocks, fua, command)
+            }
+            (Some((_, geometry)), Access::Read { lba, blocks, .. })
+                if command.read
+                    && !command.write
+                    && u64::from(command.expected_len)
+                        == u64::from(blocks) * u64::from(geometry.block_len) =>
+            {
+                Self::plan_read(geometry, lba, blocks)
+            }
+            (Some((key, _)), Access::Sync { immed, .. }) if !command.read && !command.write => {
+                Ok(self.plan_sync(key, immed))
+            }
+            (known, access) => self.plan_pass(known.map(|(key, _)| key), access, command),
+        };
+        let work = match work {
+            Ok(work) => work,
+            Err(Refusal { status, sense }) => {
+                return self.refuse(lan, command.task, status, sense.as_ref());
+            }
+        };
+        let key = TaskKey(self.tasks.insert(Task {
+            lan: Some((lan, command.task)),
+            nexus: nexus_key,
+            volume: known.map(|(key, _)| key),
+            lun: command.lun,
+            cdb: command.cdb,
+            expected_len: command.expected_len,
+            deadline: now + self.config.wait_max,
+            work,
+        }));
+        self.nexuses[nexus_key.0].tasks += 1;
+        self.nexuses[nexus_key.0].commands += 1;
+        self.lans[lan.0].tasks[usize::from(command.task.0)] = Some(key);
+        match self.tasks[key.0].work {
+            Work::Write(_) => self.start_write(key),
+            Work::Read(_) => self.start_read(net, now, key),
+            Work::Sync(SyncTask { immed, .. }) => {
+                if immed {
+                    self.answer(key, ScsiStatus::GOOD, &[], 0);
+                }
+                self.continue_sync(key);
+            }
+            Work::Pass(_) => self.start_pass(now, key),
+        }
+    }
+
+    /// All data-out of a command is here.
+    fn data_complete(&mut self, now: Time, key: TaskKey) {
+        match self.tasks[key.0].work {
+            Work::Write(_) => self.commit_write(now, key),
+            Work::Pass(ref mut pass) => {
+                pass.data_complete = true;
+                self.continue_pass(now, key);
+            }
+            Work::Read(_) | Work::Sync(_) => {}
+        }
+    }
+
+    /// Ends a command that is not in the log yet: what it holds is given back.
+    pub(super) fn give_up(&mut self, key: TaskKey, status: ScsiStatus, sense: &[u8]) {
+        self.answer(key, status, sense, 0);
+        self.abandon(key);
+    }
+
+    /// Lets go of a task whose computer has been answered or has gone. What is
+    /// out at the storage keeps it until the answer comes; what is in the log stays (C-3).
+    pub(super) fn abandon(&mut self, key: TaskKey) {
+        self.tasks[key.0].lan = None;
+        let volume = self.tasks[key.0].volume;
+        let gone = match &mut self.tasks[key.0].work {
+            Work::Write(write) => {
+                match write.state {
+                    WriteState::Held { page, .. } => {
+                        self.staging.give(page);
+                        self.held.retain(|&held| held != key);
+                    }
+                    WriteState::Landing(id) => self.log.abort(id),
+                    WriteState::Behind(id) => {
+                        self.log.abort(id);
+                        self.leave_volume(volume, key);
+                    }
+                    WriteState::Durable { .. } => self.leave_volume(volume, key),
+                }
+                true
+            }
+            Work::Read(_) => self.abandon_read(key),
+            Work::Sync(_) => {
+                self.leave_volume(volume, key);
+                true
+            }
+            Work::Pass(pass) if pass.asked.is_some() => false,
+            Work::Pass(pass) => {
+                for page in pass.pages.drain(..) {
+                    self.staging.give(page);
+                }
+                self.end_pass(key);
+                true
+            }
+        };
+        if gone {
+            let nexus = self.tasks[key.0].nexus;
+            self.nexuses[nexus.0].wanted.retain(|&wanted| wanted != key);
+            self.forget(key);
+        }
+    }
+
+    /// Takes a task off its volume's lists.
+    fn leave_volume(&mut self, volume: Option<VolumeKey>, key: TaskKey) {
+        let Some(volume) = volume else { return };
+        let state = self.volume_mut(volume);
+        state.behind.retain(|&task| task != key);
+        state.waiting.retain(|&task| task != key);
+    }
+
+    /// RFC 7143 11.5; SAM-5 clause 7. Only commands without a status end (C-3).
+    fn task_management(
+        &mut self,
+        lan: LanKey,
+        tag: u32,
+        function: TaskFunction,
+        lun: u64,
+        referenced: Option<TaskId>,
+    ) {
+        let response = match function {
+            TaskFunction::AbortTask => {
+                match referenced.and_then(|task| self.lans[lan.0].task(task)) {
+                    Some(key) => {
+                        self.abort(lan, key);
+                        TaskFunctionResponse::Complete
+                    }
+                    None => TaskFunctionResponse::TaskDoesNotExist,
+                }
+            }
+            TaskFunction::AbortTaskSet | TaskFunction::ClearTaskSet | TaskFunction::LunReset => {
+                for number in 0..self.lans[lan.0].tasks.len() {
+                    if let Some(key) = self.lans[lan.0].tasks[number]
+                        && self.tasks[key.0].lun == lun
+                    {
+                        self.abort(lan, key);
+                    }
+                }
+                TaskFunctionResponse::Complete
+            }
+            _ => TaskFunctionResponse::NotSupported,
+        };
+        self.lans[lan.0].conn.answer_task_management(tag, response);
+        self.touch_lan(lan);
+    }
+
+    /// Ends a command without a status: its session forgets the number at once.
+    fn abort(&mut self, lan: LanKey, key: TaskKey) {
+        if let Some((_, number)) = self.tasks[key.0].lan.take() {
+            let session = &mut self.lans[lan.0];
+            session.tasks[usize::from(number.0)] = None;
+            session.conn.abort(number);
+        }
+        self.abandon(key);
+    }
+}
+
+/// Why a command is not taken up.
+pub(super) struct Refusal {
+    pub status: ScsiStatus,
+    pub sense: arrayvec::ArrayVec<u8, { super::nexus::SENSE_LEN }>,
+}
+
+impl Refusal {
+    pub fn sense(sense: Sense) -> Self {
+        let mut bytes = arrayvec::ArrayVec::new();
+        bytes
+            .try_extend_from_slice(&sense.fixed())
+            .expect("fixed sense is SENSE_LEN bytes");
+        Self {
+            status: ScsiStatus::CHECK_CONDITION,
+            sense: bytes,
+        }
+    }
+
+    pub fn status(status: ScsiStatus) -> Self {
+        Self {
+            status,
+            sense: arrayvec::ArrayVec::new(),
+        }
+    }
+}
+
+/// Puts data-out bytes in their place: the log, or staging pages.
+fn land(
+    task: &mut Task,
+    bytes: &[u8],
+    log: &mut sluice_hugepages::log::Log,
+    staging: &super::staging::Staging,
+    pool: &mut sluice_hugepages::pool::Pool,
+) {
+    use super::staging::STAGE_LEN;
+    match &mut task.work {
+        Work::Write(write) => match &mut write.state {
+            WriteState::Landing(id) => log.append(*id, bytes),
+            WriteState::Held { page, received } => {
+                // At most FirstBurstLength comes unasked, and that is a page (RFC 7143 13.14).
+                let from = *received as usize;
+                staging.bytes_mut(pool, *page)[from..from + bytes.len()].copy_from_slice(bytes);
+                *received += u32::try_from(bytes.len()).expect("a page of data");
+            }
+            WriteState::Behind(_) | WriteState::Durable { .. } => {
+                unreachable!("complete writes get no more data")
+            }
+        },
+        Work::Pass(PassTask {
+            pages, transferred, ..
+        }) => {
+            let mut rest = bytes;
+            while !rest.is_empty() {
+                let at = *transferred as usize;
+                let room = STAGE_LEN - at % STAGE_LEN;
+                let (now, later) = rest.split_at(rest.len().min(room));
+                let page = pages[at / STAGE_LEN];
+                staging.bytes_mut(pool, page)[at % STAGE_LEN..at % STAGE_LEN + now.len()]
+                    .copy_from_slice(now);
+                *transferred += u32::try_from(now.len()).expect("a page of data");
+                rest = later;
+            }
+        }
+        Work::Read(_) | Work::Sync(_) => {}
+    }
+}
+
+/// The staging page that a transfer token names.
+pub(super) fn page_of(token: u64) -> super::staging::StagePage {
+    let number = u16::try_from(token).expect("tokens towards computers are page numbers");
+    super::staging::StagePage::from_number(number)
+}

@@ -1,0 +1,349 @@
+//! Flushing: records go to the storage in the flush queue's order and leave
+//! the log when they are durable there.
+//!
+//! This room only carries: what may be sent, and what is durable, is the flush
+//! queue's to say, and whether now is the time its gate's.
+
+use std::time::Duration;
+
+use sluice_hugepages::log::RecordId;
+use sluice_proto::Time;
+use sluice_proto::cache::flush::policy::{Pace, VolumeView};
+use sluice_proto::cache::flush::{FlushAction, FlushLimits, Outcome};
+use sluice_proto::iscsi::{Command, Direction, TaskAttribute};
+use sluice_proto::scsi::{ScsiStatus, SenseKey, cdb, sense};
+
+use super::relay::{Net, Relay};
+use super::task::{NexusKey, TaskKey, VolumeKey, WanKind, WanTask, Work, WriteState};
+
+/// How much of one volume may be under way: more writes than fit any send
+/// buffer here, so that the transport never runs dry for want of them; and a
+/// sync every 16 MiB, so that the log is freed while a long flush goes on.
+const LIMITS: FlushLimits = FlushLimits {
+    writes_in_flight_max: 64,
+    bytes_in_flight_max: 8 * 1024 * 1024,
+    unsynced_bytes_max: 16 * 1024 * 1024,
+    awaited: None,
+};
+
+/// Pause after a flush that the storage refused.
+const RETRY_PAUSE: Duration = Duration::from_millis(500);
+
+impl Relay {
+    /// Sends what may be sent of a volume's log, if it is time to.
+    pub(super) fn flush_volume(&mut self, now: Time, key: VolumeKey) {
+        let Some(nexus) = self.flush_nexus(key) else {
+            return;
+        };
+        if !self.may_flush(now, key) {
+            return;
+        }
+        let mut sent = false;
+        while self.nexuses[nexus.0].window() > 0 && self.wan_tasks.len() < self.wan_tasks.capacity()
+        {
+            let volume = self.volume(key);
+            let limits = FlushLimits {
+                awaited: volume.gate.asked(),
+                ..LIMITS
+            };
+            let Some(action) = self.flush.next(key.0, &limits, volume.storage_wce) else {
+                break;
+            };
+            match action {
+                FlushAction::Write { record } => {
+                    if !self.send_record(now, nexus, key, record) {
+                        break;
+                    }
+                }
+                FlushAction::Sync => {
+                    let lun = self.volume(key).lun;
+                    self.submit(
+                        now,
+                        nexus,
+                        WanKind::FlushSync { volume: key },
+                        lun,
+                        cdb::synchronize_cache(),
+                        Direction::None,
+                    );
+                }
+            }
+            sent = true;
+        }
+        if sent {
+            self.touch_nexus(nexus);
+        }
+    }
+
+    /// A-15, and not while it backs off after a refusal.
+    fn may_flush(&mut self, now: Time, key: VolumeKey) -> bool {
+        let asked = self.volume(key).gate.asked();
+        let view = VolumeView {
+            connected: true,
+            dirty_bytes: self.flush.dirty_bytes(key.0),
+            oldest_dirty: self.flush.oldest_dirty(key.0),
+            load: self.volume(key).load,
+            near_full: !self.held.is_empty(),
+            ask_done: asked.is_some_and(|sequence| self.flush.durable_through(key.0, sequence)),
+        };
+        let volume = self.volume_mut(key);
+        // A stray write could land on what is sent after it (C-6).
+        if volume.strays > 0 || now < volume.retry_at {
+            return false;
+        }
+        let policy = volume.policy;
+        // What is written but not synced has no other way to become durable.
+        let finishing = view.dirty_bytes == 0 && volume.gate.asked().is_some();
+        matches!(
+            volume.gate.pace(now, &policy, &view),
+            Pace::Flow | Pace::Floor
+        ) || finishing
+    }
+
+    /// The nexus that carries the volume's flush, if it is ready. It stays the
+    /// same through its reconnects while it has unsynced work (C-8); only with
+    /// nothing under way does another take over.
+    fn flush_nexus(&mut self, key: VolumeKey) -> Option<NexusKey> {
+        let volume = self.volume(key);
+        let target = volume.target?;
+        if let Some(current) = volume
+            .flush_nexus
+            .filter(|current| self.nexuses.contains(current.0))
+        {
+            if self.nexuses[current.0].is_ready() {
+                return Some(current);
+            }
+            if volume.begun {
+                return None;
+            }
+        }
+        let ready = self
+            .nexuses
+            .iter()
+            .find(|(_, nexus)| nexus.target == target && nexus.is_ready())
+            .map(|(at, _)| NexusKey(at))?;
+        self.volume_mut(key).flush_nexus = Some(ready);
+        Some(ready)
+    }
+
+    /// Asks for everything committed so far, whatever the policy says.
+    pub(super) fn ask_flush(&mut self, key: VolumeKey) {
+        let volume = self.volume_mut(key);
+        let newest = volume.next_sequence - 1;
+        volume.gate.ask(newest);
+        if let Some(nexus) = volume.flush_nexus {
+            self.touch_nexus(nexus);
+        }
+    }
+
+    /// False if the record is unsound: it is never sent, and the volume
+    /// has failed; what is newer waits behind it (C-4).
+    fn send_record(&mut self, now: Time, nexus: NexusKey, key: VolumeKey, record: u32) -> bool {
+        if self.log.verify(RecordId(record)).is_err() {
+            self.counters.records_unsound += 1;
+            self.flush.write_done(key.0, record, Outcome::Refused);
+            return false;
+        }
+        let (lba, len) = {
+            let record = self.log.record(RecordId(record));
+            (record.lba, record.len)
+        };
+        let volume = self.volume_mut(key);
+        volume.begun = true;
+        let lun = volume.lun;
+        let blocks = len / volume.block_len();
+        let kind = WanKind::Flush {
+            volume: key,
+            record,
+        };
+        self.submit(
+            now,
+            nexus,
+            kind,
+            lun,
+            cdb::write(lba, blocks),
+            Direction::Out(len),
+        );
+        true
+    }
+
+    /// Gives a command to a nexus whose window has room; the caller has looked.
+    pub(super) fn submit(
+        &mut self,
+        now: Time,
+        nexus: NexusKey,
+        kind: WanKind,
+        lun: u64,
+        cdb: [u8; 16],
+        data: Direction,
+    ) -> usize {
+        let wan_task = self.wan_tasks.insert(WanTask {
+            nexus,
+            sent: now,
+            kind,
+        });
+        let conn = self.nexuses[nexus.0]
+            .conn
+            .as_mut()
+            .expect("a nexus with a window has a connection");
+        conn.submit(Command {
+            token: wan_task as u64,
+            lun,
+            cdb,
+            attribute: TaskAttribute::Simple,
+            data,
+        })
+        .expect("the caller has looked at the window");
+        self.touch_nexus(nexus);
+        wan_task
+    }
+
+    /// A flushed record's answer.
+    pub(super) fn flush_answered(
+        &mut self,
+        net: &mut Net<'_>,
+        now: Time,
+        key: VolumeKey,
+        record: u32,
+        status: ScsiStatus,
+        sense: &[u8],
+    ) {
+        let good = status == ScsiStatus::GOOD;
+        self.flush.write_done(
+            key.0,
+            record,
+            if good { Outcome::Good } else { Outcome::Retry },
+        );
+        if !good {
+            self.flush_refused(now, key, status, sense);
+        }
+        self.release_durable(net, now, key);
+        self.flush_volume(now, key);
+    }
+
+    /// The flusher's SYNCHRONIZE CACHE has ended.
+    pub(super) fn sync_answered(
+        &mut self,
+        net: &mut Net<'_>,
+        now: Time,
+        key: VolumeKey,
+        status: ScsiStatus,
+        sense: &[u8],
+    ) {
+        let unsupported = status == ScsiStatus::CHECK_CONDITION
+            && sense::parse(sense)
+                .is_some_and(|received| received.sense.key == SenseKey::ILLEGAL_REQUEST);
+        if unsupported {
+            // The command is optional (SBC-4): a storage without it has no cache to synchronize.
+            self.volume_mut(key).storage_wce = false;
+        }
+        let good = status == ScsiStatus::GOOD || unsupported;
+        self.flush.sync_done(key.0, good);
+        if !good {
+            self.flush_refused(now, key, status, sense);
+        }
+        self.release_durable(net, now, key);
+        self.flush_volume(now, key);
+    }
+
+    /// it stays and is tried again; after a reset, so is all that was not synced.
+    fn flush_refused(&mut self, now: Time, key: VolumeKey, status: ScsiStatus, bytes: &[u8]) {
+        self.counters.flush_failures += 1;
+        let received = (status == ScsiStatus::CHECK_CONDITION)
+            .then(|| sense::parse(bytes))
+            .flatten();
+        if let Some(received) = received
+            && received.sense.key == SenseKey::UNIT_ATTENTION
+        {
+            if received.sense.is_reset() {
+                self.flush_lost(key);
+            }
+            if let Some(nexus) = self.volume(key).flush_nexus {
+                let lun = self.volume(key).lun;
+                self.keep_unit_attention(nexus, lun, bytes);
+            }
+            return;
+        }
+        self.volume_mut(key).retry_at = now + RETRY_PAUSE;
+    }
+
+    /// Every unsynced record of the volume is to be sent again. Answers to what
+    /// is still out no longer count.
+    pub(super) fn flush_lost(&mut self, key: VolumeKey) {
+        self.flush.session_lost(key.0);
+        let mut strays = 0;
+        for (_, wan_task) in &mut self.wan_tasks {
+            let record = match wan_task.kind {
+                WanKind::Flush { volume, record } if volume == key => Some(record),
+                WanKind::FlushSync { volume } if volume == key => None,
+                _ => continue,
+            };
+            wan_task.kind = WanKind::Stray {
+                volume: key,
+                record,
+            };
+            strays += 1;
+        }
+        self.volume_mut(key).strays += strays;
+    }
+
+    /// Frees what is durable, oldest first, and stops at a record that a read
+    /// sent before may still miss.
+    pub(super) fn release_durable(&mut self, net: &mut Net<'_>, now: Time, key: VolumeKey) {
+        while let Some(record) = self.flush.next_durable(key.0) {
+            self.volume_mut(key).durable.push_back(record);
+        }
+        let mut freed = false;
+        while let Some(&record) = self.volume(key).durable.front() {
+            let (lba, len) = {
+                let record = self.log.record(RecordId(record));
+                (record.lba, record.len)
+            };
+            let volume = self.volume_mut(key);
+            if volume.read_over(lba, u64::from(len / volume.block_len())) {
+                break;
+            }
+            volume.durable.pop_front();
+            volume.bytes_flushed += u64::from(len);
+            self.index.remove(record);
+            self.log.free(RecordId(record));
+            freed = true;
+        }
+        if self.flush.is_drained(key.0) {
+            self.volume_mut(key).begun = false;
+        }
+        self.wake_waiting(now, key);
+        if freed && !self.held.is_empty() {
+            self.admit_held(net, now);
+        }
+    }
+
+    /// Looks whether what waits for durability, or for clean blocks, may go on.
+    fn wake_waiting(&mut self, now: Time, key: VolumeKey) {
+        let mut at = 0;
+        while let Some(&task) = self.volume(key).waiting.get(at) {
+            self.wake(now, key, task);
+            if self.volume(key).waiting.get(at) == Some(&task) {
+                at += 1;
+            }
+        }
+    }
+
+    fn wake(&mut self, now: Time, volume: VolumeKey, key: TaskKey) {
+        match &self.tasks[key.0].work {
+            Work::Write(write) => {
+                let WriteState::Durable { sequence } = write.state else {
+                    unreachable!("only FUA writes wait")
+                };
+                let len = write.len;
+                if self.flush.durable_through(volume.0, sequence) {
+                    self.volume_mut(volume).waiting.retain(|&task| task != key);
+                    self.answer(key, ScsiStatus::GOOD, &[], len);
+                    self.forget(key);
+                }
+            }
+            Work::Sync(_) => self.continue_sync(key),
+            Work::Pass(_) => self.continue_pass(now, key),
+            Work::Read(_) => unreachable!("reads do not wait for durability"),
+        }
+    }
+}

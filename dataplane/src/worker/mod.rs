@@ -1,0 +1,40 @@
+//! The worker: one core's run-to-completion step, and the relay it drives.
+//!
+//! The way of a write, top to bottom: [`step`] takes frames and hands TCP
+//! segments to their flow; [`admit`] turns a computer's stream into commands
+//! and puts data in its place; [`write`] gives it room, an order and an answer;
+//! [`flush`] carries it to the storage and frees it when it is durable there.
+//! [`read`] and [`pass`] are the ways of the other commands, [`login`] and
+//! [`wan`] the lives of the two sides' sessions, [`upkeep`] what time brings,
+//! [`recovery`] what a start finds, [`publish`] what operators see.
+//!
+//! Not for: anything that reads a clock, or a byte of a protocol (that is
+//! `sluice_proto`'s).
+
+pub mod admit;
+pub mod flush;
+pub mod lan;
+pub mod login;
+pub mod nexus;
+pub mod pass;
+pub mod publish;
+pub mod read;
+pub mod recovery;
+pub mod relay;
+pub mod staging;
+pub mod step;
+pub mod task;
+pub mod upkeep;
+pub mod volume;
+pub mod wan;
+pub mod write;
+
+pub use relay::{Mode, Relay, RelayConfig, Target};
+pub use step::{Io, Next, Worker};
+
+use sluice_hugepages::log::VolumeId;
+
+/// The log's name for a volume.
+fn log_volume(key: task::VolumeKey) -> VolumeId {
+    VolumeId(key.0)
+}

@@ -1,0 +1,106 @@
+//! The sessions towards the storage: one nexus a computer and target, under
+//! the computer's own initiator name, kept alive through outages.
+//!
+//! A nexus outlives the computer's session while it has records to flush, and
+//! the data plane itself: its identity is persisted before its first login, so
+//! that after a crash the same session is reinstated (C-8).
+
+use std::collections::VecDeque;
+use std::net::SocketAddrV4;
+use std::time::Duration;
+
+use arrayvec::{ArrayString, ArrayVec};
+use sluice_hugepages::log::NexusId;
+use sluice_proto::Time;
+use sluice_proto::iscsi::InitiatorConn;
+
+use super::task::{LanKey, ProbeStep, TaskKey};
+use crate::tcp::FlowId;
+
+/// LUNs that one target may have.
+pub const TARGET_LUNS_MAX: usize = 16;
+/// Bytes of the sense data kept: fixed format to the sense-key specific field (SPC-5 4.4.3).
+pub const SENSE_LEN: usize = 18;
+
+const BACKOFF_FIRST: Duration = Duration::from_millis(100);
+const BACKOFF_LAST: Duration = Duration::from_secs(5);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WanState {
+    /// TCP handshake under way.
+    Connecting,
+    LoggingIn,
+    /// Asking for LUNs, capacity and caching mode.
+    Probing,
+    Ready,
+    /// Not before this time.
+    Backoff(Time),
+    LoggingOut,
+    /// Logged out, or refused for good: to be removed.
+    Gone,
+}
+
+/// Questions after a login: REPORT LUNS, then for each LUN its capacity and caching mode.
+#[derive(Debug, Default)]
+pub struct Probe {
+    pub luns: ArrayVec<u64, TARGET_LUNS_MAX>,
+    /// Index into `luns` of the one being asked.
+    pub at: usize,
+    pub step: Option<ProbeStep>,
+    /// Unit attentions and busy answers met at this step.
+    pub tries: u32,
+}
+
+#[derive(Debug)]
+pub struct Nexus {
+    pub initiator_name: ArrayString<224>,
+    pub lan_isid: [u8; 6],
+    /// Ours towards the storage, persisted.
+    pub wan_isid: [u8; 6],
+    /// Index of the configured target.
+    pub target: usize,
+    pub computer: SocketAddrV4,
+    pub log_id: NexusId,
+    pub lan: Option<LanKey>,
+    pub flow: Option<FlowId>,
+    pub conn: Option<Box<InitiatorConn>>,
+    pub state: WanState,
+    pub state_deadline: Time,
+    pub attempts: u32,
+    /// A login has succeeded at some time: a returning computer is let in at once.
+    pub established: bool,
+    pub probe: Probe,
+    /// Unit attentions met by the relay's own commands, kept for the computer (C-14).
+    pub unit_attentions: ArrayVec<(u64, [u8; SENSE_LEN]), TARGET_LUNS_MAX>,
+    /// Tasks that name this nexus.
+    pub tasks: usize,
+    /// Reads with chunks to ask for, and commands to forward, in order.
+    pub wanted: VecDeque<TaskKey>,
+    /// In the worker's list of connections to serve.
+    pub queued: bool,
+    pub last_heard: Time,
+    pub pinged: Option<Time>,
+    pub logins: u64,
+    pub commands: u64,
+    /// When the computer's session began.
+    pub since: Time,
+}
+
+impl Nexus {
+    pub fn is_ready(&self) -> bool {
+        self.state == WanState::Ready
+    }
+
+    /// Commands that the storage's window still takes.
+    pub fn window(&self) -> usize {
+        self.conn.as_ref().map_or(0, |conn| conn.window())
+    }
+
+    /// The pause before the next login, doubled each time, with up to a
+    /// quarter of jitter from `random` so that many nexuses do not return at once.
+    pub fn backoff(&self, random: u64) -> Duration {
+        let doubled = BACKOFF_FIRST.saturating_mul(1 << self.attempts.min(10));
+        let pause = doubled.min(BACKOFF_LAST);
+        pause + pause.mul_f64((random % 1024) as f64 / 4096.0)
+    }
+}

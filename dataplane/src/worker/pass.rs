@@ -1,0 +1,269 @@
+//! SYNCHRONIZE CACHE, and commands that pass through to the storage.
+//!
+//! What a passing command touches is flushed first; while it is out, writes to
+//! the same blocks complete but take no place in the log, and the flush
+//! queue keeps later epochs behind what it changes.
+
+use arrayvec::ArrayVec;
+use sluice_hugepages::log::WRITE_LEN_MAX;
+use sluice_proto::Time;
+use sluice_proto::iscsi::CommandEvent;
+use sluice_proto::scsi::mode::ModeSense;
+use sluice_proto::scsi::{Access, ScsiStatus, Sense, vpd};
+
+use super::admit::Refusal;
+use super::relay::{Net, Relay};
+use super::staging::{STAGE_LEN, StagePage};
+use super::task::{PASS_BYTES_MAX, PassTask, SyncTask, TaskKey, VolumeKey, Work};
+
+/// A range wider than this is drained as the whole volume: looking each of its
+/// granules up would cost more than the flush it spares.
+const RANGE_BLOCKS_MAX: u64 = 64 * 1024;
+
+impl Relay {
+    pub(super) fn plan_sync(&mut self, volume: VolumeKey, immed: bool) -> Work {
+        let state = self.volume_mut(volume);
+        state.close_epoch();
+        Work::Sync(SyncTask {
+            through: state.next_sequence - 1,
+            immed,
+        })
+    }
+
+    /// Answers a SYNCHRONIZE CACHE when all before it, what passed through
+    /// included, is on the storage's stable media (C-2): by the flusher's own
+    /// SYNCHRONIZE CACHE, so no second one is sent.
+    pub(super) fn continue_sync(&mut self, key: TaskKey) {
+        let volume = self.tasks[key.0].volume.expect("a sync has a volume");
+        let Work::Sync(sync) = &self.tasks[key.0].work else {
+            unreachable!("the caller knows the task for a sync")
+        };
+        let through = sync.through;
+        if self.flush.durable_through(volume.0, through) {
+            self.volume_mut(volume).waiting.retain(|&task| task != key);
+            self.answer(key, ScsiStatus::GOOD, &[], 0);
+            self.forget(key);
+        } else if !self.volume(volume).waiting.contains(&key) {
+            self.volume_mut(volume).waiting.push(key);
+            self.ask_flush(volume);
+        }
+    }
+
+    pub(super) fn plan_pass(
+        &mut self,
+        volume: Option<VolumeKey>,
+        access: Access,
+        command: &CommandEvent,
+    ) -> Result<Work, Refusal> {
+        let barrier = match access {
+            Access::None => None,
+            // Transfer lengths that do not fit the blocks: the storage judges them.
+            Access::Read { lba, blocks, .. } => Some(Access::Range {
+                lba,
+                blocks: u64::from(blocks),
+                changes: false,
+            }),
+            Access::Write { lba, blocks, .. } => Some(Access::Range {
+                lba,
+                blocks: u64::from(blocks),
+                changes: true,
+            }),
+            Access::Range { blocks, .. } if blocks <= RANGE_BLOCKS_MAX => Some(access),
+            Access::Range { .. } | Access::Sync { .. } | Access::Medium => Some(Access::Medium),
+        };
+        let len = command.expected_len as usize;
+        if len > PASS_BYTES_MAX || (command.read && command.write) {
+            return Err(Refusal::sense(Sense::INVALID_FIELD_IN_CDB));
+        }
+        let mut pages = ArrayVec::new();
+        while (command.read || command.write) && pages.len() * STAGE_LEN < len {
+            match self.staging.take() {
+                Some(page) => pages.push(page),
+                None => {
+                    for page in pages {
+                        self.staging.give(page);
+                    }
+                    self.counters.busy_no_staging += 1;
+                    return Err(Refusal::status(ScsiStatus::BUSY));
+                }
+            }
+        }
+        Ok(Work::Pass(PassTask {
+            read: command.read,
+            write: command.write,
+            pages,
+            transferred: 0,
+            data_complete: !command.write || len == 0,
+            barrier: volume.and(barrier),
+            passing: false,
+            asked: None,
+        }))
+    }
+
+    pub(super) fn start_pass(&mut self, now: Time, key: TaskKey) {
+        if let (Some(volume), Some(barrier)) =
+            (self.tasks[key.0].volume, self.pass_mut(key).barrier)
+        {
+            self.volume_mut(volume).barriers.push((key, barrier));
+        }
+        if !self.pass_mut(key).data_complete
+            && let Some((lan, number)) = self.tasks[key.0].lan
+        {
+            self.lans[lan.0].conn.grant(number);
+            self.touch_lan(lan);
+        }
+        self.continue_pass(now, key);
+    }
+
+    /// Sends the command on if its data is here and its blocks are clean.
+    pub(super) fn continue_pass(&mut self, now: Time, key: TaskKey) {
+        let _ = now;
+        let volume = self.tasks[key.0].volume;
+        let pass = self.pass_mut(key);
+        if pass.passing || !pass.data_complete {
+            return;
+        }
+        let barrier = pass.barrier;
+        if let (Some(volume), Some(barrier)) = (volume, barrier) {
+            let epoch = self.volume(volume).epoch;
+            let token = u32::try_from(key.0).expect("tasks are numbered in 32 bits");
+            if !self.is_clean(volume, barrier)
+                || self.flush.pass(volume.0, token, barrier, epoch).is_err()
+            {
+                if !self.volume(volume).waiting.contains(&key) {
+                    self.volume_mut(volume).waiting.push(key);
+                }
+                return self.ask_flush(volume);
+            }
+            self.volume_mut(volume).waiting.retain(|&task| task != key);
+        }
+        self.pass_mut(key).passing = true;
+        let nexus = self.tasks[key.0].nexus;
+        self.nexuses[nexus.0].wanted.push_back(key);
+        self.touch_nexus(nexus);
+    }
+
+    /// No record overlaps the blocks, not even one already durable that a read
+    /// still pins: it would be laid over what the command changes.
+    fn is_clean(&self, volume: VolumeKey, barrier: Access) -> bool {
+        match barrier {
+            Access::Range { lba, blocks, .. } => {
+                let blocks = u32::try_from(blocks).expect("ranges are at most RANGE_BLOCKS_MAX");
+                !self.index.overlaps(volume.0, lba, blocks)
+            }
+            _ => self.flush.records(volume.0) == 0 && self.volume(volume).durable.is_empty(),
+        }
+    }
+
+    /// A passing command leaves its volume: answered, given up, or lost.
+    pub(super) fn end_pass(&mut self, key: TaskKey) {
+        let Some(volume) = self.tasks[key.0].volume else {
+            return;
+        };
+        let pass = self.pass_mut(key);
+        if std::mem::take(&mut pass.passing) && pass.barrier.is_some() {
+            self.flush.passed(
+                volume.0,
+                u32::try_from(key.0).expect("tasks are numbered in 32 bits"),
+            );
+        }
+        let state = self.volume_mut(volume);
+        state.barriers.retain(|&(task, _)| task != key);
+        state.waiting.retain(|&task| task != key);
+    }
+
+    /// The storage has answered a command that passed.
+    pub(super) fn pass_answered(
+        &mut self,
+        net: &mut Net<'_>,
+        now: Time,
+        key: TaskKey,
+        status: ScsiStatus,
+        sense: &[u8],
+    ) {
+        self.end_pass(key);
+        let pass = self.pass_mut(key);
+        pass.asked = None;
+        let pages = std::mem::take(&mut pass.pages);
+        let (read, transferred) = (pass.read, pass.transferred);
+        // A command may give data and a status that is not GOOD; the data counts as far as it came.
+        let delivered = read && transferred > 0 && self.deliver_pass(net, key, &pages, transferred);
+        if !delivered {
+            for page in pages {
+                self.staging.give(page);
+            }
+        }
+        let moved = match (read, status) {
+            (true, _) if !delivered => 0,
+            (false, ScsiStatus::GOOD) => self.tasks[key.0].expected_len,
+            (true, _) => transferred,
+            (false, _) => 0,
+        };
+        self.answer(key, status, sense, moved);
+        let volume = self.tasks[key.0].volume;
+        self.forget(key);
+        if let Some(volume) = volume {
+            self.commit_behind(now, volume);
+            self.release_durable(net, now, volume);
+        }
+        self.feed_starved(net, now);
+    }
+
+    /// Hands passed-through data to the session, told truthfully: where a
+    /// caching mode page or block limits pass, they say what holds for the relay (C-1).
+    /// False if nobody takes it.
+    fn deliver_pass(
+        &mut self,
+        net: &mut Net<'_>,
+        key: TaskKey,
+        pages: &[StagePage],
+        transferred: u32,
+    ) -> bool {
+        let task = &self.tasks[key.0];
+        let (Some((lan, number)), Some(&first)) = (task.lan, pages.first()) else {
+            return false;
+        };
+        if self.lans[lan.0].conn.data_in_room() < pages.len() {
+            return false;
+        }
+        if let Some(volume) = task.volume {
+            let len = (transferred as usize).min(STAGE_LEN);
+            let data = &mut self.staging.bytes_mut(net.pool, first)[..len];
+            if let Some(mode) = ModeSense::from_cdb(&task.cdb) {
+                mode.report_relay_cache(data);
+            } else if vpd::requested_page(&task.cdb) == Some(vpd::BLOCK_LIMITS) {
+                let block_len = self.volumes[usize::from(volume.0)]
+                    .as_ref()
+                    .map_or(512, |volume| volume.block_len());
+                vpd::cap_block_limits(
+                    data,
+                    block_len,
+                    u32::try_from(WRITE_LEN_MAX).expect("8 MiB"),
+                );
+            }
+        }
+        let session = &mut self.lans[lan.0];
+        let mut at = 0;
+        for &page in pages {
+            let len = (transferred - at).min(u32::try_from(STAGE_LEN).expect("64 KiB"));
+            if len == 0 {
+                self.staging.give(page);
+                continue;
+            }
+            session
+                .conn
+                .data_in(number, u64::from(page.number()), 0, at, len)
+                .expect("looked for room above");
+            session.pages_out.push(page);
+            at += len;
+        }
+        true
+    }
+
+    pub(super) fn pass_mut(&mut self, key: TaskKey) -> &mut PassTask {
+        match &mut self.tasks[key.0].work {
+            Work::Pass(pass) => pass,
+            _ => unreachable!("the caller knows the task for a passing command"),
+        }
+    }
+}

@@ -1,0 +1,484 @@
+//! What operators see: the worker's tables as rows of the control segment,
+//! some ten times a second, and the commands that come back by it.
+//!
+//! Only copies out; nothing here changes what a packet or a write does, but
+//! for the commands.
+
+use std::time::Duration;
+
+use sluice_hugepages::log::SEGMENT_PAYLOAD_LEN;
+use sluice_hugepages::shm::SegmentWriter;
+use sluice_hugepages::tables::{self, Command, FlushSetting, Outcome, Scope, Table, text};
+use sluice_proto::Time;
+use sluice_proto::cache::flush::policy::FlushPolicy;
+
+use super::relay::{Mode, Relay, Target};
+use super::step::Worker;
+use super::task::VolumeKey;
+use super::volume::Volume;
+use crate::driver::Port;
+use crate::net::NeighbourState;
+
+/// Time between two rounds of publishing.
+pub const PUBLISH_PERIOD: Duration = Duration::from_millis(100);
+/// Time between two looks at the command ring, and two heartbeats: half of what control counts on.
+const BEAT_PERIOD: Duration = Duration::from_millis(10);
+
+/// What only `main` knows of the running process.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    pub core: Option<u16>,
+    pub frames_backing: (tables::Backing, String),
+    pub log_backing: tables::Backing,
+    pub log_bytes: u64,
+    pub ticks_per_second: u64,
+}
+
+/// Ticks and sleeps since start, counted by the loop around the step.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LoopCounters {
+    pub sleeps: u64,
+    pub busy_ticks: u64,
+    pub total_ticks: u64,
+    pub idle_permille: u16,
+}
+
+/// Where a worker's rows go.
+#[derive(Debug)]
+pub struct Publisher {
+    segment: SegmentWriter,
+    facts: Facts,
+    next: Time,
+    next_beat: Time,
+    named: bool,
+    /// Rows written last time, so that those gone are cleared.
+    neighbours: usize,
+}
+
+impl Publisher {
+    pub fn new(segment: SegmentWriter, facts: Facts) -> Self {
+        Self {
+            segment,
+            facts,
+            next: Time::ZERO,
+            next_beat: Time::ZERO,
+            named: false,
+            neighbours: 0,
+        }
+    }
+
+    /// Does what control asks, and shows the tables when it is time to.
+    pub fn run(&mut self, now: Time, worker: &mut Worker, ports: &[Port], counters: &LoopCounters) {
+        if now < self.next_beat {
+            return;
+        }
+        self.next_beat = now + BEAT_PERIOD;
+        self.segment.heartbeat(now.as_nanos());
+        let mut commanded = false;
+        while let Some((id, command)) = self.segment.next_command() {
+            let (outcome, volumes) = worker.relay.command_from_control(&command);
+            if !commanded {
+                // Whoever waits for a flush compares with rows of before his command's answer.
+                self.volumes(worker, now);
+            }
+            commanded = true;
+            self.segment.complete(id, outcome, volumes);
+        }
+        if now < self.next && !commanded {
+            return;
+        }
+        self.next = now + PUBLISH_PERIOD;
+        self.ports(worker, ports);
+        if !self.named {
+            self.routes(worker);
+        }
+        self.neighbours(worker);
+        self.sessions(worker);
+        self.volumes(worker, now);
+        self.buffers(worker);
+        self.runtime(worker, counters);
+        self.counters(worker);
+    }
+
+    /// When [`Publisher::run`] wants to be called again.
+    pub fn deadline(&self) -> Time {
+        self.next_beat
+    }
+
+    fn ports(&mut self, worker: &Worker, ports: &[Port]) {
+        for ((row, port), index) in worker.router.ports().zip(ports).zip(0..) {
+            let (info, stats) = (port.info(), port.stats());
+            self.segment.put(
+                index,
+                &tables::Port {
+                    name: text(row.name),
+                    device: text(&info.device),
+                    driver: text(&info.driver.to_string()),
+                    why: text(&info.why),
+                    mac: row.mac,
+                    address: row.address,
+                    prefix_len: row.prefix_len,
+                    mtu: row.mtu,
+                    link: if port.is_up() {
+                        tables::LinkState::Up
+                    } else {
+                        tables::LinkState::Down
+                    },
+                    rx_packets: stats.rx_frames,
+                    rx_bytes: stats.rx_bytes,
+                    rx_drops: stats.rx_drops(),
+                    tx_packets: stats.tx_frames,
+                    tx_bytes: stats.tx_bytes,
+                    tx_drops: stats.tx_drops(),
+                },
+            );
+        }
+    }
+
+    fn routes(&mut self, worker: &Worker) {
+        let port_of = |name: &str| {
+            worker
+                .router
+                .ports()
+                .position(|port| port.name == name)
+                .unwrap_or(0)
+        };
+        for (row, index) in worker.router.routes().zip(0..) {
+            self.segment.put(
+                index,
+                &tables::Route {
+                    prefix: row.prefix,
+                    prefix_len: row.prefix_len,
+                    via: row.via,
+                    port: u8::try_from(port_of(row.port)).unwrap_or(u8::MAX),
+                },
+            );
+        }
+    }
+
+    fn neighbours(&mut self, worker: &Worker) {
+        let port_of = |name: &str| {
+            worker
+                .router
+                .ports()
+                .position(|port| port.name == name)
+                .unwrap_or(0)
+        };
+        let mut count = 0;
+        for row in worker.router.neighbours() {
+            self.segment.put(
+                count,
+                &tables::Neighbour {
+                    address: row.address,
+                    mac: row.mac.unwrap_or_default(),
+                    port: u8::try_from(port_of(row.port)).unwrap_or(u8::MAX),
+                    state: match row.state {
+                        NeighbourState::Unresolved | NeighbourState::Incomplete => {
+                            tables::NeighbourState::Incomplete
+                        }
+                        NeighbourState::Reachable => tables::NeighbourState::Reachable,
+                        NeighbourState::Stale | NeighbourState::Probe => {
+                            tables::NeighbourState::Stale
+                        }
+                        NeighbourState::Failed => tables::NeighbourState::Failed,
+                    },
+                    confirmed_ns: row.confirmed.as_nanos(),
+                },
+            );
+            count += 1;
+        }
+        if count < self.neighbours {
+            self.segment.clear_from(Table::Neighbours, count);
+        }
+        self.neighbours = count;
+    }
+
+    /// One row a nexus and LUN.
+    fn sessions(&mut self, worker: &Worker) {
+        let relay = &worker.relay;
+        let mut count = 0;
+        for (_, nexus) in &relay.nexuses {
+            let target = &relay.config.targets[nexus.target];
+            let lan = nexus.lan.and_then(|lan| relay.lans.get(lan.0));
+            let mut volumes = relay
+                .volume_keys()
+                .filter(|&key| relay.volume(key).target == Some(nexus.target))
+                .peekable();
+            let unnamed = volumes.peek().is_none().then_some(None);
+            for volume in volumes.map(Some).chain(unnamed) {
+                self.segment.put(
+                    count,
+                    &tables::Session {
+                        target: text(&target.name),
+                        storage: target.address,
+                        lun: volume.map(|key| relay.volume(key).lun),
+                        volume: volume.map(|key| key.0),
+                        initiator: text(&nexus.initiator_name),
+                        computer: nexus.computer,
+                        lan_isid: nexus.lan_isid,
+                        lan_tsih: lan.map_or(0, |lan| lan.tsih),
+                        lan_connected: lan.is_some(),
+                        wan_isid: nexus.wan_isid,
+                        wan_tsih: nexus.conn.as_ref().map_or(0, |conn| conn.tsih()),
+                        wan_connected: nexus.is_ready(),
+                        dirty_bytes: volume.map_or(0, |key| relay.flush.dirty_bytes(key.0)),
+                        commands: nexus.commands,
+                        since_ns: nexus.since.as_nanos(),
+                    },
+                );
+                count += 1;
+            }
+        }
+        self.segment.clear_from(Table::Sessions, count);
+    }
+
+    /// Volumes the log knows, and configured ones that no login has told of yet.
+    fn volumes(&mut self, worker: &Worker, now: Time) {
+        let relay = &worker.relay;
+        let mut count = 0;
+        for key in relay.volume_keys() {
+            self.segment.put(count, &relay.volume_row(key, now));
+            count += 1;
+        }
+        for (target, at) in relay.config.targets.iter().zip(0..) {
+            for &lun in &target.luns {
+                if relay.find_volume(at, lun).is_none() {
+                    self.segment.put(count, &relay.unseen_row(at, lun));
+                    count += 1;
+                }
+            }
+        }
+        self.segment.clear_from(Table::Volumes, count);
+    }
+
+    fn buffers(&mut self, worker: &Worker) {
+        let pool = worker.pool.stats();
+        let room = worker.relay.log.room();
+        let (backing, why) = &self.facts.frames_backing;
+        self.segment.put(
+            0,
+            &tables::Buffers {
+                backing: *backing,
+                why: text(why),
+                pages_free: pool.pages_free as u64,
+                pages_leased: pool.pages_leased as u64,
+                pages_divided: pool.pages_divided as u64,
+                frames_free: pool.frames_free as u64,
+                frames_reserved: pool.frames_reserved as u64,
+                frames_in_use: pool.frames_in_use as u64,
+                log_backing: self.facts.log_backing,
+                log_segments: room.segments_total as u64,
+                log_segments_free: room.segments_free as u64,
+                log_bytes: self.facts.log_bytes,
+                log_live_bytes: room.dirty_bytes,
+            },
+        );
+    }
+
+    fn runtime(&mut self, worker: &Worker, counters: &LoopCounters) {
+        let (mut rx_packets, mut tx_packets) = (0, 0);
+        for port in worker.router.ports() {
+            rx_packets += port.counters.rx_packets;
+            tx_packets += port.counters.tx_packets;
+        }
+        self.segment.put(
+            0,
+            &tables::Runtime {
+                version: text(env!("CARGO_PKG_VERSION")),
+                mode: text(match worker.relay.config.mode {
+                    Mode::Transparent => "transparent",
+                    Mode::Portal => "portal",
+                }),
+                core: self.facts.core,
+                steps: worker.counters.steps,
+                idle_steps: worker.counters.steps_idle,
+                sleeps: counters.sleeps,
+                rx_packets,
+                tx_packets,
+                busy_ticks: counters.busy_ticks,
+                total_ticks: counters.total_ticks,
+                ticks_per_second: self.facts.ticks_per_second,
+                idle_permille: counters.idle_permille,
+            },
+        );
+    }
+
+    /// Every named drop and fault of router, TCP and relay.
+    fn counters(&mut self, worker: &Worker) {
+        let drops = worker
+            .router
+            .drops()
+            .iter()
+            .map(|(drop, count)| ("net", drop.name(), count));
+        let tcp = worker
+            .tcp
+            .counters()
+            .named()
+            .map(|(name, count)| ("tcp", name, count));
+        let relay = worker
+            .relay
+            .counters
+            .rows()
+            .into_iter()
+            .map(|(name, count)| ("iscsi", name, count));
+        for ((room, name, count), index) in drops.chain(tcp).chain(relay).zip(0..) {
+            if !self.named {
+                let mut full = arrayvec::ArrayString::<48>::new();
+                // A name too long for its cell is cut; the names here are all shorter.
+                let _ = std::fmt::Write::write_fmt(&mut full, format_args!("{room}.{name}"));
+                self.segment.name_counter(index, &full);
+            }
+            self.segment.set_counter(index, count);
+        }
+        self.named = true;
+    }
+}
+
+impl Relay {
+    /// Carries out a command of the control process.
+    fn command_from_control(&mut self, command: &Command) -> (Outcome, u32) {
+        match command {
+            Command::SetFlush { scope, setting } => self.set_flush(scope, setting),
+            Command::FlushVolume { scope } => {
+                let mut covered = 0;
+                for key in self.volume_keys() {
+                    let volume = self.volume(key);
+                    if scope.covers(&volume.target_name, volume.lun) {
+                        covered += 1;
+                        self.ask_flush(key);
+                    }
+                }
+                (self.outcome(scope), covered)
+            }
+        }
+    }
+
+    /// Sets the flush policy of the volumes that `scope` covers, seen or not.
+    pub fn set_flush(&mut self, scope: &Scope, setting: &FlushSetting) -> (Outcome, u32) {
+        let outcome = self.outcome(scope);
+        if outcome != Outcome::Done {
+            return (outcome, 0);
+        }
+        if *scope == Scope::All {
+            apply(&mut self.config.flush, setting);
+        } else {
+            match self.overrides.iter_mut().find(|(known, _)| known == scope) {
+                Some((_, known)) => {
+                    known.threshold_bytes = setting.threshold_bytes.or(known.threshold_bytes);
+                    known.period_ms = setting.period_ms.or(known.period_ms);
+                }
+                None => self.overrides.push((scope.clone(), *setting)),
+            }
+            // A target's setting goes before its volumes' own.
+            self.overrides
+                .sort_by_key(|(scope, _)| matches!(scope, Scope::Volume { .. }));
+        }
+        let mut covered = 0;
+        for key in self.volume_keys() {
+            let (target, lun) = (self.volume(key).target_name, self.volume(key).lun);
+            covered += u32::from(scope.covers(&target, lun));
+            let policy = self.policy_of(&target, lun);
+            self.volume_mut(key).policy = policy;
+        }
+        (outcome, covered)
+    }
+
+    /// Whether there is such a volume, in the log or in the configuration.
+    fn outcome(&self, scope: &Scope) -> Outcome {
+        let seen = |volume: &Volume| scope.covers(&volume.target_name, volume.lun);
+        let configured = |target: &Target| match scope {
+            Scope::All => true,
+            Scope::Target(name) => target.name == name.as_str(),
+            Scope::Volume { target: name, lun } => {
+                target.name == name.as_str() && target.luns.contains(lun)
+            }
+        };
+        let known = *scope == Scope::All
+            || self.volumes.iter().flatten().any(seen)
+            || self.config.targets.iter().any(configured);
+        if known {
+            Outcome::Done
+        } else {
+            Outcome::UnknownVolume
+        }
+    }
+
+    fn volume_row(&self, key: VolumeKey, now: Time) -> tables::Volume {
+        let _ = now;
+        let volume = self.volume(key);
+        let room = self.log.room();
+        let sessions = self
+            .nexuses
+            .iter()
+            .filter(|(_, nexus)| Some(nexus.target) == volume.target && nexus.lan.is_some())
+            .count();
+        let connected = self
+            .nexuses
+            .iter()
+            .any(|(_, nexus)| Some(nexus.target) == volume.target && nexus.is_ready());
+        let records = self.flush.records(key.0) + volume.durable.len();
+        let state = if self.flush.failed(key.0) {
+            tables::VolumeState::Failed
+        } else if !connected {
+            tables::VolumeState::Disconnected
+        } else if sessions == 0 && records > 0 {
+            tables::VolumeState::Draining
+        } else {
+            tables::VolumeState::Connected
+        };
+        tables::Volume {
+            target: volume.target_name,
+            lun: volume.lun,
+            storage: volume.storage,
+            state,
+            durability: tables::Durability::Memory,
+            load_us: u64::try_from(volume.load.as_micros()).unwrap_or(u64::MAX),
+            dirty_bytes: self.flush.dirty_bytes(key.0),
+            oldest_dirty_since_ns: self.flush.oldest_dirty(key.0).map(Time::as_nanos),
+            block_len: volume.geometry.map_or(0, |geometry| geometry.block_len),
+            blocks: volume.geometry.map_or(0, |geometry| geometry.blocks),
+            records: records as u64,
+            written_bytes: volume.bytes_written,
+            flushed_bytes: volume.bytes_flushed,
+            room_bytes: room.segments_free.saturating_sub(self.margin_segments) as u64
+                * SEGMENT_PAYLOAD_LEN as u64,
+            sessions: u32::try_from(sessions).unwrap_or(u32::MAX),
+            flush_threshold_bytes: volume.policy.threshold_bytes,
+            flush_period_ns: u64::try_from(volume.policy.period.as_nanos()).unwrap_or(u64::MAX),
+        }
+    }
+
+    fn unseen_row(&self, target: usize, lun: u64) -> tables::Volume {
+        let target = &self.config.targets[target];
+        tables::Volume {
+            target: text(&target.name),
+            lun,
+            storage: target.address,
+            state: tables::VolumeState::Disconnected,
+            durability: tables::Durability::Memory,
+            load_us: 0,
+            dirty_bytes: 0,
+            oldest_dirty_since_ns: None,
+            block_len: 0,
+            blocks: 0,
+            records: 0,
+            written_bytes: 0,
+            flushed_bytes: 0,
+            room_bytes: 0,
+            sessions: 0,
+            flush_threshold_bytes: self.config.flush.threshold_bytes,
+            flush_period_ns: u64::try_from(self.config.flush.period.as_nanos()).unwrap_or(u64::MAX),
+        }
+    }
+}
+
+/// Lays a setting over a policy; the mark at which a flush by threshold stops is half of it.
+pub(super) fn apply(policy: &mut FlushPolicy, setting: &FlushSetting) {
+    if let Some(bytes) = setting.threshold_bytes {
+        policy.threshold_bytes = bytes;
+        policy.stop_bytes = bytes / 2;
+    }
+    if let Some(ms) = setting.period_ms {
+        policy.period = Duration::from_millis(ms);
+    }
+}

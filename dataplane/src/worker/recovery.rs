@@ -1,0 +1,205 @@
+//! A start that finds a log: volumes, sessions and records of before, checked
+//! and put back in order.
+
+use slab::Slab;
+use sluice_hugepages::log::{Log, Record, Recovery, WRITE_LEN_MAX};
+use sluice_hugepages::pool::Pool;
+use sluice_proto::Time;
+use sluice_proto::cache::flush::{Entry, FlushQueue};
+use sluice_proto::cache::index::{Index, IndexCapacity};
+
+use super::lan::SESSION_TASKS_MAX;
+use super::relay::{Counters, Relay, RelayConfig, VOLUMES_MAX};
+use super::staging::Staging;
+use super::task::VolumeKey;
+use super::volume::{Geometry, Volume};
+
+/// Commands of all computers under way; one more is answered TASK SET FULL.
+/// 16,384 full windows of a 100 Gbit/s LAN are 4 KiB each in 5 ms: enough for
+/// any storage behind a WAN to be the limit first.
+const TASKS_MAX: usize = 16_384;
+
+/// A relay that cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The communication memory has no room for the staging pages.
+    #[error(
+        "{pages} staging pages of 64 KiB do not fit the communication memory: raise dataplane.frames_mib"
+    )]
+    NoStaging { pages: u16 },
+}
+
+impl Relay {
+    /// Builds the relay over its log, with what the log held put back.
+    ///
+    /// # Errors
+    /// [`StartError::NoStaging`] if the pool is too small.
+    pub fn new(
+        config: RelayConfig,
+        log: Log,
+        recovery: &Recovery,
+        pool: &mut Pool,
+        now: Time,
+    ) -> Result<Self, StartError> {
+        let pages = config.staging_pages;
+        let staging = Staging::new(pool, pages).ok_or(StartError::NoStaging { pages })?;
+        let records = u32::try_from(log.records_max()).expect("records are numbered in 32 bits");
+        let volumes = u16::try_from(VOLUMES_MAX).expect("a small number");
+        let sessions = config.sessions_max;
+        let margin_segments = (log.room().segments_total / 64).max(1);
+        // A nexus may outlive its session by a flush: twice as many.
+        let nexuses = sessions * 2;
+        let tasks = (sessions * SESSION_TASKS_MAX).min(TASKS_MAX);
+        let mut relay = Self {
+            index: Index::new(
+                IndexCapacity {
+                    volumes_max: volumes,
+                    records_max: records,
+                    payload_pages: u32::try_from(log.room().bytes_total / 4096)
+                        .expect("a log below 16 TiB"),
+                },
+                config.seed,
+            ),
+            flush: FlushQueue::new(records, volumes),
+            // A write hides at most a record a block of its own.
+            superseded: Vec::with_capacity(WRITE_LEN_MAX / 512),
+            overrides: Vec::new(),
+            volumes: (0..VOLUMES_MAX).map(|_| None).collect(),
+            lans: Slab::with_capacity(sessions),
+            nexuses: Slab::with_capacity(nexuses),
+            tasks: Slab::with_capacity(tasks),
+            wan_tasks: Slab::with_capacity(tasks + nexuses),
+            staging,
+            held: std::collections::VecDeque::with_capacity(tasks),
+            starved: std::collections::VecDeque::with_capacity(tasks),
+            flows: Vec::with_capacity(sessions * 4),
+            lans_queued: std::collections::VecDeque::with_capacity(sessions),
+            nexuses_queued: std::collections::VecDeque::with_capacity(nexuses),
+            next_sweep: now,
+            next_tsih: 1,
+            random: config.seed,
+            counters: Counters::default(),
+            margin_segments,
+            accepting: true,
+            log,
+            config,
+        };
+        relay.recover_volumes(recovery, now);
+        relay.recover_records(recovery, now);
+        relay.recover_nexuses();
+        relay.counters.records_unsound = recovery.damaged.len() as u64;
+        Ok(relay)
+    }
+
+    fn recover_volumes(&mut self, recovery: &Recovery, now: Time) {
+        let found: Vec<_> = self
+            .log
+            .volumes()
+            .map(|(id, entry)| (id, entry.clone()))
+            .collect();
+        for (id, entry) in found {
+            let policy = self.policy_of(&entry.target_name, entry.lun);
+            let records_max = self.log.records_max();
+            let mut volume = Volume::new(
+                entry.target_name,
+                entry.storage,
+                entry.lun,
+                policy,
+                records_max,
+                now,
+            );
+            volume.target = self.config.targets.iter().position(|target| {
+                target.name == entry.target_name.as_str() && target.address == entry.storage
+            });
+            volume.geometry = Some(Geometry {
+                block_len: entry.block_len,
+                blocks: entry.blocks,
+            });
+            if let Some(found) = recovery.volumes.iter().find(|found| found.volume == id) {
+                volume.epoch = found.epoch_max + 1;
+                volume.next_sequence = found.sequence_max + 1;
+            }
+            self.index.set_block_len(id.0, entry.block_len);
+            self.volumes[usize::from(id.0)] = Some(volume);
+        }
+    }
+
+    /// Records go back in order of arrival, as the recovery lists them: the
+    /// index must meet the newest last.
+    fn recover_records(&mut self, recovery: &Recovery, now: Time) {
+        for &id in &recovery.records {
+            let Record {
+                volume,
+                epoch,
+                sequence,
+                lba,
+                len,
+                ..
+            } = *self.log.record(id);
+            let block_len = self.volume(VolumeKey(volume.0)).block_len();
+            let blocks = len / block_len;
+            self.index.insert(volume.0, lba, blocks, id.0);
+            self.flush.push(
+                volume.0,
+                Entry {
+                    record: id.0,
+                    lba,
+                    blocks,
+                    epoch,
+                    sequence,
+                    bytes: len,
+                    arrived: now,
+                },
+            );
+        }
+        for key in self.volume_keys() {
+            if self.volume(key).geometry.is_some() {
+                // What was passing uncached when the process died may be unsynced.
+                let epoch = self.volume(key).epoch;
+                self.flush.changed_elsewhere(key.0, epoch - 1);
+            }
+            // What a crash left dirty is flushed at once.
+            self.ask_flush(key);
+        }
+    }
+
+    /// Sessions of before log in again by themselves, under the same ISID (C-8).
+    fn recover_nexuses(&mut self) {
+        let found: Vec<_> = self
+            .log
+            .nexuses()
+            .map(|(id, entry)| (id, entry.clone()))
+            .collect();
+        for (id, entry) in found {
+            let target = self.config.targets.iter().position(|target| {
+                target.name == entry.target_name.as_str() && target.address == entry.storage
+            });
+            let Some(target) = target else { continue };
+            if self.nexuses.len() == self.nexuses.capacity() {
+                break;
+            }
+            let key = self.insert_nexus(
+                target,
+                entry.initiator_name,
+                entry.lan_isid,
+                entry.wan_isid,
+                entry.computer,
+                id,
+            );
+            self.nexuses[key.0].established = true;
+            for number in 0..VOLUMES_MAX {
+                let dirty = self
+                    .flush
+                    .records(u16::try_from(number).expect("VOLUMES_MAX"))
+                    > 0;
+                if let Some(volume) = self.volumes[number].as_mut()
+                    && volume.target == Some(target)
+                    && dirty
+                    && volume.flush_nexus.is_none()
+                {
+                    volume.flush_nexus = Some(key);
+                }
+            }
+        }
+    }
+}

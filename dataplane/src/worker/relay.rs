@@ -1,0 +1,263 @@
+//! The relay's state and its tables: who is connected, what is under way, and
+//! the cache between the two sides. The rooms beside this one are its parts:
+//! [`login`](super::login), [`admit`](super::admit), [`write`](super::write),
+//! [`read`](super::read), [`pass`](super::pass), [`flush`](super::flush),
+//! [`wan`](super::wan).
+
+use std::collections::VecDeque;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::time::Duration;
+
+use slab::Slab;
+use sluice_hugepages::log::Log;
+use sluice_hugepages::pool::Pool;
+use sluice_hugepages::tables::{FlushSetting, Scope};
+use sluice_proto::Time;
+use sluice_proto::cache::flush::FlushQueue;
+use sluice_proto::cache::flush::policy::FlushPolicy;
+use sluice_proto::cache::index::Index;
+use sluice_proto::iscsi::TaskId;
+use sluice_proto::scsi::ScsiStatus;
+
+use super::lan::Lan;
+use super::nexus::Nexus;
+use super::staging::Staging;
+use super::task::{LanKey, NexusKey, Task, TaskKey, VolumeKey, WanTask};
+use super::volume::Volume;
+use crate::tcp::{Buffers, FlowId, Tcp};
+
+/// How computers reach the relay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    Transparent,
+    Portal,
+}
+
+/// A target that is cached, as configured.
+#[derive(Clone, Debug)]
+pub struct Target {
+    pub name: String,
+    pub address: SocketAddrV4,
+    /// Initiator names let in; empty for any.
+    pub initiators: Vec<String>,
+    /// Several computers may be connected at once.
+    pub shared: bool,
+    /// LUNs shown before any login has told them.
+    pub luns: Vec<u64>,
+    /// The relay's own address towards the storage.
+    pub wan_address: Ipv4Addr,
+}
+
+#[derive(Clone, Debug)]
+pub struct RelayConfig {
+    pub mode: Mode,
+    pub targets: Vec<Target>,
+    pub flush: FlushPolicy,
+    /// How long a command may wait for room, the storage or durability before it ends BUSY (C-16).
+    pub wait_max: Duration,
+    pub sessions_max: usize,
+    pub staging_pages: u16,
+    pub wan_buffers: Buffers,
+    /// A connection that is silent this long is asked by NOP, and given up after as long again.
+    pub silence_max: Duration,
+    /// Seeds the ISIDs and the jitter of back-off; drawn by `main`.
+    pub seed: u64,
+}
+
+/// Network rooms that the relay's calls need.
+#[derive(Debug)]
+pub struct Net<'a> {
+    pub tcp: &'a mut Tcp,
+    pub pool: &'a mut Pool,
+}
+
+/// Which half of the relay a connection belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    Lan(LanKey),
+    Wan(NexusKey),
+}
+
+/// Counters of the relay, by name in [`Counters::rows`].
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Counters {
+    pub logins: u64,
+    pub logins_refused: u64,
+    pub violations: u64,
+    pub wan_logins: u64,
+    pub wan_losses: u64,
+    pub writes_held: u64,
+    pub busy_no_room: u64,
+    pub busy_wait_max: u64,
+    pub busy_no_staging: u64,
+    pub flush_failures: u64,
+    pub records_unsound: u64,
+}
+
+impl Counters {
+    pub fn rows(&self) -> [(&'static str, u64); 11] {
+        [
+            ("login_accepted", self.logins),
+            ("login_refused", self.logins_refused),
+            ("iscsi_violation", self.violations),
+            ("wan_login", self.wan_logins),
+            ("wan_session_lost", self.wan_losses),
+            ("write_held_for_room", self.writes_held),
+            ("busy_no_room", self.busy_no_room),
+            ("busy_wait_limit", self.busy_wait_max),
+            ("busy_no_staging", self.busy_no_staging),
+            ("flush_failed", self.flush_failures),
+            ("record_unsound", self.records_unsound),
+        ]
+    }
+}
+
+#[derive(Debug)]
+pub struct Relay {
+    pub(super) config: RelayConfig,
+    pub(super) log: Log,
+    pub(super) index: Index,
+    pub(super) flush: FlushQueue,
+    /// By the log directory's volume number.
+    pub(super) volumes: Vec<Option<Volume>>,
+    pub(super) lans: Slab<Lan>,
+    pub(super) nexuses: Slab<Nexus>,
+    pub(super) tasks: Slab<Task>,
+    pub(super) wan_tasks: Slab<WanTask>,
+    pub(super) staging: Staging,
+    /// Scratch: records that a write has hidden; at most one a block of it.
+    pub(super) superseded: Vec<u32>,
+    /// Flush settings of volumes and targets, for those not seen yet.
+    pub(super) overrides: Vec<(Scope, FlushSetting)>,
+    /// Writes without room, in order of arrival.
+    pub(super) held: VecDeque<TaskKey>,
+    /// Reads that found no staging page, in order of arrival.
+    pub(super) starved: VecDeque<TaskKey>,
+    /// By the flow's index.
+    pub(super) flows: Vec<Option<(FlowId, Side)>>,
+    pub(super) lans_queued: VecDeque<LanKey>,
+    pub(super) nexuses_queued: VecDeque<NexusKey>,
+    pub(super) next_sweep: Time,
+    pub(super) next_tsih: u16,
+    pub(super) random: u64,
+    pub counters: Counters,
+    /// The log's free room never goes below this many segments (A-11's margin).
+    pub(super) margin_segments: usize,
+    pub(super) accepting: bool,
+}
+
+impl Relay {
+    /// The next number of a splitmix64 sequence: jitter and ISIDs, not secrets.
+    pub(super) fn draw(&mut self) -> u64 {
+        self.random = self.random.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut mixed = self.random;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        mixed ^ (mixed >> 31)
+    }
+
+    pub(super) fn volume(&self, key: VolumeKey) -> &Volume {
+        self.volumes[usize::from(key.0)]
+            .as_ref()
+            .expect("a volume key names a volume of the directory")
+    }
+
+    pub(super) fn volume_mut(&mut self, key: VolumeKey) -> &mut Volume {
+        self.volumes[usize::from(key.0)]
+            .as_mut()
+            .expect("a volume key names a volume of the directory")
+    }
+
+    pub(super) fn find_volume(&self, target: usize, lun: u64) -> Option<VolumeKey> {
+        self.volume_keys().find(|&key| {
+            let volume = self.volume(key);
+            volume.target == Some(target) && volume.lun == lun
+        })
+    }
+
+    pub(super) fn volume_keys(&self) -> impl Iterator<Item = VolumeKey> + use<> {
+        let present: arrayvec::ArrayVec<VolumeKey, VOLUMES_MAX> = self
+            .volumes
+            .iter()
+            .zip(0_u16..)
+            .filter_map(|(volume, number)| volume.is_some().then_some(VolumeKey(number)))
+            .collect();
+        present.into_iter()
+    }
+
+    /// Bytes of all volumes that are not durable at their storage.
+    pub fn dirty_bytes(&self) -> u64 {
+        self.volume_keys()
+            .map(|key| self.flush.dirty_bytes(key.0))
+            .sum()
+    }
+
+    /// Nothing is left to flush, to sync, or to free.
+    pub fn is_drained(&self) -> bool {
+        self.volume_keys()
+            .all(|key| self.flush.is_drained(key.0) && self.volume(key).durable.is_empty())
+    }
+
+    pub fn into_log(self) -> Log {
+        self.log
+    }
+
+    /// Puts a session on the list to be served in this step.
+    pub(super) fn touch_lan(&mut self, key: LanKey) {
+        if let Some(lan) = self.lans.get_mut(key.0)
+            && !lan.queued
+        {
+            lan.queued = true;
+            self.lans_queued.push_back(key);
+        }
+    }
+
+    pub(super) fn touch_nexus(&mut self, key: NexusKey) {
+        if let Some(nexus) = self.nexuses.get_mut(key.0)
+            && !nexus.queued
+        {
+            nexus.queued = true;
+            self.nexuses_queued.push_back(key);
+        }
+    }
+
+    /// Answers a command that has no task yet.
+    pub(super) fn refuse(&mut self, lan: LanKey, task: TaskId, status: ScsiStatus, sense: &[u8]) {
+        if let Some(session) = self.lans.get_mut(lan.0) {
+            session.conn.respond(task, status, sense, 0);
+            self.touch_lan(lan);
+        }
+    }
+
+    /// Answers a command: from here on the computer's task number is free, and
+    /// the task itself stays only while it has something out at the storage.
+    pub(super) fn answer(
+        &mut self,
+        key: TaskKey,
+        status: ScsiStatus,
+        sense: &[u8],
+        transferred: u32,
+    ) {
+        let task = &mut self.tasks[key.0];
+        let Some((lan, number)) = task.lan.take() else {
+            return;
+        };
+        let session = &mut self.lans[lan.0];
+        session.tasks[usize::from(number.0)] = None;
+        session.conn.respond(number, status, sense, transferred);
+        self.touch_lan(lan);
+    }
+
+    /// Removes a task that nothing refers to any more.
+    pub(super) fn forget(&mut self, key: TaskKey) {
+        let task = self.tasks.remove(key.0);
+        assert!(
+            task.lan.is_none(),
+            "a task is answered before it is forgotten"
+        );
+        self.nexuses[task.nexus.0].tasks -= 1;
+    }
+}
+
+/// Volumes of one worker. A LUN beyond them is not cached; its commands pass.
+pub const VOLUMES_MAX: usize = 64;

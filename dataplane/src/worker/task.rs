@@ -1,0 +1,205 @@
+//! What is under way: commands of computers ([`Task`]) and commands that the
+//! relay has out at the storage ([`WanTask`]).
+//!
+//! A task belongs to a session towards a computer until it is answered; if the
+//! computer goes first, the task stays, ownerless, until the storage has
+//! answered what it has out, so that no answer meets a slot used anew.
+
+use arrayvec::ArrayVec;
+use sluice_hugepages::log::WriteId;
+use sluice_proto::Time;
+use sluice_proto::iscsi::TaskId;
+use sluice_proto::scsi::Access;
+
+use super::staging::{STAGE_LEN, StagePage};
+
+/// Slab keys, kept apart by type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LanKey(pub usize);
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NexusKey(pub usize);
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TaskKey(pub usize);
+/// The index of a volume, equal to its number in the log's directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VolumeKey(pub u16);
+
+/// Most bytes of a command that passes through, either way. What moves more
+/// than this (other than plain reads and writes) is refused with INVALID FIELD IN CDB.
+pub const PASS_BYTES_MAX: usize = PASS_PAGES_MAX * STAGE_LEN;
+pub const PASS_PAGES_MAX: usize = 16;
+/// Chunks of one read that may be under way at once: 8 x 64 KiB keeps a
+/// 100 Mbit/s, 40 ms path full from a single large read.
+pub const READ_CHUNKS_MAX: usize = 8;
+
+/// A command of a computer.
+#[derive(Debug)]
+pub struct Task {
+    /// The session and its own number for the task; `None` once the computer has gone.
+    pub lan: Option<(LanKey, TaskId)>,
+    pub nexus: NexusKey,
+    pub volume: Option<VolumeKey>,
+    pub lun: u64,
+    pub cdb: [u8; 16],
+    pub expected_len: u32,
+    /// When a task that waits for room, the storage or durability ends BUSY (C-16).
+    pub deadline: Time,
+    pub work: Work,
+}
+
+#[derive(Debug)]
+pub enum Work {
+    Write(WriteTask),
+    Read(ReadTask),
+    Sync(SyncTask),
+    Pass(PassTask),
+}
+
+/// A write on its way into the log.
+#[derive(Debug)]
+pub struct WriteTask {
+    pub lba: u64,
+    pub blocks: u32,
+    pub len: u32,
+    /// FUA or an ORDERED task: an ordering point in the log (C-5, A-19).
+    pub ordering: bool,
+    pub fua: bool,
+    pub state: WriteState,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub enum WriteState {
+    /// No room yet: what arrived unasked waits in a staging page.
+    Held { page: StagePage, received: u32 },
+    /// Data goes straight to where it stays.
+    Landing(WriteId),
+    /// Complete, but a command that passes through touches the same blocks.
+    Behind(WriteId),
+    /// In the log; a FUA write waits here for the storage's stable media.
+    Durable { sequence: u64 },
+}
+
+/// A read, cut into chunks of a staging page each.
+#[derive(Debug)]
+pub struct ReadTask {
+    pub lba: u64,
+    pub blocks: u32,
+    /// Blocks for which chunks have been made.
+    pub planned: u32,
+    /// Bytes handed to the session, in order.
+    pub delivered: u32,
+    /// Chunks under way, in order of LBA.
+    pub chunks: ArrayVec<Chunk, READ_CHUNKS_MAX>,
+    /// Set by the first chunk that failed: nothing more is asked for.
+    pub failed: bool,
+}
+
+#[derive(Debug)]
+pub struct Chunk {
+    pub page: StagePage,
+    pub lba: u64,
+    pub blocks: u32,
+    pub state: ChunkState,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChunkState {
+    /// To be asked of the storage, when a session has room for it.
+    Wanted,
+    /// Asked of the storage by this WAN task.
+    Asked(usize),
+    Ready,
+}
+
+/// A SYNCHRONIZE CACHE: waits until everything before it is durable at the storage.
+#[derive(Debug)]
+pub struct SyncTask {
+    /// Records of the volume up to this sequence must be durable.
+    pub through: u64,
+    /// IMMED: answered at once, and the work goes on (SBC-4 5.26).
+    pub immed: bool,
+}
+
+/// A command passed to the storage, when what it overlaps has been flushed.
+#[derive(Debug)]
+pub struct PassTask {
+    pub read: bool,
+    pub write: bool,
+    pub pages: ArrayVec<StagePage, PASS_PAGES_MAX>,
+    /// Data-out bytes that have arrived, or data-in bytes from the storage.
+    pub transferred: u32,
+    pub data_complete: bool,
+    /// What to drain first, a range or the medium: no record of it may be dirty
+    /// when the command is sent, and none is committed until it is answered
+    /// . `None` when the command touches no medium.
+    pub barrier: Option<Access>,
+    /// On its way: the flush queue knows of it.
+    pub passing: bool,
+    pub asked: Option<usize>,
+}
+
+/// Whether a barrier covers a block of the range.
+pub fn bars(barrier: Access, lba: u64, blocks: u64) -> bool {
+    match barrier {
+        Access::Range {
+            lba: from,
+            blocks: len,
+            ..
+        } => overlap(from, len, lba, blocks),
+        _ => true,
+    }
+}
+
+/// Whether two block ranges share a block.
+pub fn overlap(a: u64, a_blocks: u64, b: u64, b_blocks: u64) -> bool {
+    a < b.saturating_add(b_blocks) && b < a.saturating_add(a_blocks)
+}
+
+/// A command that the relay has out at the storage.
+#[derive(Clone, Copy, Debug)]
+pub struct WanTask {
+    pub nexus: NexusKey,
+    pub sent: Time,
+    pub kind: WanKind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WanKind {
+    /// A record of the log.
+    Flush { volume: VolumeKey, record: u32 },
+    /// The flusher's SYNCHRONIZE CACHE.
+    FlushSync { volume: VolumeKey },
+    /// A chunk of a computer's read. The page is the WAN task's own copy of
+    /// the name, so that data for a reader that has gone still has its place.
+    Chunk {
+        task: TaskKey,
+        volume: VolumeKey,
+        page: StagePage,
+        len: u32,
+        received: u32,
+    },
+    /// A computer's passing command.
+    Forward { task: TaskKey },
+    /// A write or sync of the flusher whose answer counts no more: the storage
+    /// has said that it was reset since. What of a write is still to be sent
+    /// is the record's own bytes, so the record stays.
+    Stray {
+        volume: VolumeKey,
+        record: Option<u32>,
+    },
+    /// The relay's own question after login (capacity, caching mode).
+    Probe {
+        step: ProbeStep,
+        page: StagePage,
+        lun: u64,
+        received: u32,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProbeStep {
+    ReportLuns,
+    Capacity16,
+    Capacity10,
+    CachingMode,
+}

@@ -1,0 +1,179 @@
+//! What is done on time's account rather than a packet's: bounds on waiting
+//! (C-16), pings, reconnects, periodic flushes, and sessions nobody needs.
+
+use std::time::Duration;
+
+use sluice_proto::Time;
+use sluice_proto::iscsi::login_status;
+use sluice_proto::scsi::ScsiStatus;
+
+use super::lan::LanState;
+use super::nexus::WanState;
+use super::relay::{Net, Relay};
+use super::task::{LanKey, NexusKey, TaskKey};
+
+/// Every bound kept here is at least ten times this.
+const SWEEP_PERIOD: Duration = Duration::from_millis(20);
+
+impl Relay {
+    /// Serves every connection that something happened to, and then what time brings.
+    /// Returns whether work is left over.
+    pub fn work(&mut self, net: &mut Net<'_>, now: Time) -> bool {
+        let mut left_over = false;
+        // Serving one may put another on the list: one round over what is there now, and
+        // a second for the answers that the first made.
+        for _ in 0..2 {
+            for _ in 0..self.nexuses_queued.len() {
+                let Some(key) = self.nexuses_queued.pop_front() else {
+                    break;
+                };
+                if let Some(nexus) = self.nexuses.get_mut(key.0) {
+                    nexus.queued = false;
+                    if self.serve_nexus(net, now, key) {
+                        self.touch_nexus(key);
+                        left_over = true;
+                    }
+                }
+            }
+            for _ in 0..self.lans_queued.len() {
+                let Some(key) = self.lans_queued.pop_front() else {
+                    break;
+                };
+                if let Some(lan) = self.lans.get_mut(key.0) {
+                    lan.queued = false;
+                    if self.serve_lan(net, now, key) {
+                        self.touch_lan(key);
+                        left_over = true;
+                    }
+                }
+            }
+        }
+        if now >= self.next_sweep {
+            self.next_sweep = now + SWEEP_PERIOD;
+            self.sweep(net, now);
+        }
+        left_over || !self.lans_queued.is_empty() || !self.nexuses_queued.is_empty()
+    }
+
+    /// When [`Relay::work`] wants to be called again though nothing arrives.
+    pub fn deadline(&self) -> Time {
+        self.next_sweep
+    }
+
+    fn sweep(&mut self, net: &mut Net<'_>, now: Time) {
+        self.sweep_tasks(net, now);
+        self.sweep_lans(net, now);
+        self.sweep_nexuses(net, now);
+        for volume in self.volume_keys() {
+            self.commit_behind(now, volume);
+            self.release_durable(net, now, volume);
+            self.flush_volume(now, volume);
+        }
+        self.admit_held(net, now);
+        self.retire_nexuses(net, now);
+    }
+
+    /// C-16: what has waited too long ends BUSY, so that the initiator tries again
+    /// long before its own timeout. What is in the log stays there.
+    fn sweep_tasks(&mut self, net: &mut Net<'_>, now: Time) {
+        for at in 0..self.tasks.capacity() {
+            let Some(task) = self.tasks.get(at) else {
+                continue;
+            };
+            if now < task.deadline || task.lan.is_none() && !self.is_idle(TaskKey(at)) {
+                continue;
+            }
+            self.counters.busy_wait_max += 1;
+            self.give_up(TaskKey(at), ScsiStatus::BUSY, &[]);
+            self.feed_starved(net, now);
+        }
+    }
+
+    fn sweep_lans(&mut self, net: &mut Net<'_>, now: Time) {
+        for at in 0..self.lans.capacity() {
+            let Some(lan) = self.lans.get_mut(at) else {
+                continue;
+            };
+            let key = LanKey(at);
+            match lan.state {
+                LanState::Login | LanState::Closing if now >= lan.login_deadline => {
+                    self.counters.logins_refused += u64::from(lan.state == LanState::Login);
+                    if let Some(nexus) = lan.nexus {
+                        self.refuse_waiting_login(
+                            net,
+                            now,
+                            nexus,
+                            login_status::SERVICE_UNAVAILABLE,
+                        );
+                    }
+                    if self.lans.contains(at) {
+                        self.lose_lan(net, key);
+                    }
+                }
+                LanState::Login | LanState::Closing => {}
+                LanState::FullFeature => {
+                    let silence = self.config.silence_max;
+                    match lan.pinged {
+                        // an idle computer is not a disconnected one; one that does not answer is.
+                        Some(since) if now.since(since) >= silence && lan.last_heard < since => {
+                            self.lose_lan(net, key);
+                        }
+                        Some(since) if lan.last_heard > since => lan.pinged = None,
+                        None if now.since(lan.last_heard) >= silence => {
+                            lan.conn.ping();
+                            lan.pinged = Some(now);
+                            self.touch_lan(key);
+                        }
+                        _ => {}
+                    }
+                }
+            }
+        }
+    }
+
+    fn sweep_nexuses(&mut self, net: &mut Net<'_>, now: Time) {
+        for at in 0..self.nexuses.capacity() {
+            let Some(nexus) = self.nexuses.get_mut(at) else {
+                continue;
+            };
+            let key = NexusKey(at);
+            match nexus.state {
+                WanState::Backoff(until) if now >= until => self.connect(net, now, key),
+                WanState::Connecting | WanState::LoggingIn | WanState::Probing
+                    if now >= nexus.state_deadline =>
+                {
+                    self.lose_wan(net, now, key);
+                    self.refuse_waiting_login(net, now, key, login_status::SERVICE_UNAVAILABLE);
+                }
+                WanState::Ready => {
+                    let silence = self.config.silence_max;
+                    match nexus.pinged {
+                        Some(since) if nexus.last_heard > since => nexus.pinged = None,
+                        Some(since) if now.since(since) >= silence => self.lose_wan(net, now, key),
+                        None if now.since(nexus.last_heard) >= silence => {
+                            if let Some(conn) = nexus.conn.as_mut() {
+                                conn.ping();
+                            }
+                            nexus.pinged = Some(now);
+                            self.touch_nexus(key);
+                        }
+                        _ => {}
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Nothing of the task is out at the storage.
+    fn is_idle(&self, key: TaskKey) -> bool {
+        !self
+            .wan_tasks
+            .iter()
+            .any(|(_, wan_task)| match wan_task.kind {
+                super::task::WanKind::Chunk { task, .. }
+                | super::task::WanKind::Forward { task } => task == key,
+                _ => false,
+            })
+    }
+}

@@ -1,0 +1,157 @@
+//! A volume: one LUN of one target, with its place in the log.
+//!
+//! Holds what is true of the volume whoever is connected: its size, epoch and
+//! sequence, who waits for its records to become durable, and which reads and
+//! passing commands are out. The records themselves are the log's, their order
+//! of flushing the flush queue's.
+
+use std::collections::VecDeque;
+use std::net::SocketAddrV4;
+use std::time::Duration;
+
+use arrayvec::ArrayString;
+use sluice_proto::Time;
+use sluice_proto::cache::flush::policy::{FlushGate, FlushPolicy};
+use sluice_proto::scsi::Access;
+
+use super::task::{NexusKey, TaskKey, bars, overlap};
+
+/// Commands of computers that one volume serves at a time; sizes every list here.
+pub const VOLUME_TASKS_MAX: usize = 1024;
+
+/// What the storage said of the volume's form.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Geometry {
+    pub block_len: u32,
+    pub blocks: u64,
+}
+
+#[derive(Debug)]
+pub struct Volume {
+    pub target_name: ArrayString<224>,
+    pub storage: SocketAddrV4,
+    /// The 8-byte LUN as a big-endian number.
+    pub lun: u64,
+    /// The configured target; `None` if the configuration names it no more, then nothing is flushed.
+    pub target: Option<usize>,
+    pub geometry: Option<Geometry>,
+    /// The storage's own write cache (WCE): GOOD is durable only after a SYNCHRONIZE CACHE.
+    pub storage_wce: bool,
+    /// Ordering points seen: records of an epoch reach the storage before any of the next.
+    pub epoch: u64,
+    /// Place of the next record in the order of arrival.
+    pub next_sequence: u64,
+    pub policy: FlushPolicy,
+    pub gate: FlushGate,
+    /// Commands of the flusher out at the storage whose answers count no more.
+    pub strays: u32,
+    /// Records have been sent since the volume was last drained: its flush
+    /// keeps to its nexus.
+    pub begun: bool,
+    /// After a refused flush: not before this.
+    pub retry_at: Time,
+    /// The nexus whose WAN session carries the flush. Kept across its reconnects (C-8).
+    pub flush_nexus: Option<NexusKey>,
+    /// Smoothed response time of requests, one eighth new.
+    pub load: Duration,
+    /// Durable records, oldest first, that a read sent before may still miss.
+    pub durable: VecDeque<u32>,
+    pub reads_out: Vec<ReadOut>,
+    pub barriers: Vec<(TaskKey, Access)>,
+    /// Complete writes held behind a barrier, in order of completion.
+    pub behind: VecDeque<TaskKey>,
+    /// FUA writes and SYNCHRONIZE CACHEs that wait for records to become durable.
+    pub waiting: Vec<TaskKey>,
+    pub bytes_written: u64,
+    pub bytes_flushed: u64,
+    pub writes: u64,
+    pub reads: u64,
+    pub read_hits: u64,
+}
+
+/// A read that the storage has been asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReadOut {
+    pub wan_task: usize,
+    pub lba: u64,
+    pub blocks: u64,
+}
+
+impl Volume {
+    pub fn new(
+        target_name: ArrayString<224>,
+        storage: SocketAddrV4,
+        lun: u64,
+        policy: FlushPolicy,
+        records_max: usize,
+        now: Time,
+    ) -> Self {
+        Self {
+            target_name,
+            storage,
+            lun,
+            target: None,
+            geometry: None,
+            storage_wce: true,
+            epoch: 1,
+            next_sequence: 1,
+            policy,
+            gate: FlushGate::new(now),
+            strays: 0,
+            begun: false,
+            retry_at: Time::ZERO,
+            flush_nexus: None,
+            load: Duration::ZERO,
+            durable: VecDeque::with_capacity(records_max),
+            reads_out: Vec::with_capacity(VOLUME_TASKS_MAX),
+            barriers: Vec::with_capacity(VOLUME_TASKS_MAX),
+            behind: VecDeque::with_capacity(VOLUME_TASKS_MAX),
+            waiting: Vec::with_capacity(VOLUME_TASKS_MAX),
+            bytes_written: 0,
+            bytes_flushed: 0,
+            writes: 0,
+            reads: 0,
+            read_hits: 0,
+        }
+    }
+
+    /// Bytes of a block of a volume that has records or tasks: those are made
+    /// only when the storage has said it.
+    pub fn block_len(&self) -> u32 {
+        self.geometry
+            .expect("records and tasks are of volumes of known form")
+            .block_len
+    }
+
+    /// Takes a sequence number, the next place in the order of arrival.
+    pub fn take_sequence(&mut self) -> u64 {
+        let sequence = self.next_sequence;
+        self.next_sequence += 1;
+        sequence
+    }
+
+    /// Puts an ordering point after everything committed so far.
+    pub fn close_epoch(&mut self) {
+        self.epoch += 1;
+    }
+
+    pub fn barrier_over(&self, lba: u64, blocks: u64) -> bool {
+        self.barriers
+            .iter()
+            .any(|(_, barrier)| bars(*barrier, lba, blocks))
+    }
+
+    pub fn read_over(&self, lba: u64, blocks: u64) -> bool {
+        self.reads_out
+            .iter()
+            .any(|read| overlap(read.lba, read.blocks, lba, blocks))
+    }
+
+    pub fn sample_load(&mut self, response: Duration) {
+        self.load = if self.load.is_zero() {
+            response
+        } else {
+            (self.load * 7 + response) / 8
+        };
+    }
+}

@@ -1,0 +1,711 @@
+//! The initiator side: connecting a nexus to its storage, asking what it is,
+//! sending what is wanted, taking the answers, and coming back after a loss
+//!
+
+use std::time::Duration;
+
+use arrayvec::ArrayVec;
+use sluice_proto::Time;
+use sluice_proto::iscsi::SENSE_LEN_MAX;
+use sluice_proto::iscsi::login_status::Status;
+use sluice_proto::iscsi::{
+    Direction, InitiatorConfig, InitiatorConn, InitiatorEvent, IscsiName, Offers,
+};
+use sluice_proto::scsi::{Capacity, ScsiStatus, Sense, SenseKey, cdb, mode::ModeSense, sense};
+
+use super::nexus::{Probe, SENSE_LEN, TARGET_LUNS_MAX, WanState};
+use super::relay::{Net, Relay, Side};
+use super::staging::{STAGE_LEN, StagePage};
+use super::task::{ChunkState, NexusKey, ProbeStep, TaskKey, VolumeKey, WanKind, WanTask, Work};
+use super::volume::{Geometry, ReadOut};
+
+/// A connection attempt, a login or a logout that takes longer is given up.
+const STEP_MAX: Duration = Duration::from_secs(5);
+/// Unit attentions and BUSYs that one question after login puts up with.
+const PROBE_TRIES_MAX: u32 = 8;
+/// Bytes that a question's answer may have.
+const PROBE_LEN: u32 = 512;
+/// Commands of one nexus that are out at the storage: reads of its computer, and a full flush.
+const WAN_TASKS_MAX: u16 = 256;
+/// Bytes read from one connection a step.
+const SERVE_BYTES_MAX: usize = 256 * 1024;
+
+/// An event of a nexus' connection that no longer borrows its stream.
+enum Arrived {
+    LoggedIn,
+    LoginFailed(Status),
+    Response {
+        token: u64,
+        status: ScsiStatus,
+        sense: ArrayVec<u8, SENSE_LEN_MAX>,
+        failed: bool,
+    },
+    Pong,
+    LogoutRequested,
+    LoggedOut,
+    Violation,
+}
+
+impl Relay {
+    /// Begins a connection to the storage.
+    pub(super) fn connect(&mut self, net: &mut Net<'_>, now: Time, key: NexusKey) {
+        let nexus = &self.nexuses[key.0];
+        let target = &self.config.targets[nexus.target];
+        match net.tcp.connect(
+            now,
+            net.pool,
+            target.wan_address,
+            target.address,
+            self.config.wan_buffers,
+        ) {
+            Ok(flow) => {
+                let conn = InitiatorConn::new(InitiatorConfig {
+                    initiator_name: nexus.initiator_name,
+                    target_name: IscsiName::from(&target.name).ok(),
+                    isid: nexus.wan_isid,
+                    offers: Offers::long_fat_pipe(),
+                    max_tasks: WAN_TASKS_MAX,
+                });
+                let nexus = &mut self.nexuses[key.0];
+                nexus.flow = Some(flow);
+                nexus.conn = Some(Box::new(conn));
+                nexus.state = WanState::Connecting;
+                nexus.state_deadline = now + STEP_MAX;
+                self.bind(flow, Side::Wan(key));
+            }
+            Err(_) => self.back_off(now, key),
+        }
+    }
+
+    pub(super) fn wan_connected(&mut self, now: Time, key: NexusKey) {
+        let nexus = &mut self.nexuses[key.0];
+        nexus.state = WanState::LoggingIn;
+        nexus.state_deadline = now + STEP_MAX;
+        nexus.last_heard = now;
+        self.touch_nexus(key);
+    }
+
+    /// Takes what came from the storage and sends what is wanted.
+    /// Returns whether more is waiting than one step may take.
+    pub(super) fn serve_nexus(&mut self, net: &mut Net<'_>, now: Time, key: NexusKey) -> bool {
+        let mut budget = SERVE_BYTES_MAX;
+        while let Some(arrived) = self.receive_nexus(net, now, key, &mut budget) {
+            match arrived {
+                Arrived::LoggedIn => {
+                    self.counters.wan_logins += 1;
+                    let nexus = &mut self.nexuses[key.0];
+                    nexus.logins += 1;
+                    nexus.state = WanState::Probing;
+                    nexus.state_deadline = now + STEP_MAX * 2;
+                    nexus.probe = Probe {
+                        step: Some(ProbeStep::ReportLuns),
+                        ..Probe::default()
+                    };
+                    self.ask(now, key);
+                }
+                Arrived::LoginFailed(status) => self.wan_refused(net, now, key, status),
+                Arrived::Response {
+                    token,
+                    status,
+                    sense,
+                    failed,
+                } => {
+                    self.response(net, now, token, status, &sense, failed);
+                }
+                Arrived::Pong => self.nexuses[key.0].pinged = None,
+                // RFC 7143 11.9.1: the storage asks to be left; we come back by ourselves.
+                Arrived::LogoutRequested => {
+                    if let Some(conn) = self.nexuses[key.0].conn.as_mut() {
+                        conn.logout();
+                    }
+                }
+                Arrived::LoggedOut => self.wan_logged_out(net, now, key),
+                Arrived::Violation => {
+                    self.counters.violations += 1;
+                    self.lose_wan(net, now, key);
+                }
+            }
+            if !self.nexuses.contains(key.0) || self.nexuses[key.0].conn.is_none() {
+                return false;
+            }
+        }
+        self.send_wanted(net, now, key);
+        for volume in self.volume_keys() {
+            if self.volume(volume).flush_nexus == Some(key) {
+                self.flush_volume(now, volume);
+            }
+        }
+        self.transmit_nexus(net, key);
+        budget == 0
+    }
+
+    /// Feeds the connection from its stream until an event needs a decision.
+    /// Read data goes to its staging page here.
+    fn receive_nexus(
+        &mut self,
+        net: &mut Net<'_>,
+        now: Time,
+        key: NexusKey,
+        budget: &mut usize,
+    ) -> Option<Arrived> {
+        let Self {
+            nexuses,
+            tasks,
+            wan_tasks,
+            staging,
+            ..
+        } = self;
+        let nexus = nexuses.get_mut(key.0)?;
+        let (Some(flow), Some(conn)) = (nexus.flow, nexus.conn.as_mut()) else {
+            return None;
+        };
+        let mut arrived = None;
+        let pool = &mut *net.pool;
+        loop {
+            if *budget == 0 {
+                return None;
+            }
+            let mut taken = 0;
+            net.tcp.recv(flow, |bytes| {
+                let window = &bytes[..bytes.len().min(*budget)];
+                while arrived.is_none() {
+                    let (used, event) = conn.receive(&window[taken..]);
+                    taken += used;
+                    arrived = match event {
+                        None if used == 0 || taken == window.len() => break,
+                        None
+                        | Some(
+                            InitiatorEvent::TaskManagementResponse { .. }
+                            | InitiatorEvent::SendTargets,
+                        ) => None,
+                        Some(InitiatorEvent::DataIn {
+                            token,
+                            offset,
+                            bytes,
+                        }) => {
+                            if let Some(wan_task) = wan_task_mut(wan_tasks, token) {
+                                store_data_in(
+                                    wan_task,
+                                    tasks,
+                                    staging,
+                                    pool,
+                                    offset as usize,
+                                    bytes,
+                                );
+                            }
+                            None
+                        }
+                        Some(InitiatorEvent::Response {
+                            token,
+                            response,
+                            status,
+                            ..
+                        }) => Some(Arrived::Response {
+                            token,
+                            status,
+                            sense: conn.sense().iter().copied().collect(),
+                            failed: response != 0,
+                        }),
+                        Some(InitiatorEvent::LoggedIn) => Some(Arrived::LoggedIn),
+                        Some(InitiatorEvent::LoginFailed(failure)) => {
+                            Some(Arrived::LoginFailed((failure.class, failure.detail)))
+                        }
+                        Some(InitiatorEvent::Pong) => Some(Arrived::Pong),
+                        Some(InitiatorEvent::Async { event: 1, .. }) => {
+                            Some(Arrived::LogoutRequested)
+                        }
+                        Some(InitiatorEvent::Async { .. }) => None,
+                        Some(InitiatorEvent::LoggedOut { .. }) => Some(Arrived::LoggedOut),
+                        Some(InitiatorEvent::Violation(_)) => Some(Arrived::Violation),
+                    };
+                }
+                taken
+            });
+            *budget -= taken;
+            if taken > 0 {
+                nexus.last_heard = now;
+            }
+            if arrived.is_some() || taken == 0 {
+                return arrived;
+            }
+        }
+    }
+
+    /// Sends what is queued for the storage, as far as its window and buffer go.
+    fn transmit_nexus(&mut self, net: &mut Net<'_>, key: NexusKey) {
+        let Self {
+            nexuses,
+            tasks,
+            wan_tasks,
+            staging,
+            log,
+            ..
+        } = self;
+        let Some(nexus) = nexuses.get_mut(key.0) else {
+            return;
+        };
+        let (Some(flow), Some(conn)) = (nexus.flow, nexus.conn.as_mut()) else {
+            return;
+        };
+        if nexus.state == WanState::Connecting {
+            return;
+        }
+        while conn.has_output() {
+            let pool = &*net.pool;
+            let sent = net.tcp.send(flow, |out| {
+                conn.transmit(out, |token, offset, into| {
+                    let from = offset as usize;
+                    let wan_task = usize::try_from(token).ok().and_then(|at| wan_tasks.get(at));
+                    match wan_task
+                        .expect("data is fetched for commands that are out")
+                        .kind
+                    {
+                        WanKind::Flush { record, .. }
+                        | WanKind::Stray {
+                            record: Some(record),
+                            ..
+                        } => {
+                            let payload = log.payload(sluice_hugepages::log::RecordId(record));
+                            into.copy_from_slice(&payload[from..from + into.len()]);
+                        }
+                        WanKind::Forward { task } => {
+                            let Work::Pass(pass) = &tasks[task.0].work else {
+                                unreachable!("only passing commands forward data")
+                            };
+                            let mut done = 0;
+                            while done < into.len() {
+                                let at = from + done;
+                                let len = (STAGE_LEN - at % STAGE_LEN).min(into.len() - done);
+                                let page = staging.bytes(pool, pass.pages[at / STAGE_LEN]);
+                                into[done..done + len]
+                                    .copy_from_slice(&page[at % STAGE_LEN..at % STAGE_LEN + len]);
+                                done += len;
+                            }
+                        }
+                        WanKind::FlushSync { .. }
+                        | WanKind::Stray { record: None, .. }
+                        | WanKind::Chunk { .. }
+                        | WanKind::Probe { .. } => {
+                            unreachable!("these commands have no data-out")
+                        }
+                    }
+                })
+            });
+            if sent == 0 {
+                break;
+            }
+        }
+    }
+
+    /// Sends the commands and chunks that wait for this nexus, as far as its window goes.
+    fn send_wanted(&mut self, net: &mut Net<'_>, now: Time, key: NexusKey) {
+        let _ = net;
+        while let Some(nexus) = self.nexuses.get_mut(key.0)
+            && nexus.is_ready()
+            && nexus.window() > 0
+            && self.wan_tasks.len() < self.wan_tasks.capacity()
+        {
+            let Some(&task) = nexus.wanted.front() else {
+                return;
+            };
+            if !self.send_for(now, key, task) {
+                self.nexuses[key.0].wanted.pop_front();
+            }
+        }
+    }
+
+    /// Sends one thing that the task wants; false if it wants no more.
+    fn send_for(&mut self, now: Time, key: NexusKey, task_key: TaskKey) -> bool {
+        let task = &mut self.tasks[task_key.0];
+        let (lun, cdb, volume) = (task.lun, task.cdb, task.volume);
+        let expected = task.expected_len;
+        let direction = match &mut task.work {
+            Work::Read(read) => {
+                let Some(at) = read
+                    .chunks
+                    .iter()
+                    .position(|chunk| chunk.state == ChunkState::Wanted)
+                else {
+                    return false;
+                };
+                let (page, lba, blocks) = (
+                    read.chunks[at].page,
+                    read.chunks[at].lba,
+                    read.chunks[at].blocks,
+                );
+                let volume = volume.expect("a read has a volume");
+                let geometry = self
+                    .volume(volume)
+                    .geometry
+                    .expect("a read was planned with the geometry");
+                let len = blocks * geometry.block_len;
+                let kind = WanKind::Chunk {
+                    task: task_key,
+                    volume,
+                    page,
+                    len,
+                    received: 0,
+                };
+                let wan_task = self.submit(
+                    now,
+                    key,
+                    kind,
+                    lun,
+                    cdb::read(lba, blocks),
+                    Direction::In(len),
+                );
+                self.read_mut(task_key).chunks[at].state = ChunkState::Asked(wan_task);
+                self.volume_mut(volume).reads_out.push(ReadOut {
+                    wan_task,
+                    lba,
+                    blocks: u64::from(blocks),
+                });
+                return true;
+            }
+            Work::Pass(pass) if pass.read => Direction::In(expected),
+            Work::Pass(pass) if pass.write => Direction::Out(expected),
+            Work::Pass(_) => Direction::None,
+            Work::Write(_) | Work::Sync(_) => unreachable!("these go by way of the flush"),
+        };
+        let wan_task = self.submit(
+            now,
+            key,
+            WanKind::Forward { task: task_key },
+            lun,
+            cdb,
+            direction,
+        );
+        self.pass_mut(task_key).asked = Some(wan_task);
+        false
+    }
+
+    /// The storage has answered a command: back to the room that sent it.
+    fn response(
+        &mut self,
+        net: &mut Net<'_>,
+        now: Time,
+        token: u64,
+        status: ScsiStatus,
+        sense: &[u8],
+        failed: bool,
+    ) {
+        let Some(at) = usize::try_from(token)
+            .ok()
+            .filter(|&at| self.wan_tasks.contains(at))
+        else {
+            return;
+        };
+        let WanTask { nexus, sent, kind } = self.wan_tasks.remove(at);
+        // RFC 7143 11.4.3: a response code other than 00h means the target failed, whatever the status says.
+        let lost = Sense::COMMUNICATION_FAILURE.fixed();
+        let (status, sense) = if failed {
+            (ScsiStatus::CHECK_CONDITION, lost.as_slice())
+        } else {
+            (status, sense)
+        };
+        match kind {
+            WanKind::Flush { volume, record } => {
+                self.volume_mut(volume).sample_load(now.since(sent));
+                self.flush_answered(net, now, volume, record, status, sense);
+            }
+            WanKind::FlushSync { volume } => self.sync_answered(net, now, volume, status, sense),
+            WanKind::Chunk {
+                task,
+                volume,
+                len,
+                received,
+                ..
+            } => {
+                self.volume_mut(volume).sample_load(now.since(sent));
+                self.chunk_answered(net, now, at, task, volume, status, sense, received == len);
+            }
+            WanKind::Forward { task } => self.pass_answered(net, now, task, status, sense),
+            WanKind::Stray { volume, .. } => {
+                self.volume_mut(volume).strays -= 1;
+                self.flush_volume(now, volume);
+            }
+            WanKind::Probe {
+                step,
+                page,
+                lun,
+                received,
+            } => {
+                self.probe_answered(net, now, nexus, step, page, lun, received, status, sense);
+            }
+        }
+    }
+
+    /// Asks the question that the nexus' probe stands at; the caller has logged in.
+    fn ask(&mut self, now: Time, key: NexusKey) {
+        let probe = &self.nexuses[key.0].probe;
+        let Some(step) = probe.step else { return };
+        let lun = probe.luns.get(probe.at).copied().unwrap_or(0);
+        let Some(page) = self.staging.take() else {
+            // Every page is out: the sweep asks again.
+            return;
+        };
+        let cdb = match step {
+            ProbeStep::ReportLuns => cdb::report_luns(PROBE_LEN),
+            ProbeStep::Capacity16 => cdb::read_capacity_16(32),
+            ProbeStep::Capacity10 => cdb::read_capacity_10(),
+            ProbeStep::CachingMode => ModeSense::caching_page_cdb(192),
+        };
+        let len = match step {
+            ProbeStep::ReportLuns => PROBE_LEN,
+            ProbeStep::Capacity16 => 32,
+            ProbeStep::Capacity10 => 8,
+            ProbeStep::CachingMode => 192,
+        };
+        self.submit(
+            now,
+            key,
+            WanKind::Probe {
+                step,
+                page,
+                lun,
+                received: 0,
+            },
+            lun,
+            cdb,
+            Direction::In(len),
+        );
+    }
+
+    /// An answer after login: on to the next question, and at the end to readiness.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one call, the facts of one answer"
+    )]
+    fn probe_answered(
+        &mut self,
+        net: &mut Net<'_>,
+        now: Time,
+        key: NexusKey,
+        step: ProbeStep,
+        page: StagePage,
+        lun: u64,
+        received: u32,
+        status: ScsiStatus,
+        sense: &[u8],
+    ) {
+        let mut bytes = [0; PROBE_LEN as usize];
+        let len = received as usize;
+        bytes[..len].copy_from_slice(&self.staging.bytes(net.pool, page)[..len]);
+        self.staging.give(page);
+        let data = &bytes[..len];
+        let attention = status == ScsiStatus::CHECK_CONDITION
+            && sense::parse(sense)
+                .is_some_and(|received| received.sense.key == SenseKey::UNIT_ATTENTION);
+        let busy = matches!(status, ScsiStatus::BUSY | ScsiStatus::TASK_SET_FULL);
+        if attention {
+            self.keep_unit_attention(key, lun, sense);
+        }
+        if (attention || busy) && self.nexuses[key.0].probe.tries < PROBE_TRIES_MAX {
+            self.nexuses[key.0].probe.tries += 1;
+            return self.ask(now, key);
+        }
+        let good = status == ScsiStatus::GOOD;
+        self.nexuses[key.0].probe.tries = 0;
+        let next = match step {
+            ProbeStep::ReportLuns => {
+                let probe = &mut self.nexuses[key.0].probe;
+                probe.luns = if good {
+                    cdb::luns(data).take(TARGET_LUNS_MAX).collect()
+                } else {
+                    ArrayVec::new()
+                };
+                if probe.luns.is_empty() {
+                    probe.luns.push(0);
+                }
+                Some(ProbeStep::Capacity16)
+            }
+            ProbeStep::Capacity16 | ProbeStep::Capacity10 => {
+                let capacity = match step {
+                    ProbeStep::Capacity16 => Capacity::parse_16(data),
+                    _ => Capacity::parse_10(data),
+                };
+                match capacity.ok().filter(|_| good) {
+                    Some(capacity) => {
+                        let geometry = Geometry {
+                            block_len: capacity.block_len,
+                            blocks: capacity.blocks,
+                        };
+                        self.learn_volume(now, key, lun, geometry);
+                        Some(ProbeStep::CachingMode)
+                    }
+                    None if step == ProbeStep::Capacity16 => Some(ProbeStep::Capacity10),
+                    // Not a disk (a controller LUN): its commands pass, nothing is cached.
+                    None => self.next_lun(key),
+                }
+            }
+            ProbeStep::CachingMode => {
+                let mode =
+                    ModeSense::from_cdb(&ModeSense::caching_page_cdb(192)).expect("our own CDB");
+                let wce = good
+                    .then(|| mode.parse(data))
+                    .flatten()
+                    .and_then(|state| state.wce);
+                let target = self.nexuses[key.0].target;
+                if let Some(volume) = self.find_volume(target, lun) {
+                    // Unknown counts as a volatile cache: a needless SYNCHRONIZE CACHE loses nothing.
+                    self.volume_mut(volume).storage_wce = wce.unwrap_or(true);
+                }
+                self.next_lun(key)
+            }
+        };
+        self.nexuses[key.0].probe.step = next;
+        if next.is_some() {
+            self.ask(now, key);
+        } else {
+            self.wan_ready(now, key);
+        }
+    }
+
+    fn next_lun(&mut self, key: NexusKey) -> Option<ProbeStep> {
+        let probe = &mut self.nexuses[key.0].probe;
+        probe.at += 1;
+        (probe.at < probe.luns.len()).then_some(ProbeStep::Capacity16)
+    }
+
+    /// A unit attention met by the relay's own command is the computer's to hear (C-14).
+    pub(super) fn keep_unit_attention(&mut self, key: NexusKey, lun: u64, sense: &[u8]) {
+        let mut kept = [0; SENSE_LEN];
+        let len = sense.len().min(SENSE_LEN);
+        kept[..len].copy_from_slice(&sense[..len]);
+        let attentions = &mut self.nexuses[key.0].unit_attentions;
+        if !attentions.contains(&(lun, kept)) {
+            // The list holds one a LUN; a fuller one has told the computer enough.
+            let _ = attentions.try_push((lun, kept));
+        }
+    }
+
+    /// The session is lost: everything out comes back to where it came from.
+    pub(super) fn lose_wan(&mut self, net: &mut Net<'_>, now: Time, key: NexusKey) {
+        if let Some(flow) = self.nexuses[key.0].flow.take() {
+            net.tcp.abort(flow);
+            self.unbind(flow);
+        }
+        if self.nexuses[key.0].conn.take().is_some() && self.nexuses[key.0].state == WanState::Ready
+        {
+            self.counters.wan_losses += 1;
+        }
+        self.nexuses[key.0].pinged = None;
+        for volume in self.volume_keys() {
+            if self.volume(volume).flush_nexus == Some(key) {
+                self.flush.session_lost(volume.0);
+            }
+        }
+        // At most as many as the session's window; collected since answering changes the slab.
+        let out: Vec<usize> = self
+            .wan_tasks
+            .iter()
+            .filter(|(_, task)| task.nexus == key)
+            .map(|(at, _)| at)
+            .collect();
+        for at in out {
+            let WanTask { kind, .. } = self.wan_tasks.remove(at);
+            match kind {
+                WanKind::Flush { .. } | WanKind::FlushSync { .. } => {}
+                // Reinstatement ends them before anything is sent again.
+                WanKind::Stray { volume, .. } => self.volume_mut(volume).strays -= 1,
+                WanKind::Chunk { task, volume, .. } => self.chunk_lost(at, task, volume),
+                WanKind::Forward { task } => {
+                    // Nobody knows whether it was done: the computer is told so, and decides.
+                    let sense = Sense::COMMUNICATION_FAILURE.fixed();
+                    self.pass_answered(net, now, task, ScsiStatus::CHECK_CONDITION, &sense);
+                }
+                WanKind::Probe { page, .. } => self.staging.give(page),
+            }
+        }
+        for volume in self.volume_keys() {
+            self.release_durable(net, now, volume);
+        }
+        if self.nexuses[key.0].state == WanState::LoggingOut {
+            self.nexuses[key.0].state = WanState::Gone;
+        } else {
+            self.back_off(now, key);
+        }
+        self.feed_starved(net, now);
+    }
+
+    pub(super) fn back_off(&mut self, now: Time, key: NexusKey) {
+        let random = self.draw();
+        let nexus = &mut self.nexuses[key.0];
+        let pause = nexus.backoff(random);
+        nexus.attempts += 1;
+        nexus.state = WanState::Backoff(now + pause);
+    }
+
+    /// A chunk goes back to be asked again, or its page home if nobody waits.
+    fn chunk_lost(&mut self, wan_task: usize, key: TaskKey, volume: VolumeKey) {
+        self.volume_mut(volume)
+            .reads_out
+            .retain(|read| read.wan_task != wan_task);
+        let orphan = self.tasks[key.0].lan.is_none();
+        let staging = &mut self.staging;
+        let Work::Read(read) = &mut self.tasks[key.0].work else {
+            unreachable!("chunks belong to reads")
+        };
+        let at = read
+            .chunks
+            .iter()
+            .position(|chunk| chunk.state == ChunkState::Asked(wan_task));
+        let at = at.expect("a read keeps its chunks until they are answered");
+        if orphan || read.failed {
+            staging.give(read.chunks.remove(at).page);
+            self.finish_read(key);
+        } else {
+            read.chunks[at].state = ChunkState::Wanted;
+            let nexus = self.tasks[key.0].nexus;
+            if !self.nexuses[nexus.0].wanted.contains(&key) {
+                self.nexuses[nexus.0].wanted.push_back(key);
+            }
+        }
+    }
+}
+
+fn wan_task_mut(wan_tasks: &mut slab::Slab<WanTask>, token: u64) -> Option<&mut WanTask> {
+    usize::try_from(token)
+        .ok()
+        .and_then(|at| wan_tasks.get_mut(at))
+}
+
+/// Puts data-in bytes in the staging pages of the command they answer. The
+/// connection has checked that they lie within what was asked for.
+fn store_data_in(
+    wan_task: &mut WanTask,
+    tasks: &mut slab::Slab<super::task::Task>,
+    staging: &super::staging::Staging,
+    pool: &mut sluice_hugepages::pool::Pool,
+    offset: usize,
+    bytes: &[u8],
+) {
+    let mut put = |page: StagePage, at: usize, bytes: &[u8]| {
+        staging.bytes_mut(pool, page)[at..at + bytes.len()].copy_from_slice(bytes);
+    };
+    let end = u32::try_from(offset + bytes.len()).expect("transfer lengths have 32 bits");
+    match &mut wan_task.kind {
+        WanKind::Chunk { page, received, .. } | WanKind::Probe { page, received, .. } => {
+            put(*page, offset, bytes);
+            *received = end;
+        }
+        WanKind::Forward { task } => {
+            let Work::Pass(pass) = &mut tasks[task.0].work else {
+                return;
+            };
+            let mut done = 0;
+            while done < bytes.len() {
+                let at = offset + done;
+                let len = (STAGE_LEN - at % STAGE_LEN).min(bytes.len() - done);
+                put(
+                    pass.pages[at / STAGE_LEN],
+                    at % STAGE_LEN,
+                    &bytes[done..done + len],
+                );
+                done += len;
+            }
+            pass.transferred = end;
+        }
+        WanKind::Flush { .. } | WanKind::FlushSync { .. } | WanKind::Stray { .. } => {}
+    }
+}

@@ -1,0 +1,242 @@
+//! The way of a write: room in the log, data to its place, a place in the
+//! order of arrival, the index, the answer.
+
+use sluice_hugepages::log::{RecordFlags, RecordId, WRITE_LEN_MAX, WriteId};
+use sluice_proto::Time;
+use sluice_proto::cache::flush::Entry;
+use sluice_proto::iscsi::{CommandEvent, TaskAttribute};
+use sluice_proto::scsi::{ScsiStatus, Sense};
+
+use super::admit::Refusal;
+use super::relay::{Net, Relay};
+use super::task::{TaskKey, VolumeKey, Work, WriteState, WriteTask};
+use super::volume::Geometry;
+
+impl Relay {
+    pub(super) fn plan_write(
+        geometry: Geometry,
+        lba: u64,
+        blocks: u32,
+        fua: bool,
+        command: &CommandEvent,
+    ) -> Result<Work, Refusal> {
+        if lba
+            .checked_add(u64::from(blocks))
+            .is_none_or(|end| end > geometry.blocks)
+        {
+            return Err(Refusal::sense(Sense::LBA_OUT_OF_RANGE));
+        }
+        if blocks == 0 {
+            return Err(Refusal::status(ScsiStatus::GOOD));
+        }
+        if command.expected_len as usize > WRITE_LEN_MAX {
+            return Err(Refusal::sense(Sense::INVALID_FIELD_IN_CDB));
+        }
+        Ok(Work::Write(WriteTask {
+            lba,
+            blocks,
+            len: command.expected_len,
+            ordering: fua || command.attribute == TaskAttribute::Ordered,
+            fua,
+            // Replaced by `start_write` before anything else sees it.
+            state: WriteState::Durable { sequence: 0 },
+        }))
+    }
+
+    /// Gives the write room in the log, or lets it wait its turn for some.
+    pub(super) fn start_write(&mut self, key: TaskKey) {
+        if self.held.is_empty()
+            && let Some(id) = self.reserve(key)
+        {
+            self.write_mut(key).state = WriteState::Landing(id);
+            self.grant(key);
+            return;
+        }
+        match self.staging.take() {
+            Some(page) => {
+                self.counters.writes_held += 1;
+                self.write_mut(key).state = WriteState::Held { page, received: 0 };
+                self.held.push_back(key);
+                self.want_room();
+            }
+            None => {
+                self.counters.busy_no_staging += 1;
+                self.answer(key, ScsiStatus::BUSY, &[], 0);
+                self.forget(key);
+            }
+        }
+    }
+
+    /// Admits held writes in order, as far as the room goes.
+    pub(super) fn admit_held(&mut self, net: &mut Net<'_>, now: Time) {
+        while let Some(&key) = self.held.front() {
+            let Some(id) = self.reserve(key) else {
+                self.want_room();
+                return;
+            };
+            self.held.pop_front();
+            let WriteState::Held { page, received } = self.write_mut(key).state else {
+                unreachable!("only held writes are in the list of held writes")
+            };
+            // The one more copy that back-pressure costs: staging to log.
+            self.log
+                .append(id, &self.staging.bytes(net.pool, page)[..received as usize]);
+            self.staging.give(page);
+            self.write_mut(key).state = WriteState::Landing(id);
+            if received == self.write_mut(key).len {
+                self.commit_write(now, key);
+            } else {
+                self.grant(key);
+            }
+        }
+    }
+
+    /// The write's data is complete: it takes its place in the order of arrival
+    /// and is answered, unless a passing command touches the same blocks.
+    pub(super) fn commit_write(&mut self, now: Time, key: TaskKey) {
+        let volume_key = self.tasks[key.0].volume.expect("a write has a volume");
+        let WriteTask {
+            lba,
+            blocks,
+            len,
+            ordering,
+            fua,
+            ref state,
+        } = *self.write_mut(key);
+        let (id, waited) = match *state {
+            WriteState::Landing(id) => (id, false),
+            WriteState::Behind(id) => (id, true),
+            // All its data came unasked, and it still waits for room.
+            WriteState::Held { .. } => return,
+            WriteState::Durable { .. } => unreachable!("a write is committed once"),
+        };
+        let volume = self.volumes[usize::from(volume_key.0)]
+            .as_mut()
+            .expect("the task's volume");
+        if volume.barrier_over(lba, u64::from(blocks)) {
+            if !waited {
+                volume.behind.push_back(key);
+                self.write_mut(key).state = WriteState::Behind(id);
+            }
+            return;
+        }
+        if ordering {
+            volume.close_epoch();
+        }
+        let sequence = volume.take_sequence();
+        let flags = if ordering {
+            RecordFlags::ORDERING_POINT
+        } else {
+            RecordFlags::NONE
+        };
+        let parts = self.log.commit(id, volume.epoch, sequence, flags);
+        let (block_len, epoch) = (volume.block_len(), volume.epoch);
+        if ordering {
+            volume.close_epoch();
+        }
+        volume.bytes_written += u64::from(len);
+        volume.writes += 1;
+        for part in parts {
+            let (lba, len) = {
+                let record = self.log.record(part);
+                (record.lba, record.len)
+            };
+            let blocks = len / block_len;
+            let record = part.0;
+            self.flush.push(
+                volume_key.0,
+                Entry {
+                    record,
+                    lba,
+                    blocks,
+                    epoch,
+                    sequence,
+                    bytes: len,
+                    arrived: now,
+                },
+            );
+            self.place(volume_key, lba, blocks, record);
+        }
+        if fua {
+            self.volume_mut(volume_key).waiting.push(key);
+            self.write_mut(key).state = WriteState::Durable { sequence };
+            self.ask_flush(volume_key);
+        } else {
+            self.answer(key, ScsiStatus::GOOD, &[], len);
+            self.forget(key);
+        }
+        self.flush_volume(now, volume_key);
+    }
+
+    /// Commits what waited behind a passing command, in order of completion.
+    pub(super) fn commit_behind(&mut self, now: Time, volume: VolumeKey) {
+        for _ in 0..self.volume(volume).behind.len() {
+            let Some(key) = self.volume_mut(volume).behind.pop_front() else {
+                return;
+            };
+            let write = self.write_mut(key);
+            let (lba, blocks) = (write.lba, u64::from(write.blocks));
+            if self.volume(volume).barrier_over(lba, blocks) {
+                self.volume_mut(volume).behind.push_back(key);
+            } else {
+                self.commit_write(now, key);
+            }
+        }
+    }
+
+    /// Makes the record the newest copy of its blocks. What it hides whole, of
+    /// its own epoch and not under way, is never sent.
+    fn place(&mut self, volume: VolumeKey, lba: u64, blocks: u32, record: u32) {
+        // A stray write may still be sending a record's bytes.
+        let whole = self.volume(volume).strays == 0;
+        let Self {
+            index,
+            flush,
+            log,
+            superseded,
+            ..
+        } = self;
+        index.insert_with(volume.0, lba, blocks, record, |hidden| {
+            superseded.push(hidden)
+        });
+        for hidden in superseded.drain(..) {
+            if whole && flush.supersede(hidden, record) {
+                index.remove(hidden);
+                log.free(RecordId(hidden));
+            }
+        }
+    }
+
+    fn reserve(&mut self, key: TaskKey) -> Option<WriteId> {
+        let volume = self.tasks[key.0].volume.expect("a write has a volume");
+        let WriteTask { lba, len, .. } = *self.write_mut(key);
+        if self.log.room().segments_free <= self.margin_segments {
+            return None;
+        }
+        self.log.reserve(super::log_volume(volume), lba, len).ok()
+    }
+
+    /// Asks the computer for the data that did not come with the command.
+    fn grant(&mut self, key: TaskKey) {
+        if let Some((lan, number)) = self.tasks[key.0].lan {
+            self.lans[lan.0].conn.grant(number);
+            self.touch_lan(lan);
+        }
+    }
+
+    /// The log is short: every volume that has something to give back is flushed now.
+    fn want_room(&mut self) {
+        for volume in self.volume_keys() {
+            if self.flush.records(volume.0) > 0 {
+                self.ask_flush(volume);
+            }
+        }
+    }
+
+    pub(super) fn write_mut(&mut self, key: TaskKey) -> &mut WriteTask {
+        match &mut self.tasks[key.0].work {
+            Work::Write(write) => write,
+            _ => unreachable!("the caller knows the task for a write"),
+        }
+    }
+}
