@@ -1,1 +1,16 @@
-//! placeholder
+//! The seeded simulator: the data plane's worker between a model computer and
+//! a model storage, in one thread and in simulated time.
+//!
+//! What always holds: the same seed gives the same run. Rooms: [`world`] holds
+//! everything and moves time; [`client`] and [`storage`] are the two ends on
+//! their [`host`]s; [`link`] loses, doubles and delays; [`oracle`] judges, and
+//! sees only what the computer and the storage saw.
+
+pub mod block;
+pub mod client;
+pub mod host;
+pub mod link;
+pub mod oracle;
+pub mod random;
+pub mod storage;
+pub mod world;

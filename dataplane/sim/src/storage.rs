@@ -1,0 +1,457 @@
+//! The model storage: an iSCSI target whose volume has a volatile write cache.
+//!
+//! Commands take a random while and may finish in any order. What was written
+//! is visible at once and reaches stable media at SYNCHRONIZE CACHE, or block
+//! by block whenever the storage likes. A power failure takes the rest away.
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use sluice_proto::Time;
+use sluice_proto::iscsi::{
+    CommandEvent, TargetConfig, TargetConn, TargetEvent, TaskFunctionResponse, TaskId,
+};
+use sluice_proto::scsi::{self, Access, ScsiStatus, Sense, opcode};
+use smoltcp::iface::SocketHandle;
+use smoltcp::socket::tcp::State;
+
+use crate::block::{self, BLOCK_LEN};
+use crate::host::Host;
+use crate::oracle::Image;
+use crate::random::Random;
+
+pub const PORT: u16 = 3260;
+const LISTENERS: usize = 4;
+/// The LUN of the one volume (SAM-5 single level, LUN 1).
+pub const LUN: u64 = 1 << 48;
+
+#[derive(Debug)]
+struct Pending {
+    task: TaskId,
+    due: Time,
+    command: CommandEvent,
+    data: Vec<u8>,
+    complete: bool,
+}
+
+#[derive(Debug)]
+struct Session {
+    handle: SocketHandle,
+    conn: Box<TargetConn>,
+    isid: Option<[u8; 6]>,
+    open: bool,
+    pending: Vec<Pending>,
+    /// Data-in under way, by token.
+    answers: Vec<(u64, Vec<u8>)>,
+    attention: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+pub struct StorageCounters {
+    pub writes: u64,
+    pub reads: u64,
+    pub syncs: u64,
+    pub power_failures: u64,
+    pub reinstated: u64,
+    pub busy: u64,
+    pub destaged: u64,
+}
+
+#[derive(Debug)]
+pub struct Storage {
+    pub host: Host,
+    pub visible: Image,
+    pub media: Image,
+    pub counters: StorageCounters,
+    pub latency_max: Duration,
+    pub busy_percent: u64,
+    pub torn: u64,
+    sessions: Vec<Session>,
+    next_token: u64,
+    next_tsih: u16,
+    changed: bool,
+}
+
+impl Storage {
+    pub fn new(address: Ipv4Addr, gateway: Ipv4Addr, blocks: usize, seed: u64) -> Self {
+        let mut storage = Self {
+            host: Host::new(address, gateway, [2, 0, 0, 0, 0, 0x20], seed),
+            visible: vec![0; blocks],
+            media: vec![0; blocks],
+            counters: StorageCounters::default(),
+            latency_max: Duration::from_millis(2),
+            busy_percent: 0,
+            torn: 0,
+            sessions: Vec::new(),
+            next_token: 1,
+            next_tsih: 1,
+            changed: false,
+        };
+        for _ in 0..LISTENERS {
+            storage.listen();
+        }
+        storage
+    }
+
+    fn listen(&mut self) {
+        let handle = self.host.open();
+        self.host
+            .socket(handle)
+            .listen(PORT)
+            .expect("a fresh socket");
+        self.sessions.push(Session {
+            handle,
+            conn: Box::new(TargetConn::new(TargetConfig::default())),
+            isid: None,
+            open: false,
+            pending: Vec::new(),
+            answers: Vec::new(),
+            attention: true,
+        });
+    }
+
+    /// Whether visible or stable contents changed since the last call.
+    pub fn take_changed(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
+    }
+
+    /// The storage loses power: its cache, its sessions and what they had under way.
+    pub fn fail_power(&mut self) {
+        self.counters.power_failures += 1;
+        self.visible.clone_from(&self.media);
+        self.changed = true;
+        for at in (0..self.sessions.len()).rev() {
+            let handle = self.sessions[at].handle;
+            if self.sessions[at].open {
+                self.host.socket(handle).abort();
+            }
+        }
+        for session in &mut self.sessions {
+            session.pending.clear();
+        }
+    }
+
+    /// One block of the cache goes to stable media by itself.
+    pub fn destage(&mut self, random: &mut Random) {
+        let at = usize::try_from(random.of(self.media.len() as u64)).expect("a small volume");
+        if self.media[at] != self.visible[at] {
+            self.media[at] = self.visible[at];
+            self.counters.destaged += 1;
+            self.changed = true;
+        }
+    }
+
+    pub fn deadline(&mut self, now: Time) -> Time {
+        let due = self
+            .sessions
+            .iter()
+            .flat_map(|session| session.pending.iter())
+            .filter(|pending| pending.complete)
+            .map(|pending| pending.due)
+            .min();
+        self.host.deadline(now).min(due.unwrap_or(Time::FAR))
+    }
+
+    pub fn step(&mut self, now: Time, random: &mut Random) {
+        self.host.poll(now);
+        for at in 0..self.sessions.len() {
+            self.serve(now, at, random);
+        }
+        // Closed connections make room for new ones.
+        for at in (0..self.sessions.len()).rev() {
+            let handle = self.sessions[at].handle;
+            if self.sessions[at].open && !self.host.socket(handle).is_open() {
+                self.host.close(handle);
+                self.sessions.remove(at);
+            }
+        }
+        while self.sessions.iter().filter(|session| !session.open).count() < LISTENERS {
+            self.listen();
+        }
+        self.host.poll(now);
+    }
+
+    fn serve(&mut self, now: Time, at: usize, random: &mut Random) {
+        let handle = self.sessions[at].handle;
+        if self.host.socket(handle).state() != State::Listen {
+            self.sessions[at].open = true;
+        }
+        while self.receive(now, at, random) {}
+        self.execute(now, at, random);
+        self.transmit(at);
+        if self.host.socket(handle).state() == State::CloseWait {
+            self.host.socket(handle).close();
+        }
+    }
+
+    /// Takes one event off the stream; false when nothing more is there.
+    fn receive(&mut self, now: Time, at: usize, random: &mut Random) -> bool {
+        let Self { host, sessions, .. } = self;
+        let session = &mut sessions[at];
+        let socket = host.socket(session.handle);
+        if !socket.can_recv() {
+            return false;
+        }
+        let mut event = None;
+        let mut used_any = false;
+        let _ = socket.recv(|bytes| {
+            let mut taken = 0;
+            loop {
+                let (used, next) = session.conn.receive(&bytes[taken..]);
+                taken += used;
+                match next {
+                    Some(TargetEvent::Data {
+                        task,
+                        offset,
+                        bytes,
+                    }) => {
+                        if let Some(pending) = session
+                            .pending
+                            .iter_mut()
+                            .find(|pending| pending.task == task)
+                        {
+                            let from = offset as usize;
+                            pending.data[from..from + bytes.len()].copy_from_slice(bytes);
+                        }
+                    }
+                    Some(TargetEvent::Login) => event = Some(Simple::Login),
+                    Some(TargetEvent::Command(command)) => event = Some(Simple::Command(command)),
+                    Some(TargetEvent::WriteComplete { task }) => {
+                        event = Some(Simple::Complete(task))
+                    }
+                    Some(TargetEvent::TaskManagement { tag, .. }) => {
+                        event = Some(Simple::Management(tag))
+                    }
+                    Some(TargetEvent::Violation(_)) => event = Some(Simple::Close),
+                    Some(_) => {}
+                    None if used == 0 => break,
+                    None => {}
+                }
+                if event.is_some() {
+                    break;
+                }
+            }
+            used_any = taken > 0;
+            (taken, ())
+        });
+        match event {
+            None => return used_any,
+            Some(Simple::Login) => self.login(at),
+            Some(Simple::Command(command)) => self.command(now, at, command, random),
+            Some(Simple::Complete(task)) => {
+                if let Some(pending) = self.sessions[at]
+                    .pending
+                    .iter_mut()
+                    .find(|pending| pending.task == task)
+                {
+                    pending.complete = true;
+                }
+            }
+            Some(Simple::Management(tag)) => {
+                self.sessions[at]
+                    .conn
+                    .answer_task_management(tag, TaskFunctionResponse::Complete);
+            }
+            Some(Simple::Close) => {
+                let handle = self.sessions[at].handle;
+                self.host.socket(handle).abort();
+            }
+        }
+        true
+    }
+
+    /// The same ISID reinstates: what the old session had under way is dropped (RFC 7143 6.3.5).
+    fn login(&mut self, at: usize) {
+        let isid = self.sessions[at].conn.login_request().isid;
+        for other in 0..self.sessions.len() {
+            if other != at && self.sessions[other].isid == Some(isid) {
+                self.counters.reinstated += u64::from(!self.sessions[other].pending.is_empty());
+                self.sessions[other].pending.clear();
+                self.sessions[other].isid = None;
+                let handle = self.sessions[other].handle;
+                self.host.socket(handle).abort();
+            }
+        }
+        self.sessions[at].isid = Some(isid);
+        let tsih = self.next_tsih;
+        self.next_tsih = self.next_tsih.checked_add(1).unwrap_or(1);
+        self.sessions[at].conn.accept_login(tsih);
+    }
+
+    fn command(&mut self, now: Time, at: usize, command: CommandEvent, random: &mut Random) {
+        let latency = u64::try_from(self.latency_max.as_nanos()).expect("short");
+        let due = now + Duration::from_nanos(random.of(latency + 1));
+        let task = command.task;
+        let data = if command.write {
+            vec![0; command.expected_len as usize]
+        } else {
+            Vec::new()
+        };
+        let complete = !command.write;
+        self.sessions[at].pending.push(Pending {
+            task,
+            due,
+            command,
+            data,
+            complete,
+        });
+        if !complete {
+            self.sessions[at].conn.grant(task);
+        }
+    }
+
+    fn execute(&mut self, now: Time, at: usize, random: &mut Random) {
+        while let Some(which) = self.sessions[at]
+            .pending
+            .iter()
+            .position(|pending| pending.complete && pending.due <= now)
+        {
+            let pending = self.sessions[at].pending.remove(which);
+            let (status, sense, answer) = self.perform(at, &pending, random);
+            let session = &mut self.sessions[at];
+            let transferred = if pending.command.write {
+                if status == ScsiStatus::GOOD {
+                    pending.command.expected_len
+                } else {
+                    0
+                }
+            } else {
+                u32::try_from(answer.len())
+                    .expect("short")
+                    .min(pending.command.expected_len)
+            };
+            if !answer.is_empty() && transferred > 0 {
+                let token = self.next_token;
+                self.next_token += 1;
+                session.answers.push((token, answer));
+                session
+                    .conn
+                    .data_in(pending.task, token, 0, 0, transferred)
+                    .expect("fewer answers than data items");
+            }
+            session
+                .conn
+                .respond(pending.task, status, &sense, transferred);
+        }
+    }
+
+    fn perform(
+        &mut self,
+        at: usize,
+        pending: &Pending,
+        random: &mut Random,
+    ) -> (ScsiStatus, Vec<u8>, Vec<u8>) {
+        let good = |answer: Vec<u8>| (ScsiStatus::GOOD, Vec::new(), answer);
+        let check = |sense: Sense| {
+            (
+                ScsiStatus::CHECK_CONDITION,
+                sense.fixed().to_vec(),
+                Vec::new(),
+            )
+        };
+        let cdb = &pending.command.cdb;
+        if pending.command.lun != LUN && cdb[0] != opcode::REPORT_LUNS {
+            return check(Sense::LOGICAL_UNIT_NOT_SUPPORTED);
+        }
+        match cdb[0] {
+            opcode::REPORT_LUNS => {
+                let mut answer = vec![0; 16];
+                answer[3] = 8;
+                answer[8..].copy_from_slice(&LUN.to_be_bytes());
+                return good(answer);
+            }
+            opcode::INQUIRY => return good(vec![0; 36]),
+            _ => {}
+        }
+        if std::mem::take(&mut self.sessions[at].attention) {
+            return check(Sense::POWER_ON_OR_RESET);
+        }
+        if random.chance(self.busy_percent) {
+            self.counters.busy += 1;
+            return (ScsiStatus::BUSY, Vec::new(), Vec::new());
+        }
+        match (cdb[0], scsi::classify(cdb)) {
+            (opcode::SERVICE_ACTION_IN_16, _) => {
+                let mut answer = vec![0; 32];
+                answer[..8].copy_from_slice(&(self.media.len() as u64 - 1).to_be_bytes());
+                answer[8..12]
+                    .copy_from_slice(&u32::try_from(BLOCK_LEN).expect("512").to_be_bytes());
+                good(answer)
+            }
+            (opcode::MODE_SENSE_6, _) => {
+                // Header of 4 bytes, caching page with WCE set.
+                let mut answer = vec![23, 0, 0, 0, 0x08, 0x12, 0x04];
+                answer.resize(24, 0);
+                good(answer)
+            }
+            (_, Ok(Access::Read { lba, blocks, .. })) => {
+                self.counters.reads += 1;
+                let mut answer = vec![0; blocks as usize * BLOCK_LEN];
+                for (piece, lba) in answer.chunks_mut(BLOCK_LEN).zip(lba..) {
+                    block::fill(
+                        piece,
+                        self.visible[usize::try_from(lba).expect("small")],
+                        lba,
+                    );
+                }
+                good(answer)
+            }
+            (_, Ok(Access::Write { lba, fua, .. })) => {
+                self.counters.writes += 1;
+                for (piece, lba) in pending.data.chunks(BLOCK_LEN).zip(lba..) {
+                    let at = usize::try_from(lba).expect("small");
+                    match block::number(piece, lba) {
+                        Some(number) => self.visible[at] = number,
+                        None => self.torn += 1,
+                    }
+                    if fua {
+                        self.media[at] = self.visible[at];
+                    }
+                }
+                self.changed = true;
+                good(Vec::new())
+            }
+            (_, Ok(Access::Sync { .. })) => {
+                self.counters.syncs += 1;
+                self.media.clone_from(&self.visible);
+                self.changed = true;
+                good(Vec::new())
+            }
+            _ => good(Vec::new()),
+        }
+    }
+
+    fn transmit(&mut self, at: usize) {
+        let Self { host, sessions, .. } = self;
+        let session = &mut sessions[at];
+        let socket = host.socket(session.handle);
+        while session.conn.has_output() && socket.can_send() {
+            let Session { conn, answers, .. } = session;
+            let sent = socket.send(|out| {
+                let len = conn.transmit(out, |token, offset, into| {
+                    let (_, answer) = answers
+                        .iter()
+                        .find(|(known, _)| *known == token)
+                        .expect("kept until released");
+                    let from = offset as usize;
+                    into.copy_from_slice(&answer[from..from + into.len()]);
+                });
+                (len, len)
+            });
+            while let Some(token) = session.conn.next_released() {
+                session.answers.retain(|(known, _)| *known != token);
+            }
+            if sent.unwrap_or(0) == 0 {
+                break;
+            }
+        }
+    }
+}
+
+enum Simple {
+    Login,
+    Command(CommandEvent),
+    Complete(TaskId),
+    Management(u32),
+    Close,
+}

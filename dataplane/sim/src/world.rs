@@ -1,0 +1,440 @@
+//! One simulated site: computer, relay, storage, the two links, and what goes
+//! wrong. One thread, one clock, one source of chance: the seed.
+//!
+//! The relay is the real [`Worker`] on memory ports. A crash of it is a drop
+//! of the worker and a new start on the same log memory, as after SIGKILL.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::time::Duration;
+
+use sluice_dataplane::driver::Port;
+use sluice_dataplane::driver::memory::MemorySpec;
+use sluice_dataplane::net::{PortConfig, Router, RouterConfig};
+use sluice_dataplane::tcp::{Buffers, Tcp, TcpConfig};
+use sluice_dataplane::worker::{Io, Mode, Relay, RelayConfig, Target, Worker};
+use sluice_hugepages::log::Log;
+use sluice_hugepages::pool::Pool;
+use sluice_hugepages::region::Region;
+use sluice_proto::Time;
+use sluice_proto::cache::flush::policy::FlushPolicy;
+
+use crate::client::{Client, TARGET, Workload};
+use crate::link::{Faults, Link};
+use crate::oracle::{Oracle, Violation};
+use crate::random::Random;
+use crate::storage::{LUN, PORT, Storage};
+
+const COMPUTER: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 10);
+const RELAY_LAN: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
+const RELAY_WAN: Ipv4Addr = Ipv4Addr::new(198, 19, 0, 1);
+const STORAGE: Ipv4Addr = Ipv4Addr::new(198, 19, 0, 10);
+
+/// Blocks of the volume: few, so that requests overlap often.
+const BLOCKS: usize = 256;
+/// Pages of the relay's communication memory.
+const POOL_PAGES: usize = 256;
+/// Simulated time in which the work is done, and in which all must drain after.
+const RUN: Duration = Duration::from_secs(20);
+const DRAIN: Duration = Duration::from_secs(120);
+/// No run takes this many rounds; one that does has stopped making progress.
+const ROUNDS_MAX: u64 = 20_000_000;
+
+/// What a run exercised and found.
+#[derive(Clone, Debug, Default)]
+pub struct Outcome {
+    pub seed: u64,
+    pub violations: Vec<Violation>,
+    pub coverage: Vec<(&'static str, u64)>,
+    pub simulated: Duration,
+    pub rounds: u64,
+}
+
+struct World {
+    now: Time,
+    random: Random,
+    worker: Option<Worker>,
+    ports: Vec<Port>,
+    /// Computer to relay, relay to computer, relay to storage, storage to relay.
+    links: [Link; 4],
+    client: Client,
+    storage: Storage,
+    oracle: Oracle,
+    config: RelayConfig,
+    crashes: u64,
+    cuts: u64,
+    held: u64,
+    next_fault: Time,
+    cut_until: Time,
+    faults_over: Time,
+}
+
+/// Runs one seed to its end.
+pub fn run(seed: u64) -> Outcome {
+    let mut random = Random::new(seed);
+    let mut world = World::new(&mut random);
+    world.random = random;
+    let mut rounds = 0;
+    let end = world.faults_over + DRAIN;
+    let mut drained = false;
+    while world.now < end && rounds < ROUNDS_MAX && world.oracle.violations.is_empty() {
+        rounds += 1;
+        world.round();
+        if world.now > world.faults_over && world.client.is_idle() && world.is_drained() {
+            drained = true;
+            break;
+        }
+        world.advance();
+    }
+    if world.oracle.violations.is_empty() {
+        if !drained {
+            world.oracle.violations.push(Violation {
+                rule: "liveness",
+                detail: format!(
+                    "not drained {} s after the last fault ({rounds} rounds): {} bytes dirty, computer idle: {}",
+                    world.now.since(world.faults_over).as_secs(),
+                    world.dirty_bytes(),
+                    world.client.is_idle(),
+                ),
+            });
+        }
+        let visible = world.storage.visible.clone();
+        world.oracle.finish(&visible);
+    }
+    world.outcome(seed, rounds)
+}
+
+impl World {
+    fn new(random: &mut Random) -> Self {
+        let wan = Faults {
+            loss: [0, 0, 20, 100][usize::try_from(random.of(4)).expect("small")],
+            duplicate: if random.chance(30) { 50 } else { 0 },
+            reorder: if random.chance(30) { 100 } else { 0 },
+            delay: Duration::from_millis(1 + random.of(20)),
+            jitter: Duration::from_micros(random.of(500)),
+            rate: [0, 1_250_000, 12_500_000][usize::try_from(random.of(3)).expect("small")],
+        };
+        let lan = Faults {
+            loss: if random.chance(15) { 10 } else { 0 },
+            delay: Duration::from_micros(20),
+            ..Faults::default()
+        };
+        let workload = Workload {
+            depth: 1 + usize::try_from(random.of(16)).expect("small"),
+            request_blocks_max: [1, 8, 64, 128][usize::try_from(random.of(4)).expect("small")],
+            write_percent: 30 + random.of(60),
+            sync_percent: random.of(8),
+            fua_percent: random.of(10),
+            think_max: Duration::from_micros(200 + random.of(5000)),
+        };
+        let mut storage = Storage::new(STORAGE, RELAY_WAN, BLOCKS, random.draw());
+        storage.latency_max = Duration::from_micros(random.of(5000));
+        storage.busy_percent = if random.chance(20) { 5 } else { 0 };
+        let config = RelayConfig {
+            mode: Mode::Transparent,
+            targets: vec![Target {
+                name: TARGET.to_owned(),
+                address: SocketAddrV4::new(STORAGE, PORT),
+                initiators: Vec::new(),
+                shared: false,
+                luns: vec![LUN],
+                wan_address: RELAY_WAN,
+            }],
+            flush: FlushPolicy {
+                threshold_bytes: 1 << (12 + random.of(8)),
+                stop_bytes: 1 << random.of(12),
+                period: Duration::from_millis(50 + random.of(2000)),
+                load_max: Duration::MAX,
+            },
+            wait_max: Duration::from_secs(10),
+            sessions_max: 4,
+            staging_pages: u16::try_from(8 + random.of(56)).expect("small"),
+            wan_buffers: Buffers {
+                rx_pages: 4,
+                tx_pages: 4,
+            },
+            silence_max: Duration::from_secs(5),
+            seed: random.draw(),
+        };
+        // From scarce to plentiful: the directory, and 3 to 10 segments of payload.
+        let log_len = usize::try_from(4 + random.of(8)).expect("small") * 2 * 1024 * 1024;
+        let mut world = Self {
+            now: Time::from_millis(1),
+            random: random.clone(),
+            worker: None,
+            ports: Vec::new(),
+            links: [
+                Link::new(lan),
+                Link::new(lan),
+                Link::new(wan),
+                Link::new(wan),
+            ],
+            client: Client::new(
+                COMPUTER,
+                RELAY_LAN,
+                STORAGE,
+                BLOCKS as u64,
+                workload,
+                random.draw(),
+            ),
+            storage,
+            oracle: Oracle::new(BLOCKS),
+            config,
+            crashes: 0,
+            cuts: 0,
+            held: 0,
+            next_fault: Time::from_millis(500 + random.of(3000)),
+            cut_until: Time::FAR,
+            faults_over: Time::ZERO + RUN,
+        };
+        world.start(Region::anonymous(log_len), random);
+        world
+    }
+
+    /// Starts a data plane on this log memory.
+    fn start(&mut self, region: Region, random: &mut Random) {
+        let (log, recovery) = Log::open(region).expect("the log of our own making");
+        let mut pool = Pool::anonymous(POOL_PAGES);
+        let port = |index: u8| {
+            Port::memory(&MemorySpec {
+                name: format!("port{index}"),
+                index,
+                mac: [2, 0, 0, 0, 0, index + 1],
+                gso: false,
+                ..MemorySpec::default()
+            })
+        };
+        self.ports = vec![port(0), port(1)];
+        let net = |name: &str, index: u8, address| PortConfig {
+            name: name.to_owned(),
+            mac: [2, 0, 0, 0, 0, index + 1],
+            address,
+            prefix_len: 24,
+            mtu: 1500,
+        };
+        let router = Router::new(RouterConfig {
+            ports: vec![net("lan", 0, RELAY_LAN), net("wan", 1, RELAY_WAN)],
+            intercepts: vec![(STORAGE, PORT)],
+            ..RouterConfig::default()
+        })
+        .expect("a valid configuration");
+        let mut tcp = Tcp::new(TcpConfig::new(16, 1500, random.seed()));
+        tcp.listen(SocketAddrV4::new(STORAGE, PORT));
+        let relay = Relay::new(self.config.clone(), log, &recovery, &mut pool, self.now)
+            .expect("the pool holds the pages");
+        self.worker = Some(Worker::new(pool, router, tcp, relay));
+    }
+
+    /// The process dies between two steps; its log memory stays.
+    fn crash(&mut self) {
+        self.crashes += 1;
+        let worker = self.worker.take().expect("a running worker");
+        self.held += worker.relay.counters.writes_held;
+        let region = worker.into_log().into_region();
+        let mut random = self.random.clone();
+        self.start(region, &mut random);
+        self.random = random;
+    }
+
+    fn worker(&mut self) -> &mut Worker {
+        self.worker
+            .as_mut()
+            .expect("there is one but while it crashes")
+    }
+
+    fn dirty_bytes(&self) -> u64 {
+        self.worker
+            .as_ref()
+            .map_or(0, |worker| worker.relay.dirty_bytes())
+    }
+
+    fn is_drained(&self) -> bool {
+        self.worker
+            .as_ref()
+            .is_some_and(|worker| worker.relay.is_drained())
+    }
+
+    /// Everyone does what is due at this moment.
+    fn round(&mut self) {
+        let now = self.now;
+        self.trouble();
+        let Self {
+            client,
+            oracle,
+            random,
+            ..
+        } = self;
+        client.stopping = now >= self.faults_over;
+        client.step(now, random, oracle);
+        self.storage.step(now, random);
+        if self.random.of(50) == 0 {
+            self.storage.destage(&mut self.random);
+        }
+        if self.storage.take_changed() {
+            self.oracle
+                .storage_changed(&self.storage.visible, &self.storage.media);
+        }
+        self.carry();
+        let Self { worker, ports, .. } = self;
+        let worker = worker.as_mut().expect("there is one but while it crashes");
+        let mut steps = 0;
+        while worker.step(now, &mut Io { ports }).did_work && steps < 64 {
+            steps += 1;
+        }
+        self.carry();
+        if self.client.late > 0 {
+            self.oracle.violations.push(Violation {
+                rule: "bounded waiting",
+                detail: "a command was not answered for 25 s (C-16)".to_owned(),
+            });
+        }
+    }
+
+    /// Moves frames between hosts, links and ports.
+    fn carry(&mut self) {
+        let now = self.now;
+        let Self {
+            client,
+            storage,
+            links,
+            ports,
+            worker,
+            random,
+            ..
+        } = self;
+        let worker = worker.as_mut().expect("there is one but while it crashes");
+        while let Some(frame) = client.host.wire.sent.pop_front() {
+            links[0].send(now, frame, random);
+        }
+        while let Some(frame) = storage.host.wire.sent.pop_front() {
+            links[3].send(now, frame, random);
+        }
+        let mut bytes = Vec::new();
+        for (port, link) in [(0, 1), (1, 2)] {
+            let memory = ports[port].memory_mut().expect("a memory port");
+            while memory.take(&mut worker.pool, &mut bytes) {
+                links[link].send(now, bytes.clone(), random);
+            }
+        }
+        for (port, link) in [(0, 0), (1, 3)] {
+            let memory = ports[port].memory_mut().expect("a memory port");
+            while let Some(frame) = links[link].receive(now) {
+                // A full queue loses the frame, as a NIC's would.
+                let _ = memory.inject(&mut worker.pool, &frame);
+            }
+        }
+        while let Some(frame) = links[1].receive(now) {
+            client.host.wire.received.push_back(frame);
+        }
+        while let Some(frame) = links[2].receive(now) {
+            storage.host.wire.received.push_back(frame);
+        }
+    }
+
+    /// What goes wrong now: cuts, crashes, power failures.
+    fn trouble(&mut self) {
+        let now = self.now;
+        if now >= self.cut_until {
+            self.set_cut(false);
+            self.cut_until = Time::FAR;
+        }
+        if now >= self.faults_over {
+            self.set_cut(false);
+            self.cut_until = Time::FAR;
+            for link in &mut self.links {
+                link.faults.loss = 0;
+            }
+            self.storage.busy_percent = 0;
+            return;
+        }
+        if now < self.next_fault {
+            return;
+        }
+        self.next_fault = now + Duration::from_millis(300 + self.random.of(6000));
+        match self.random.of(4) {
+            0 | 1 => {
+                self.cuts += 1;
+                self.set_cut(true);
+                self.cut_until = now + Duration::from_millis(self.random.of(4000));
+            }
+            2 => self.crash(),
+            _ => self.storage.fail_power(),
+        }
+    }
+
+    fn set_cut(&mut self, cut: bool) {
+        self.links[2].is_cut = cut;
+        self.links[3].is_cut = cut;
+    }
+
+    /// On to the next moment at which anybody has something to do.
+    fn advance(&mut self) {
+        let now = self.now;
+        let worker = self
+            .worker
+            .as_ref()
+            .expect("there is one but while it crashes");
+        let mut next = worker.deadline();
+        for link in &self.links {
+            next = next.min(link.deadline());
+        }
+        next = next
+            .min(self.client.deadline(now))
+            .min(self.storage.deadline(now));
+        next = next.min(self.cut_until);
+        if self.next_fault > now {
+            next = next.min(self.next_fault);
+        }
+        // Never backwards, never standing still.
+        self.now = next.max(now + Duration::from_micros(1));
+    }
+
+    fn outcome(mut self, seed: u64, rounds: u64) -> Outcome {
+        let client = self.client.counters;
+        let storage = self.storage.counters;
+        let held = self.held + self.worker().relay.counters.writes_held;
+        let sum = |f: fn(&Link) -> u64| self.links.iter().map(f).sum::<u64>();
+        if self.storage.torn > 0 {
+            self.oracle.violations.push(Violation {
+                rule: "no torn write",
+                detail: format!(
+                    "{} blocks written to the storage were of no write",
+                    self.storage.torn
+                ),
+            });
+        }
+        let coverage = vec![
+            ("frames_lost", sum(|link| link.counters.lost)),
+            ("frames_duplicated", sum(|link| link.counters.duplicated)),
+            ("frames_reordered", sum(|link| link.counters.reordered)),
+            ("frames_cut", sum(|link| link.counters.cut)),
+            ("wan_cuts", self.cuts),
+            ("relay_crashes", self.crashes),
+            ("storage_power_failures", storage.power_failures),
+            ("storage_reinstatements", storage.reinstated),
+            ("storage_busy", storage.busy),
+            ("storage_writes", storage.writes),
+            ("storage_reads", storage.reads),
+            ("storage_syncs", storage.syncs),
+            ("storage_destaged", storage.destaged),
+            ("logins", client.logins),
+            ("sessions_lost", client.sessions_lost),
+            ("computer_dropped", client.dropped_by_choice),
+            ("writes_good", client.writes_good),
+            ("fua_good", client.fua_good),
+            ("reads_good", client.reads_good),
+            ("syncs_good", client.syncs_good),
+            ("busy", client.busy),
+            ("attentions", client.attentions),
+            ("writes_held", held),
+            ("reads_checked", self.oracle.reads_checked),
+            ("images_checked", self.oracle.images_checked),
+        ];
+        Outcome {
+            seed,
+            violations: self.oracle.violations,
+            coverage,
+            simulated: self.now.since(Time::ZERO),
+            rounds,
+        }
+    }
+}
