@@ -1,0 +1,117 @@
+//! `iscsi-load`: reads and writes at a chosen depth against an iSCSI target,
+//! with latencies and, if asked, every block checked against its stamp.
+
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a command-line program"
+)]
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+use sluice_bench::load::session::Session;
+use sluice_bench::load::workload::{Plan, STAMP_LEN, Workload};
+
+/// Exit codes: 0 all answered and right, 1 errors or wrong blocks, 2 usage, 3 no session.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Arguments {
+    /// Portal to dial.
+    #[arg(long)]
+    portal: SocketAddr,
+    /// Target name.
+    #[arg(long)]
+    target: String,
+    #[arg(long, default_value_t = 1)]
+    lun: u8,
+    #[arg(long, default_value = "iqn.2004-03.example.bench:load")]
+    initiator: String,
+    /// Bytes of the volume to use, from its start, in MiB.
+    #[arg(long, default_value_t = 16)]
+    span_mib: u64,
+    /// Bytes a request, a multiple of 4096.
+    #[arg(long, default_value_t = 4096)]
+    request_len: u32,
+    #[arg(long, default_value_t = 1)]
+    depth: usize,
+    #[arg(long, default_value_t = 1000)]
+    count: u64,
+    /// Ends the run though `count` is not reached.
+    #[arg(long, default_value_t = 60)]
+    seconds_max: u64,
+    #[arg(long, default_value_t = 0)]
+    read_percent: u32,
+    #[arg(long)]
+    sequential: bool,
+    /// Requests a second.
+    #[arg(long)]
+    rate: Option<f64>,
+    /// Check what is read against what was written (blocks not written yet must be zero).
+    #[arg(long)]
+    verify: bool,
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Bytes a block of the volume.
+    #[arg(long, default_value_t = 512)]
+    block_len: u32,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    if arguments.request_len == 0 || !arguments.request_len.is_multiple_of(STAMP_LEN) {
+        eprintln!(
+            "iscsi-load: --request-len {} is no multiple of {STAMP_LEN}",
+            arguments.request_len
+        );
+        return ExitCode::from(2);
+    }
+    if arguments.depth == 0 || arguments.span_mib * 1024 * 1024 < u64::from(arguments.request_len) {
+        eprintln!("iscsi-load: --depth must be at least 1 and --span-mib hold a request");
+        return ExitCode::from(2);
+    }
+    let patience = Duration::from_secs(15);
+    let [a, b, c, d] = std::process::id().to_be_bytes();
+    let isid = [0x80, a, b, c, d, 0];
+    let mut session = match Session::login(
+        arguments.portal,
+        &arguments.initiator,
+        &arguments.target,
+        isid,
+        patience,
+    ) {
+        Ok(session) => session,
+        Err(error) => {
+            eprintln!("iscsi-load: {error}");
+            return ExitCode::from(3);
+        }
+    };
+    let plan = Plan {
+        lun: u64::from(arguments.lun) << 48,
+        span_bytes: arguments.span_mib * 1024 * 1024,
+        request_len: arguments.request_len,
+        depth: arguments.depth,
+        count: arguments.count,
+        time_max: Duration::from_secs(arguments.seconds_max),
+        read_percent: arguments.read_percent.min(100),
+        sequential: arguments.sequential,
+        rate: arguments.rate,
+        verify: arguments.verify,
+        seed: arguments.seed,
+    };
+    match Workload::new(plan, arguments.block_len).run(&mut session) {
+        Ok(report) => {
+            println!(
+                "{}",
+                serde_json::to_string(&report).expect("a report is plain data")
+            );
+            ExitCode::from(u8::from(report.errors > 0 || report.blocks_wrong > 0))
+        }
+        Err(error) => {
+            eprintln!("iscsi-load: {error}");
+            ExitCode::from(3)
+        }
+    }
+}

@@ -1,0 +1,255 @@
+//! One initiator session over a kernel TCP socket: the sockets' bytes go
+//! through the project's own initiator side.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::AsRawFd;
+use std::time::{Duration, Instant};
+
+use sluice_proto::iscsi::{
+    Command, InitiatorConfig, InitiatorConn, InitiatorEvent, IscsiName, Offers,
+};
+use sluice_proto::scsi::ScsiStatus;
+
+/// Bytes read from and written to the socket at a time.
+const SOCKET_LEN: usize = 256 * 1024;
+
+/// Commands outstanding at a time, whatever the target's window allows.
+const TASKS_MAX: u16 = 256;
+
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    #[error("{0:?} is longer than the 223 bytes of an iSCSI name")]
+    Name(String),
+    #[error("cannot connect to {address}: {source}")]
+    Connect {
+        address: SocketAddr,
+        source: std::io::Error,
+    },
+    #[error("the connection to {address} broke: {source}")]
+    Broken {
+        address: SocketAddr,
+        source: std::io::Error,
+    },
+    #[error("{address} closed the connection")]
+    Closed { address: SocketAddr },
+    #[error("{address} refused the login: status class {class}, detail {detail}")]
+    Refused {
+        address: SocketAddr,
+        class: u8,
+        detail: u8,
+    },
+    #[error("{address} broke the protocol: {violation}")]
+    Violation {
+        address: SocketAddr,
+        violation: String,
+    },
+    #[error("{address} said nothing for {seconds} s")]
+    Silent { address: SocketAddr, seconds: u64 },
+}
+
+/// What a session tells its user.
+#[derive(Debug)]
+pub enum Happened<'a> {
+    Data {
+        token: u64,
+        offset: u32,
+        bytes: &'a [u8],
+    },
+    Done {
+        token: u64,
+        status: ScsiStatus,
+        sense: &'a [u8],
+    },
+}
+
+#[derive(Debug)]
+pub struct Session {
+    address: SocketAddr,
+    socket: TcpStream,
+    conn: InitiatorConn,
+    input: Vec<u8>,
+    output: Vec<u8>,
+    /// Bytes of `output` still to be written.
+    pending: std::ops::Range<usize>,
+    logged_in: bool,
+}
+
+impl Session {
+    /// Connects and logs in.
+    ///
+    /// # Errors
+    /// The address is not reached, the login is refused, or nothing is said for `patience`.
+    pub fn login(
+        address: SocketAddr,
+        initiator: &str,
+        target: &str,
+        isid: [u8; 6],
+        patience: Duration,
+    ) -> Result<Self, SessionError> {
+        let socket = TcpStream::connect_timeout(&address, patience)
+            .and_then(|socket| {
+                socket.set_nodelay(true)?;
+                socket.set_nonblocking(true)?;
+                Ok(socket)
+            })
+            .map_err(|source| SessionError::Connect { address, source })?;
+        let conn = InitiatorConn::new(InitiatorConfig {
+            initiator_name: name(initiator)?,
+            target_name: Some(name(target)?),
+            isid,
+            offers: Offers::lan(),
+            max_tasks: TASKS_MAX,
+        });
+        let mut session = Self {
+            address,
+            socket,
+            conn,
+            input: vec![0; SOCKET_LEN],
+            output: vec![0; SOCKET_LEN],
+            pending: 0..0,
+            logged_in: false,
+        };
+        let begun = Instant::now();
+        while !session.logged_in {
+            session.turn(|_, _, _| {}, |_| {})?;
+            if begun.elapsed() > patience {
+                return Err(SessionError::Silent {
+                    address,
+                    seconds: patience.as_secs(),
+                });
+            }
+            if !session.logged_in {
+                session.wait(Duration::from_millis(10));
+            }
+        }
+        Ok(session)
+    }
+
+    pub fn window(&self) -> usize {
+        self.conn.window()
+    }
+
+    /// Gives a command to the session; the caller has looked at [`Session::window`].
+    pub fn submit(&mut self, command: Command) {
+        self.conn
+            .submit(command)
+            .expect("the caller has looked at the window");
+    }
+
+    /// Writes what is queued and reads what is there; true if anything moved.
+    ///
+    /// # Errors
+    /// The connection broke, was closed, or what came is not iSCSI.
+    pub fn turn(
+        &mut self,
+        mut fetch: impl FnMut(u64, u32, &mut [u8]),
+        mut happened: impl FnMut(Happened<'_>),
+    ) -> Result<bool, SessionError> {
+        let address = self.address;
+        let mut moved = false;
+        loop {
+            if self.pending.is_empty() {
+                if !self.conn.has_output() {
+                    break;
+                }
+                let len = self.conn.transmit(&mut self.output, &mut fetch);
+                if len == 0 {
+                    break;
+                }
+                self.pending = 0..len;
+            }
+            match self.socket.write(&self.output[self.pending.clone()]) {
+                Ok(len) => {
+                    self.pending.start += len;
+                    moved = true;
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(source) => return Err(SessionError::Broken { address, source }),
+            }
+        }
+        let len = match self.socket.read(&mut self.input) {
+            Ok(0) => return Err(SessionError::Closed { address }),
+            Ok(len) => len,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(moved),
+            Err(source) => return Err(SessionError::Broken { address, source }),
+        };
+        let mut rest = &self.input[..len];
+        loop {
+            let (used, event) = self.conn.receive(rest);
+            rest = &rest[used..];
+            match event {
+                None if used == 0 || rest.is_empty() => break,
+                None => {}
+                Some(InitiatorEvent::LoggedIn) => self.logged_in = true,
+                Some(InitiatorEvent::LoginFailed(failure)) => {
+                    let (class, detail) = (failure.class, failure.detail);
+                    return Err(SessionError::Refused {
+                        address,
+                        class,
+                        detail,
+                    });
+                }
+                Some(InitiatorEvent::DataIn {
+                    token,
+                    offset,
+                    bytes,
+                }) => {
+                    happened(Happened::Data {
+                        token,
+                        offset,
+                        bytes,
+                    });
+                }
+                Some(InitiatorEvent::Response { token, status, .. }) => {
+                    happened(Happened::Done {
+                        token,
+                        status,
+                        sense: self.conn.sense(),
+                    });
+                }
+                Some(InitiatorEvent::Violation(violation)) => {
+                    return Err(SessionError::Violation {
+                        address,
+                        violation: format!("{violation:?}"),
+                    });
+                }
+                Some(InitiatorEvent::LoggedOut { .. }) => {
+                    return Err(SessionError::Closed { address });
+                }
+                Some(_) => {}
+            }
+        }
+        Ok(true)
+    }
+
+    /// The error for a target that has stopped answering.
+    pub fn silent(&self, patience: Duration) -> SessionError {
+        SessionError::Silent {
+            address: self.address,
+            seconds: patience.as_secs(),
+        }
+    }
+
+    /// Sleeps until the socket has something, or `limit` has passed.
+    pub fn wait(&self, limit: Duration) {
+        let events = libc::POLLIN
+            | if self.pending.is_empty() {
+                0
+            } else {
+                libc::POLLOUT
+            };
+        let mut poll = libc::pollfd {
+            fd: self.socket.as_raw_fd(),
+            events,
+            revents: 0,
+        };
+        let millis = i32::try_from(limit.as_millis()).unwrap_or(i32::MAX);
+        // SAFETY: one pollfd, that lives across the call.
+        unsafe { libc::poll(&raw mut poll, 1, millis) };
+    }
+}
+
+fn name(text: &str) -> Result<IscsiName, SessionError> {
+    IscsiName::from(text).map_err(|_| SessionError::Name(text.to_owned()))
+}

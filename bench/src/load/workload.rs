@@ -1,0 +1,329 @@
+//! What a run does: which blocks, reads or writes, at what depth and rate; and
+//! what it saw: latencies, statuses, blocks that were not what was written.
+
+use std::cell::RefCell;
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+use serde::Serialize;
+use sluice_proto::iscsi::{Command, Direction, TaskAttribute};
+use sluice_proto::scsi::{ScsiStatus, cdb};
+
+use super::session::{Happened, Session, SessionError};
+use super::stamp;
+
+/// The block of a stamp; requests are multiples of it.
+pub const STAMP_LEN: u32 = 4096;
+/// Attempts at a command that the target answers BUSY or TASK SET FULL.
+const RETRIES_MAX: u32 = 64;
+const SILENCE_MAX: Duration = Duration::from_secs(30);
+
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub lun: u64,
+    /// Bytes of the volume that are used, from its start.
+    pub span_bytes: u64,
+    pub request_len: u32,
+    pub depth: usize,
+    /// Requests to issue; the run ends earlier after `time_max`.
+    pub count: u64,
+    pub time_max: Duration,
+    /// 0 to 100.
+    pub read_percent: u32,
+    pub sequential: bool,
+    /// Requests a second; none for as fast as the depth lets.
+    pub rate: Option<f64>,
+    pub verify: bool,
+    pub seed: u64,
+}
+
+#[derive(Debug, Default, Serialize)]
+pub struct Latency {
+    pub count: u64,
+    pub mean_us: f64,
+    pub p50_us: f64,
+    /// Only where there are samples enough to mean something.
+    pub p99_us: Option<f64>,
+    pub max_us: f64,
+}
+
+#[derive(Debug, Default, Serialize)]
+pub struct Report {
+    pub seconds: f64,
+    pub writes: u64,
+    pub reads: u64,
+    pub errors: u64,
+    pub retries: u64,
+    pub bytes_written: u64,
+    pub bytes_read: u64,
+    pub blocks_wrong: u64,
+    pub iops: f64,
+    pub write: Latency,
+    pub read: Latency,
+    /// Longest silence between two completions.
+    pub gap_max_ms: f64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Request {
+    read: bool,
+    block: u64,
+    begun: Instant,
+    retries: u32,
+}
+
+/// The run's state: a request a slot; the slot's number is the token.
+#[derive(Debug)]
+pub struct Workload {
+    plan: Plan,
+    block_len: u32,
+    slots: Vec<Option<Request>>,
+    buffers: Vec<Vec<u8>>,
+    /// Generation of each stamp block as last acknowledged.
+    generations: Vec<u32>,
+    /// Blocks of requests under way: two never overlap, so that a read has one right answer.
+    busy: Vec<bool>,
+    random: u64,
+    next_sequential: u64,
+    issued: u64,
+    write_histogram: Histogram<u64>,
+    read_histogram: Histogram<u64>,
+    report: Report,
+}
+
+impl Workload {
+    pub fn new(plan: Plan, block_len: u32) -> Self {
+        let stamps = usize::try_from(plan.span_bytes / u64::from(STAMP_LEN))
+            .expect("a volume that fits memory");
+        let histogram =
+            || Histogram::new_with_bounds(1, 3_600_000_000_000, 3).expect("fixed bounds");
+        Self {
+            slots: vec![None; plan.depth],
+            buffers: vec![vec![0; plan.request_len as usize]; plan.depth],
+            generations: vec![0; stamps],
+            busy: vec![false; stamps],
+            random: plan.seed | 1,
+            next_sequential: 0,
+            issued: 0,
+            write_histogram: histogram(),
+            read_histogram: histogram(),
+            report: Report::default(),
+            block_len,
+            plan,
+        }
+    }
+
+    fn stamps_per_request(&self) -> u64 {
+        u64::from(self.plan.request_len / STAMP_LEN)
+    }
+
+    fn draw(&mut self) -> u64 {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        self.random
+    }
+
+    /// The next request's first stamp block, not under way by another.
+    fn pick(&mut self) -> Option<u64> {
+        let per_request = self.stamps_per_request();
+        let places = self.generations.len() as u64 / per_request;
+        for _ in 0..self.plan.depth * 4 {
+            let place = if self.plan.sequential {
+                self.next_sequential += 1;
+                (self.next_sequential - 1) % places
+            } else {
+                self.draw() % places
+            };
+            let block = place * per_request;
+            if !self.range(block).any(|at| self.busy[at]) {
+                return Some(block);
+            }
+        }
+        None
+    }
+
+    fn range(&self, block: u64) -> std::ops::Range<usize> {
+        let start = usize::try_from(block).expect("a volume that fits memory");
+        start..start + usize::try_from(self.stamps_per_request()).expect("a request fits memory")
+    }
+
+    /// Issues, answers and measures until the plan is done.
+    ///
+    /// # Errors
+    /// The session broke; an answer that is an error is counted, not returned.
+    pub fn run(mut self, session: &mut Session) -> Result<Report, SessionError> {
+        let begun = Instant::now();
+        let mut last_done = begun;
+        loop {
+            let stop = self.issued >= self.plan.count || begun.elapsed() >= self.plan.time_max;
+            if !stop {
+                self.issue(session, begun);
+            }
+            let under_way = self.slots.iter().any(Option::is_some);
+            if stop && !under_way {
+                break;
+            }
+            let before = self.report.writes + self.report.reads + self.report.errors;
+            let mut done = Vec::new();
+            let moved = {
+                // Fetching and filling take turns inside one call.
+                let buffers = RefCell::new(&mut self.buffers);
+                session.turn(
+                    |token, offset, into| {
+                        let from = offset as usize;
+                        into.copy_from_slice(
+                            &buffers.borrow()[slot_of(token)][from..from + into.len()],
+                        );
+                    },
+                    |happened| match happened {
+                        Happened::Data {
+                            token,
+                            offset,
+                            bytes,
+                        } => {
+                            let at = offset as usize;
+                            buffers.borrow_mut()[slot_of(token)][at..at + bytes.len()]
+                                .copy_from_slice(bytes);
+                        }
+                        Happened::Done { token, status, .. } => done.push((slot_of(token), status)),
+                    },
+                )?
+            };
+            for (slot, status) in done {
+                self.finish(session, slot, status);
+            }
+            let now = Instant::now();
+            if self.report.writes + self.report.reads + self.report.errors > before {
+                self.report.gap_max_ms = self
+                    .report
+                    .gap_max_ms
+                    .max((now - last_done).as_secs_f64() * 1e3);
+                last_done = now;
+            } else if under_way && now - last_done > SILENCE_MAX {
+                return Err(session.silent(SILENCE_MAX));
+            }
+            if !moved {
+                session.wait(Duration::from_millis(1));
+            }
+        }
+        let seconds = begun.elapsed().as_secs_f64();
+        let mut report = self.report;
+        report.seconds = seconds;
+        report.iops = (report.writes + report.reads) as f64 / seconds;
+        report.write = latency(&self.write_histogram);
+        report.read = latency(&self.read_histogram);
+        Ok(report)
+    }
+
+    fn issue(&mut self, session: &mut Session, begun: Instant) {
+        while session.window() > 0 && self.issued < self.plan.count {
+            if let Some(rate) = self.plan.rate
+                && self.issued as f64 > begun.elapsed().as_secs_f64() * rate
+            {
+                return;
+            }
+            let Some(slot) = self.slots.iter().position(Option::is_none) else {
+                return;
+            };
+            let read = self.draw() % 100 < u64::from(self.plan.read_percent);
+            let Some(block) = self.pick() else { return };
+            for at in self.range(block) {
+                self.busy[at] = true;
+            }
+            if !read && self.plan.verify {
+                for (at, piece) in self
+                    .range(block)
+                    .zip(self.buffers[slot].chunks_mut(STAMP_LEN as usize))
+                {
+                    stamp::fill(piece, at as u64, self.generations[at] + 1, self.plan.seed);
+                }
+            }
+            self.issued += 1;
+            self.slots[slot] = Some(Request {
+                read,
+                block,
+                begun: Instant::now(),
+                retries: 0,
+            });
+            self.submit(session, slot);
+        }
+    }
+
+    fn submit(&mut self, session: &mut Session, slot: usize) {
+        let request = self.slots[slot].expect("a slot in use");
+        let lba = request.block * u64::from(STAMP_LEN / self.block_len);
+        let blocks = self.plan.request_len / self.block_len;
+        let (cdb, data) = if request.read {
+            (cdb::read(lba, blocks), Direction::In(self.plan.request_len))
+        } else {
+            (
+                cdb::write(lba, blocks),
+                Direction::Out(self.plan.request_len),
+            )
+        };
+        session.submit(Command {
+            token: slot as u64,
+            lun: self.plan.lun,
+            cdb,
+            attribute: TaskAttribute::Simple,
+            data,
+        });
+    }
+
+    fn finish(&mut self, session: &mut Session, slot: usize, status: ScsiStatus) {
+        let request = self.slots[slot].as_mut().expect("an answer to a request");
+        let retry = matches!(status, ScsiStatus::BUSY | ScsiStatus::TASK_SET_FULL);
+        if retry && request.retries < RETRIES_MAX && session.window() > 0 {
+            request.retries += 1;
+            self.report.retries += 1;
+            return self.submit(session, slot);
+        }
+        let request = self.slots[slot].take().expect("an answer to a request");
+        for at in self.range(request.block) {
+            self.busy[at] = false;
+        }
+        if status != ScsiStatus::GOOD {
+            self.report.errors += 1;
+            return;
+        }
+        let nanos = u64::try_from(request.begun.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        if request.read {
+            self.report.reads += 1;
+            self.report.bytes_read += u64::from(self.plan.request_len);
+            self.read_histogram.saturating_record(nanos);
+            if self.plan.verify {
+                let wrong = self
+                    .range(request.block)
+                    .zip(self.buffers[slot].chunks(STAMP_LEN as usize))
+                    .filter(|(at, piece)| {
+                        !stamp::matches(piece, *at as u64, self.generations[*at], self.plan.seed)
+                    })
+                    .count();
+                self.report.blocks_wrong += wrong as u64;
+            }
+        } else {
+            self.report.writes += 1;
+            self.report.bytes_written += u64::from(self.plan.request_len);
+            self.write_histogram.saturating_record(nanos);
+            for at in self.range(request.block) {
+                self.generations[at] += 1;
+            }
+        }
+    }
+}
+
+fn slot_of(token: u64) -> usize {
+    usize::try_from(token).expect("tokens are slot numbers")
+}
+
+fn latency(histogram: &Histogram<u64>) -> Latency {
+    let micros = |nanos: u64| nanos as f64 / 1e3;
+    Latency {
+        count: histogram.len(),
+        mean_us: histogram.mean() / 1e3,
+        p50_us: micros(histogram.value_at_quantile(0.5)),
+        p99_us: (histogram.len() >= 1000).then(|| micros(histogram.value_at_quantile(0.99))),
+        max_us: micros(histogram.max()),
+    }
+}
