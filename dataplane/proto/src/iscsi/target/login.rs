@@ -301,14 +301,15 @@ impl TargetConn {
             status_class: login.status.0,
             status_detail: login.status.1,
         };
-        std::mem::swap(&mut self.outbound.inline, &mut login.reply);
-        login.reply.clear();
+        self.outbound.inline.clear();
+        self.outbound.inline.extend_from_slice(&login.reply);
         // 11.13: StatSN of a refusal is not counted, and nobody will miss it.
         self.begin(response.emit(), true, Payload::Inline);
         if last {
             // Digests start after the PDU that ends login (13.1).
             self.outbound.set_digests(self.parameters.digests());
             self.login.text = Vec::new();
+            self.login.reply = Vec::new();
         }
     }
 }

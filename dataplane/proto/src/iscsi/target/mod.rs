@@ -340,8 +340,9 @@ impl TargetConn {
     }
 
     /// Drops what is queued and takes no more input; a PDU that was begun is
-    /// finished. Read data that was handed over is released. Tasks end without
-    /// a response.
+    /// finished. Read data that was handed over is released, that of a PDU under
+    /// way once it is out; a caller that drops the connection takes back what
+    /// is left. Tasks end without a response.
     pub fn close(&mut self) {
         self.phase = Phase::Closing;
         self.logged_in_pending = false;
