@@ -46,7 +46,7 @@ counters! {
     drop_fragment,
     /// Dropped: a wrong TCP checksum.
     drop_checksum,
-    /// Dropped: a packet in a chain of buffers.
+    /// Dropped: a packet in a chain of buffers, and no page to gather it in.
     drop_chained,
     /// Dropped: a RST for no connection, or not exact.
     drop_reset,

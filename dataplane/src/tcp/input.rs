@@ -1,12 +1,12 @@
 //! A segment arrives (RFC 9293 3.10.7): to its flow, or an answer.
 
-use sluice_hugepages::pool::{Checksum, Frame, HEADROOM, Pool};
+use sluice_hugepages::pool::{Checksum, Frame, HEADROOM, PAGE_LEN, Pool};
 use sluice_proto::Time;
 use smoltcp::socket::tcp::State;
 use smoltcp::wire::TcpControl;
 
-use super::flow::Side;
 use super::output::Cause;
+use super::profile::Side;
 use super::segment::{Control, Segment, Unfit};
 use super::wire::Reply;
 use super::{Slot, Tcp};
@@ -26,10 +26,18 @@ impl Tcp {
         out: &mut Vec<Frame>,
     ) -> Option<(u8, Frame)> {
         self.counters.segments_in += 1;
+        let frame = match frame.next {
+            None => frame,
+            Some(_) => match gather(pool, frame) {
+                Ok(whole) => whole,
+                Err(frame) => {
+                    self.counters.drop_chained += 1;
+                    pool.release(frame);
+                    return None;
+                }
+            },
+        };
         let segment = match Segment::parse(pool.bytes(&frame), frame.checksum) {
-            // smoltcp reads one slice. Ports chain buffers for MTUs above
-            // what a frame holds only, where a page is the better buffer.
-            _ if frame.next.is_some() => Err(&mut self.counters.drop_chained),
             Ok(segment) => Ok(segment),
             Err(Unfit::Malformed) => Err(&mut self.counters.drop_malformed),
             Err(Unfit::Fragment) => Err(&mut self.counters.drop_fragment),
@@ -170,4 +178,35 @@ impl Tcp {
             ..frame
         });
     }
+}
+
+/// The packet in one buffer, for smoltcp reads one slice. Ports chain buffers
+/// only for MTUs above what a frame holds; a page takes the copy, a piece at a
+/// time since the pool lends the bytes of one frame at a time. The frame as
+/// it was if there is no page.
+fn gather(pool: &mut Pool, frame: Frame) -> Result<Frame, Frame> {
+    let len = pool.packet_len(&frame);
+    if len > PAGE_LEN - HEADROOM {
+        return Err(frame);
+    }
+    let Some(mut whole) = pool.alloc_page_frame() else {
+        return Err(frame);
+    };
+    pool.set(&mut whole, HEADROOM, len);
+    (whole.checksum, whole.gso) = (frame.checksum, frame.gso);
+    let mut piece = [0; 512];
+    let mut at = 0;
+    let mut rest = Some(frame);
+    while let Some(mut part) = rest {
+        rest = pool.unlink(&mut part);
+        let len = part.len as usize;
+        for from in (0..len).step_by(piece.len()) {
+            let count = (len - from).min(piece.len());
+            piece[..count].copy_from_slice(&pool.bytes(&part)[from..][..count]);
+            pool.bytes_mut(&whole)[at..][..count].copy_from_slice(&piece[..count]);
+            at += count;
+        }
+        pool.release(part);
+    }
+    Ok(whole)
 }

@@ -1,14 +1,14 @@
 //! TCP: connections end here, and become ordered byte streams.
 //!
-//! One small smoltcp stack a flow, found by the room's own [flow
-//! table](table), its buffers leased from the pool; only flows that a
-//! segment, their owner or a [timer](wheel) has touched are looked at, so an
-//! idle one costs nothing. Packets come in as frames at their IPv4 header and
+//! One small smoltcp stack a flow, found by the room's own flow table, its
+//! buffers leased from the pool; only flows that a segment, their owner or a
+//! timer ([`wheel`]) has touched are looked at, so an idle one costs nothing.
+//! Packets come in as frames at their IPv4 header and
 //! go out the same way; the room knows nothing of links, routes or iSCSI.
 //!
 //! What always holds:
 //! - Nothing is spent on a SYN but a slot of a bounded table: buffers are
-//!   leased when the handshake completes ([handshake]).
+//!   leased when the handshake completes.
 //! - A segment of no connection is answered with RST (RFC 9293 3.10.7.1), so
 //!   a connection that a crash has forgotten ends at once.
 //! - A [`FlowId`] lives until [`FlowEvent::Closed`] is taken or the owner
@@ -29,6 +29,7 @@ mod keyed;
 mod lease;
 mod migrate;
 mod output;
+mod profile;
 mod queue;
 mod rows;
 mod seed;
@@ -46,16 +47,17 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 pub use counters::Counters;
-pub use flow::{Congestion, Flow, Profile};
+pub use flow::Flow;
 pub use keyed::FourTuple;
 pub use lease::Buffers;
+pub use profile::{Congestion, Profile};
 pub use rows::Row;
 pub use stream::ConnectError;
 pub use table::FlowId;
 
-use flow::{Side, Terms};
 use handshake::HalfOpen;
 use keyed::Keyed;
+use profile::{Side, Terms};
 use queue::Queue;
 use table::Table;
 use time_wait::TimeWait;

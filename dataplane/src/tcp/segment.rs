@@ -3,24 +3,28 @@
 //!
 //! Lengths are checked here in full, whatever the port or the router has
 //! checked before; the IPv4 header's checksum is the router's. Wire formats
-//! are smoltcp's.
+//! are smoltcp's, checksums the router's.
 
-use std::net::SocketAddrV4;
+use std::net::{Ipv4Addr, SocketAddrV4};
 
 use sluice_hugepages::pool::Checksum;
-use smoltcp::phy::ChecksumCapabilities;
+use smoltcp::phy::{self, ChecksumCapabilities};
 use smoltcp::wire::{
     IpAddress, IpProtocol, Ipv4Packet, Ipv4Repr, TcpControl, TcpPacket, TcpRepr, TcpSeqNumber,
 };
 
 use super::keyed::FourTuple;
+use crate::net::{checksum_sum, complete_checksum};
 
 /// An IPv4 header as this room writes it, without options.
 pub(super) const IPV4_HEADER_LEN: usize = 20;
 /// A TCP header without options.
 pub(super) const TCP_HEADER_LEN: usize = 20;
 /// Where a TCP header has its checksum.
-pub(super) const TCP_CHECKSUM_OFFSET: usize = 16;
+const TCP_CHECKSUM_OFFSET: usize = 16;
+/// Start and offset of a TCP checksum left to the port, from the IPv4 header.
+#[expect(clippy::cast_possible_truncation, reason = "small constants")]
+pub(super) const PARTIAL: [u16; 2] = [IPV4_HEADER_LEN as u16, TCP_CHECKSUM_OFFSET as u16];
 /// The longest segment without payload (both headers, all options).
 pub(super) const CONTROL_LEN_MAX: usize = 20 + 60;
 
@@ -81,7 +85,10 @@ impl Segment {
         // A partial checksum comes from a sender on this machine, whose bytes
         // crossed no wire; a verified one was the port's work.
         if checksum == Checksum::InPacket
-            && !tcp.verify_checksum(&IpAddress::Ipv4(source), &IpAddress::Ipv4(destination))
+            && add(
+                pseudo_sum(source, destination, ipv4.payload()),
+                checksum_sum(ipv4.payload()),
+            ) != 0xffff
         {
             return Err(Unfit::Checksum);
         }
@@ -199,7 +206,8 @@ impl Control {
             payload_len: tcp.buffer_len(),
             hop_limit: 64,
         };
-        let checksums = ChecksumCapabilities::default();
+        let mut checksums = ChecksumCapabilities::ignored();
+        checksums.ipv4 = phy::Checksum::Tx;
         ipv4.emit(&mut Ipv4Packet::new_unchecked(&mut buffer[..]), &checksums);
         let len = IPV4_HEADER_LEN + tcp.buffer_len();
         tcp.emit(
@@ -208,32 +216,48 @@ impl Control {
             &IpAddress::Ipv4(*to.ip()),
             &checksums,
         );
+        fill_checksum(&mut buffer[..len]);
         len
     }
 }
 
-/// Writes the checksum of the pseudo-header into the segment of a packet of
-/// ours (no IPv4 options), for the port to complete.
+/// Writes the sum of the pseudo-header (RFC 9293 3.1) into the segment of a
+/// packet of ours (no IPv4 options), for the port to complete.
 ///
 /// # Panics
 /// If the packet is not one of ours.
 pub(super) fn leave_partial_checksum(packet: &mut [u8]) {
-    let len = u16::try_from(packet.len() - IPV4_HEADER_LEN).expect("a packet is below 64 KiB");
-    let mut sum = u32::from(len) + 6;
-    for word in packet[12..IPV4_HEADER_LEN].as_chunks::<2>().0 {
-        sum += u32::from(u16::from_be_bytes(*word));
-    }
-    let sum = (sum & 0xffff) + (sum >> 16);
-    let sum = u16::try_from((sum & 0xffff) + (sum >> 16)).expect("folded");
-    packet[IPV4_HEADER_LEN + TCP_CHECKSUM_OFFSET..][..2].copy_from_slice(&sum.to_be_bytes());
+    let ipv4 = Ipv4Packet::new_unchecked(&packet[..]);
+    let (source, destination) = (ipv4.src_addr(), ipv4.dst_addr());
+    let segment = &mut packet[IPV4_HEADER_LEN..];
+    let sum = pseudo_sum(source, destination, segment);
+    segment[TCP_CHECKSUM_OFFSET..][..2].copy_from_slice(&sum.to_be_bytes());
 }
 
 /// Completes the TCP checksum of a packet of ours (no IPv4 options).
+///
+/// # Panics
+/// If the packet is not one of ours.
 pub(super) fn fill_checksum(packet: &mut [u8]) {
-    let ipv4 = Ipv4Packet::new_unchecked(&packet[..]);
-    let (from, to) = (
-        IpAddress::Ipv4(ipv4.src_addr()),
-        IpAddress::Ipv4(ipv4.dst_addr()),
+    leave_partial_checksum(packet);
+    let [start, offset] = PARTIAL;
+    assert!(
+        complete_checksum(packet, start, offset),
+        "the packet has a TCP header"
     );
-    TcpPacket::new_unchecked(&mut packet[IPV4_HEADER_LEN..]).fill_checksum(&from, &to);
+}
+
+fn pseudo_sum(source: Ipv4Addr, destination: Ipv4Addr, segment: &[u8]) -> u16 {
+    let len = u16::try_from(segment.len()).expect("a packet is below 64 KiB");
+    let ends = add(
+        checksum_sum(&source.octets()),
+        checksum_sum(&destination.octets()),
+    );
+    add(ends, add(u16::from(u8::from(IpProtocol::Tcp)), len))
+}
+
+/// One's complement sum of two sums (RFC 1071).
+const fn add(a: u16, b: u16) -> u16 {
+    let (sum, carry) = a.overflowing_add(b);
+    sum + carry as u16
 }

@@ -155,6 +155,12 @@ impl Tcp {
         self.flow(flow).map_or(0, |flow| flow.socket().send_queue())
     }
 
+    /// Whether the peer has sent its FIN, and all before it has arrived.
+    #[must_use]
+    pub fn finished(&self, flow: FlowId) -> bool {
+        self.flow(flow).is_some_and(|flow| flow.finished)
+    }
+
     /// Both ends.
     #[must_use]
     pub fn ends(&self, flow: FlowId) -> Option<FourTuple> {

@@ -16,8 +16,8 @@ use smoltcp::wire::{Ipv4Packet, TcpPacket};
 use std::num::NonZeroUsize;
 
 use super::segment::{
-    CONTROL_LEN_MAX, IPV4_HEADER_LEN, TCP_CHECKSUM_OFFSET, TCP_HEADER_LEN, leave_partial_checksum,
-    sequence,
+    CONTROL_LEN_MAX, IPV4_HEADER_LEN, PARTIAL, TCP_HEADER_LEN, fill_checksum,
+    leave_partial_checksum, sequence,
 };
 
 const HEADERS_LEN: usize = IPV4_HEADER_LEN + TCP_HEADER_LEN;
@@ -26,14 +26,12 @@ pub(super) const FRAME_ROOM: usize = FRAME_LEN - HEADROOM;
 
 /// What smoltcp is told about a flow's way out.
 ///
-/// Checksums of received packets count as verified: the room does that before
-/// (or the port did). With `gso` it leaves those of TCP to the port, and
+/// TCP checksums are this room's (or the port's), both ways. With `gso` it
 /// writes segments of up to 64 KiB.
 pub(super) fn capabilities(mtu: u16, gso: bool) -> DeviceCapabilities {
     let mtu = usize::from(mtu);
     let mut checksum = ChecksumCapabilities::ignored();
     checksum.ipv4 = Verify::Tx;
-    checksum.tcp = if gso { Verify::None } else { Verify::Tx };
     let mut capabilities = DeviceCapabilities::default();
     capabilities.medium = Medium::Ip;
     capabilities.max_transmission_unit = mtu;
@@ -264,7 +262,10 @@ impl phy::TxToken for Slot<'_> {
         let result = write(packet);
         if self.partial {
             leave_partial_checksum(packet);
-            frame.checksum = partial_checksum();
+            let [start, offset] = PARTIAL;
+            frame.checksum = Checksum::Partial { start, offset };
+        } else {
+            fill_checksum(packet);
         }
         if let Some(size) = self.meta.segmentation_offload_size {
             let tcp_len = TcpPacket::new_unchecked(&packet[IPV4_HEADER_LEN..]).header_len();
@@ -284,14 +285,5 @@ impl phy::TxToken for Slot<'_> {
 
     fn set_meta(&mut self, meta: PacketMeta) {
         self.meta = meta;
-    }
-}
-
-/// The mark of a TCP checksum left to the port, counted from the IPv4 header.
-const fn partial_checksum() -> Checksum {
-    #[expect(clippy::cast_possible_truncation, reason = "small constants")]
-    Checksum::Partial {
-        start: IPV4_HEADER_LEN as u16,
-        offset: TCP_CHECKSUM_OFFSET as u16,
     }
 }

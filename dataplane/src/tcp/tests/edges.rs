@@ -196,6 +196,36 @@ fn data_may_come_with_the_last_segment_of_the_handshake_or_overtake_it() {
     }
 }
 
+#[test]
+fn a_packet_in_a_chain_of_buffers_is_gathered() {
+    let now = Time::from_millis(1);
+    let mut host = server();
+    let (id, seq, ack) = accepted(&mut host, now);
+    let payload: Vec<u8> = (0..8000u32).map(|at| at.to_le_bytes()[0]).collect();
+    let segment = Raw {
+        payload: &payload,
+        ..raw(TcpControl::None, seq, ack)
+    }
+    .packet();
+    let [head, middle, tail] = [0..3000, 3000..6000, 6000..segment.bytes.len()]
+        .map(|part| host.frame(&Packet::complete(segment.bytes[part].to_vec())));
+    let mut head = head;
+    host.pool.link(&mut head, middle);
+    host.pool.link(&mut head, tail);
+    let mut out = Vec::new();
+    assert!(
+        host.tcp
+            .input(now, &mut host.pool, head, &mut out)
+            .is_none()
+    );
+    let taken = host.tcp.recv(id, |bytes| {
+        assert_eq!(bytes, payload);
+        bytes.len()
+    });
+    assert_eq!(taken, 8000);
+    host.pages_leased();
+}
+
 #[derive(Clone, Debug)]
 struct Wild {
     control: u8,
