@@ -35,7 +35,7 @@ struct Args {
     #[arg(long, default_value_t = 1_000_000)]
     routes: usize,
     /// Frames of a round, rounded up to whole bursts.
-    #[arg(long, default_value_t = 4096)]
+    #[arg(long, default_value_t = 1024)]
     frames: usize,
     /// Rounds, of which the median is taken.
     #[arg(long, default_value_t = 400)]

@@ -22,6 +22,7 @@ use std::fmt;
 use std::net::Ipv4Addr;
 
 use memmap2::{Advice, MmapMut};
+use sluice_hugepages::prefetch::prefetch;
 use zerocopy::FromBytes;
 
 /// Index in the table of next hops; [`NextHopId::NONE`] is no route.
@@ -157,6 +158,12 @@ impl Fib {
     fn direct_mut(&mut self) -> &mut [u32; DIRECT_LEN] {
         <[u32; DIRECT_LEN]>::mut_from_bytes(&mut self.direct)
             .expect("mapped with that length, aligned to a page")
+    }
+
+    /// Asks for the entry that [`Fib::lookup`] will read first.
+    #[inline]
+    pub fn prefetch(&self, dst: u32) {
+        prefetch(&self.direct()[(dst >> 8) as usize]);
     }
 
     /// The next hop of the longest prefix that holds `dst`.

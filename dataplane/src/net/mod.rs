@@ -9,7 +9,7 @@
 //! ```
 //!
 //! What always holds: no packet for or from an intercepted address and port is
-//! sent on ([`classify`]); each frame that comes in goes out, becomes a
+//! sent on (`classify`); each frame that comes in goes out, becomes a
 //! [`Local`], waits in a bounded queue, or is counted under a [`Drop`]; nothing
 //! is allocated, locked or logged after [`Router::new`]; the same frames and
 //! times in give the same frames out.

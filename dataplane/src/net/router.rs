@@ -296,7 +296,9 @@ impl Router {
                 pool.prefetch(ahead);
             }
             rx_bytes += u64::from(frame.len);
-            examined.push(self.examine(port_mac, pool, frame));
+            let one = self.examine(port_mac, pool, frame);
+            self.fib.prefetch(one.header.destination);
+            examined.push(one);
         }
         let counters = &mut self.ports[usize::from(port)].counters;
         counters.rx_packets += burst.len() as u64;

@@ -9,6 +9,8 @@ use super::{
     NOWHERE, Owner, PAGE_LEN, Pool, PoolStats, index,
 };
 
+use crate::prefetch::prefetch_at;
+
 impl Pool {
     /// A 4 KiB buffer for what is on its way through; data at [`HEADROOM`](super::HEADROOM), length 0.
     #[inline]
@@ -107,15 +109,7 @@ impl Pool {
     /// Asks for the first cache line of the data, soon to be read.
     #[inline]
     pub fn prefetch(&self, frame: &Frame) {
-        #[cfg(target_arch = "x86_64")]
-        {
-            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            let data = self.at(frame.buf.0 as usize * FRAME_LEN + frame.offset as usize);
-            // SAFETY: a hint; it reads nothing and faults on no address.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(data.cast()) };
-        }
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = frame;
+        prefetch_at(self.at(frame.buf.0 as usize * FRAME_LEN + frame.offset as usize));
     }
 
     /// The whole first buffer, head- and tailroom included.

@@ -282,12 +282,6 @@ fn a_configuration_that_makes_no_sense_is_refused_with_its_value() {
         change(&mut config);
         Router::new(config).unwrap_err().to_string()
     };
-    let route = |a, len, via| RouteConfig {
-        prefix: Ipv4Addr::from_bits(a),
-        prefix_len: len,
-        via,
-    };
-    let _ = route;
     assert!(refused(|c| c.ports.clear()).starts_with("0 ports"));
     assert!(
         refused(|c| c.ports[0].address = Ipv4Addr::new(198, 18, 0, 255))
