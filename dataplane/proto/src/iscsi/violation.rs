@@ -1,6 +1,6 @@
 //! What a peer can do wrong, and what it gets for it.
 //!
-//! At error recovery level 0 a violation ends the connection (RFC 7143 7.1.4.2):
+//! At error recovery level 0 a violation ends the connection (RFC 7143 7.1.5):
 //! a Reject goes out where the header could be believed, then nothing more.
 //! Not for: what the peer may do and we only decline (an unknown key, a SNACK);
 //! those are answered and counted in [`Counters`].

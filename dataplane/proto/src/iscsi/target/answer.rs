@@ -9,7 +9,7 @@ use super::task::{Answer, Task, TaskId};
 use super::transmit::Control;
 use super::{DataQueueFull, Phase, TargetConn};
 use crate::iscsi::SENSE_LEN_MAX;
-use crate::iscsi::wire::{AsyncMessage, RESERVED_TAG, Residual, TaskFunctionResponse};
+use crate::iscsi::wire::{RESERVED_TAG, Residual, TaskFunctionResponse};
 use crate::scsi::ScsiStatus;
 
 impl TargetConn {
@@ -220,11 +220,6 @@ impl TargetConn {
             return;
         }
         self.logout_requested = true;
-        self.queue_untasked(Control::Async(AsyncMessage {
-            lun: 0,
-            event: 1,
-            vendor_code: 0,
-            parameters: [0, 0, within_s],
-        }));
+        self.queue_untasked(Control::LogoutRequested { within_s });
     }
 }

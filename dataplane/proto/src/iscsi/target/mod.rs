@@ -24,7 +24,7 @@ use super::outbound::{INLINE_LEN, Outbound};
 use super::violation::{Counters, Violation};
 use super::wire::{Bhs, Cdb, EXTENDED_CDB_LEN_MAX, TaskAttribute, TaskFunction};
 use arrayvec::ArrayVec;
-use data_queue::DataQueue;
+use data_queue::{DataItem, DataQueue};
 use full_feature::Current;
 use login::Login;
 use std::collections::VecDeque;
@@ -64,6 +64,32 @@ impl Default for TargetConfig {
             max_data_items: 512,
             target_portal_group_tag: 1,
         }
+    }
+}
+
+impl TargetConfig {
+    fn slots(&self) -> usize {
+        usize::from(self.max_tasks + IMMEDIATE_TASKS_MAX)
+    }
+
+    /// PDUs without read data that can wait at a time: a task's response, R2Ts
+    /// that the response overtook, and what belongs to no task.
+    fn control_max(&self) -> usize {
+        let a_task = 1 + usize::from(self.offers.max_outstanding_r2t);
+        self.slots() * a_task + TASK_MANAGEMENT_MAX + UNTASKED_MAX + UNASKED_MAX
+    }
+
+    /// Memory that one connection takes in full feature phase, in bytes: for
+    /// the budget that is checked at start.
+    #[must_use]
+    pub fn connection_len(&self) -> usize {
+        size_of::<TargetConn>()
+            + size_of::<Login>()
+            + TaskTable::len(self.slots())
+            + self.control_max() * size_of::<Control>()
+            + (UNTASKED_MAX + UNASKED_MAX) * size_of::<Bhs>()
+            + usize::from(self.max_data_items) * size_of::<DataItem>()
+            + 2 * INLINE_LEN
     }
 }
 
@@ -176,6 +202,8 @@ pub struct TargetConn {
     tasks: TaskTable,
     task_management: ArrayVec<u32, TASK_MANAGEMENT_MAX>,
     control: VecDeque<Control>,
+    /// Headers of PDUs whose Reject is in `control`, in its order.
+    rejected: VecDeque<Bhs>,
     /// Entries of `control` that belong to no task.
     untasked: usize,
     data: DataQueue,
@@ -203,11 +231,6 @@ impl TargetConn {
     pub fn new(config: TargetConfig) -> Self {
         config.offers.check();
         assert!((1..=32_000).contains(&config.max_tasks), "1..=32000 tasks");
-        let slots = usize::from(config.max_tasks + IMMEDIATE_TASKS_MAX);
-        // A task waits with a response, and R2Ts that the response overtook
-        // may still be queued.
-        let a_task = 1 + usize::from(config.offers.max_outstanding_r2t);
-        let control_max = slots * a_task + TASK_MANAGEMENT_MAX + UNTASKED_MAX + UNASKED_MAX;
         Self {
             phase: Phase::Login,
             parameters: Parameters::default(),
@@ -219,7 +242,8 @@ impl TargetConn {
             logged_in_pending: false,
             tasks: TaskTable::new(config.max_tasks, IMMEDIATE_TASKS_MAX),
             task_management: ArrayVec::new(),
-            control: VecDeque::with_capacity(control_max),
+            control: VecDeque::with_capacity(config.control_max()),
+            rejected: VecDeque::with_capacity(UNTASKED_MAX + UNASKED_MAX),
             untasked: 0,
             data: DataQueue::new(config.max_data_items),
             extended_cdb: ArrayVec::new(),
@@ -347,6 +371,7 @@ impl TargetConn {
         self.phase = Phase::Closing;
         self.logged_in_pending = false;
         self.control.clear();
+        self.rejected.clear();
         self.untasked = 0;
         self.ping_data.clear();
         self.data.drop_all(&self.outbound);
@@ -358,6 +383,7 @@ impl TargetConn {
     }
 
     fn queue_reject(&mut self, reason: u8, bhs: Bhs) {
-        self.queue_untasked(Control::Reject { reason, bhs });
+        self.rejected.push_back(bhs);
+        self.queue_untasked(Control::Reject { reason });
     }
 }

@@ -229,6 +229,11 @@ impl TaskTable {
         }
     }
 
+    /// Bytes that a table of so many slots takes.
+    pub(super) fn len(slots: usize) -> usize {
+        slots * (size_of::<Task>() + size_of::<u32>() + size_of::<u16>())
+    }
+
     /// Commands that hold a place of the CmdSN window.
     pub(super) const fn numbered(&self) -> u16 {
         self.numbered

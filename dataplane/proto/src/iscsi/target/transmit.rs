@@ -46,10 +46,12 @@ pub(super) enum Control {
         response: u8,
         after: u64,
     },
-    Async(AsyncMessage),
+    LogoutRequested {
+        within_s: u16,
+    },
+    /// Of the first header in `rejected`.
     Reject {
         reason: u8,
-        bhs: Bhs,
     },
 }
 
@@ -169,12 +171,20 @@ impl TargetConn {
                     self.close();
                 }
             }
-            Control::Async(message) => {
+            Control::LogoutRequested { within_s } => {
                 self.untasked -= 1;
+                // 11.9.1, event 1: Parameter3 is the time to do so.
+                let message = AsyncMessage {
+                    lun: 0,
+                    event: 1,
+                    vendor_code: 0,
+                    parameters: [0, 0, within_s],
+                };
                 self.begin(message.emit(), true, Payload::None);
             }
-            Control::Reject { reason, bhs } => {
+            Control::Reject { reason } => {
                 self.untasked -= 1;
+                let bhs = self.rejected.pop_front().expect("queued with its header");
                 self.outbound.inline.clear();
                 self.outbound.inline.extend_from_slice(&bhs.0);
                 self.begin(Reject { reason }.emit(), true, Payload::Inline);

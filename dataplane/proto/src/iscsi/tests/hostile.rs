@@ -561,7 +561,7 @@ proptest! {
 
 proptest! {
     // Each case is 400 PDUs.
-    #![proptest_config(ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn mutated_pdus_never_panic(seed in any::<u64>()) {

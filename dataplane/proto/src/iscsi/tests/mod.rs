@@ -6,3 +6,4 @@ mod login;
 mod pair;
 mod task_management;
 mod transfer;
+mod wire;

@@ -37,7 +37,7 @@ fn offers() -> impl Strategy<Value = Offers> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn what_was_written_is_read(
@@ -75,6 +75,13 @@ proptest! {
         prop_assert!(pair.disk.tokens.is_empty(), "every token came back");
         prop_assert_eq!(pair.target.counters().violations, 0);
     }
+}
+
+#[test]
+fn a_connection_is_small() {
+    // 5,000 sessions must fit a small box: 64 KiB each is 320 MiB.
+    let len = crate::iscsi::TargetConfig::default().connection_len();
+    assert!(len < 72 * 1024, "{len} bytes a connection");
 }
 
 #[test]
