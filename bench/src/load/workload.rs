@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 use serde::Serialize;
 use sluice_proto::iscsi::{Command, Direction, TaskAttribute};
-use sluice_proto::scsi::{ScsiStatus, cdb};
+use sluice_proto::scsi::{ScsiStatus, SenseKey, cdb, sense};
 
 use super::session::{Happened, Session, SessionError};
 use super::stamp;
@@ -186,12 +186,18 @@ impl Workload {
                             buffers.borrow_mut()[slot_of(token)][at..at + bytes.len()]
                                 .copy_from_slice(bytes);
                         }
-                        Happened::Done { token, status, .. } => done.push((slot_of(token), status)),
+                        Happened::Done {
+                            token,
+                            status,
+                            sense,
+                        } => {
+                            done.push((slot_of(token), status, is_attention(sense)));
+                        }
                     },
                 )?
             };
-            for (slot, status) in done {
-                self.finish(session, slot, status);
+            for (slot, status, attention) in done {
+                self.finish(session, slot, status, attention);
             }
             let now = Instant::now();
             if self.report.writes + self.report.reads + self.report.errors > before {
@@ -271,9 +277,10 @@ impl Workload {
         });
     }
 
-    fn finish(&mut self, session: &mut Session, slot: usize, status: ScsiStatus) {
+    fn finish(&mut self, session: &mut Session, slot: usize, status: ScsiStatus, attention: bool) {
         let request = self.slots[slot].as_mut().expect("an answer to a request");
-        let retry = matches!(status, ScsiStatus::BUSY | ScsiStatus::TASK_SET_FULL);
+        // A unit attention says something of the target, and nothing was done (SAM-5 5.14).
+        let retry = attention || matches!(status, ScsiStatus::BUSY | ScsiStatus::TASK_SET_FULL);
         if retry && request.retries < RETRIES_MAX && session.window() > 0 {
             request.retries += 1;
             self.report.retries += 1;
@@ -311,6 +318,10 @@ impl Workload {
             }
         }
     }
+}
+
+fn is_attention(bytes: &[u8]) -> bool {
+    sense::parse(bytes).is_some_and(|received| received.sense.key == SenseKey::UNIT_ATTENTION)
 }
 
 fn slot_of(token: u64) -> usize {

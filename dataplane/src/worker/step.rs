@@ -36,10 +36,11 @@ pub struct StepCounters {
 /// One core's worth of data plane.
 #[derive(Debug)]
 pub struct Worker {
-    pub pool: Pool,
-    pub router: Router,
+    /// Before the pool, whose pages its sockets' buffers are.
     pub tcp: Tcp,
     pub relay: Relay,
+    pub router: Router,
+    pub pool: Pool,
     pub counters: StepCounters,
     tx: TxQueues,
     /// IPv4 packets that TCP has made and the router has yet to address.
@@ -52,10 +53,10 @@ impl Worker {
     pub fn new(pool: Pool, router: Router, tcp: Tcp, relay: Relay) -> Self {
         let ports = router.ports().len();
         Self {
-            pool,
-            router,
             tcp,
             relay,
+            router,
+            pool,
             counters: StepCounters::default(),
             tx: TxQueues::new(ports),
             outbox: Vec::with_capacity(OUTBOX_LEN),
