@@ -94,7 +94,7 @@ struct Run {
     #[arg(long, default_value_t = 512)]
     memory_mib: u64,
     /// Microseconds between looks at the devices under load; by default a
-    /// four-hundredth of the round trip, at most 100
+    /// two-hundredth of the round trip, at most 200
     #[arg(long)]
     tick_us: Option<u64>,
     /// Run before ordinary processes (SCHED_FIFO)
@@ -103,7 +103,7 @@ struct Run {
 }
 
 /// The longest tick chosen without being asked for.
-const TICK_NS_MAX: u64 = 100_000;
+const TICK_NS_MAX: u64 = 200_000;
 
 /// A frame that leaves later than this after it was due counts as late: the
 /// emulator was not given the processor in time.
@@ -160,7 +160,7 @@ impl Emulator {
     fn tick_ns(&self) -> u64 {
         match self.tick_us {
             Some(tick_us) => tick_us * 1_000,
-            None => (self.settings.profile().delay_ns / 200).min(TICK_NS_MAX),
+            None => (self.settings.profile().delay_ns / 100).min(TICK_NS_MAX),
         }
     }
 
