@@ -71,7 +71,7 @@ need_binaries() {
 # Uses the variables of lab_up.
 # shellcheck disable=SC2154
 up_parts() {
-    local facts namespace control n address target
+    local facts namespace control address names
     for namespace in "${NAMESPACES[@]}"; do
         ! namespace_exists "$namespace" ||
             die "a namespace $namespace is there already; 'LAB=$LAB scripts/lab down' removes it"
@@ -107,10 +107,8 @@ up_parts() {
     relay_start control
     address=$STORAGE_PORTAL
     [[ $(fact .mode) != portal ]] || address=$(fact .portal)
-    for ((n = 0; n < volumes; n++)); do
-        target=$IQN:vol$n
-        probe_until "$address" "$target"
-    done
+    mapfile -t names < <(fact ".targets[].name | select(. != \"$IQN:plain0\")")
+    probe_all "$address" "${names[@]}"
     probe_until "$PLAIN_PORTAL" "$IQN:plain0"
 }
 
