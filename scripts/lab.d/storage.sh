@@ -14,22 +14,22 @@ tgt() {
     tgtadm -C "$control" --lld iscsi "$@"
 }
 
-# A control number of this lab's own: derived from its name, then the next
-# pair that no tgtd has taken.
-tgt_control_number() {
+# Under the host's lock: a pair of control numbers of this lab's own, derived
+# from its name; the next pair where a tgtd or another lab has one of them.
+tgt_claim_control() {
     local number
     number=$((1000 + $(cksum <<<"$LAB" | cut -d' ' -f1) % 10000 * 2))
-    while [[ -e $TGT_SOCKETS/socket.$number || -e $TGT_SOCKETS/socket.$((number + 1)) ]]; do
+    while [[ -e $TGT_SOCKETS/socket.$number || -e $TGT_SOCKETS/socket.$((number + 1)) ]] ||
+        grep -qsx "$number" "$LABS"/*/tgt-control; do
         ((number += 2))
     done
-    echo "$number"
+    echo "$number" >"$STATE/tgt-control"
 }
 
 # storage_up CONTROL VOLUMES SIZE_MIB
 storage_up() {
     local control=$1 volumes=$2 size_mib=$3 n
     mkdir -p "$IMAGES"
-    echo "$control" >"$STATE/tgt-control"
     process_start target "$NS_WAN" tgtd -f -C "$control" --iscsi "portal=$STORAGE_PORTAL"
     process_start target_plain "$NS_WAN" tgtd -f -C "$((control + 1))" --iscsi "portal=$PLAIN_PORTAL"
     for n in 0 1; do

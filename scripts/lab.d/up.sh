@@ -86,7 +86,8 @@ up_parts() {
     # Two pages for the segment of each region that is not a whole page.
     with_host_lock host_take "$(($(jq .memory_mib <<<"$facts") / HUGEPAGE_MIB + 2))"
     net_up "$(jq -r .driver <<<"$facts")"
-    control=$(tgt_control_number)
+    with_host_lock tgt_claim_control
+    control=$(<"$STATE/tgt-control")
     jq -n --arg lab "$LAB" --argjson facts "$facts" --arg config "$config" --arg logs "$STATE/log" \
         --arg iqn "$IQN" --arg storage "$STORAGE_PORTAL" --arg plain "$PLAIN_PORTAL" \
         --arg images "$IMAGES" --argjson volumes "$volumes" --argjson size_mib "$size_mib" \
