@@ -8,11 +8,13 @@
 )]
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use sluice_bench::load::session::Session;
+use sluice_bench::load::image::Image;
+use sluice_bench::load::session::{Login, Session};
 use sluice_bench::load::workload::{Plan, STAMP_LEN, Workload};
 
 /// Exit codes: 0 all answered and right, 1 errors or wrong blocks, 2 usage, 3 no session.
@@ -54,6 +56,14 @@ struct Arguments {
     verify: bool,
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Note every acknowledged write in this image of the volume, made if it is
+    /// not there, and let --verify compare with it: it outlives the run.
+    #[arg(long, value_name = "FILE")]
+    image: Option<PathBuf>,
+    /// Log in again for so many seconds when the session breaks, and send again
+    /// what had no answer.
+    #[arg(long, value_name = "SECONDS")]
+    reconnect: Option<u64>,
     /// Bytes a block of the volume.
     #[arg(long, default_value_t = 512)]
     block_len: u32,
@@ -72,16 +82,24 @@ fn main() -> ExitCode {
         eprintln!("iscsi-load: --depth must be at least 1 and --span-mib hold a request");
         return ExitCode::from(2);
     }
-    let patience = Duration::from_secs(15);
+    let span_bytes = arguments.span_mib * 1024 * 1024;
+    let opened = arguments.image.as_deref();
+    let image = match opened.map(|path| Image::open(path, span_bytes)).transpose() {
+        Ok(image) => image,
+        Err(error) => {
+            eprintln!("iscsi-load: {error}");
+            return ExitCode::from(2);
+        }
+    };
     let [a, b, c, d] = std::process::id().to_be_bytes();
-    let isid = [0x80, a, b, c, d, 0];
-    let mut session = match Session::login(
-        arguments.portal,
-        &arguments.initiator,
-        &arguments.target,
-        isid,
-        patience,
-    ) {
+    let login = Login {
+        address: arguments.portal,
+        initiator: arguments.initiator,
+        target: arguments.target,
+        isid: [0x80, a, b, c, d, 0],
+        patience: Duration::from_secs(15),
+    };
+    let session = match Session::login(&login) {
         Ok(session) => session,
         Err(error) => {
             eprintln!("iscsi-load: {error}");
@@ -90,7 +108,7 @@ fn main() -> ExitCode {
     };
     let plan = Plan {
         lun: u64::from(arguments.lun) << 48,
-        span_bytes: arguments.span_mib * 1024 * 1024,
+        span_bytes,
         request_len: arguments.request_len,
         depth: arguments.depth,
         count: arguments.count,
@@ -100,8 +118,9 @@ fn main() -> ExitCode {
         rate: arguments.rate,
         verify: arguments.verify,
         seed: arguments.seed,
+        reconnect_max: arguments.reconnect.map(Duration::from_secs),
     };
-    match Workload::new(plan, arguments.block_len).run(&mut session) {
+    match Workload::new(plan, arguments.block_len, image).run(session, &login) {
         Ok(report) => {
             println!(
                 "{}",

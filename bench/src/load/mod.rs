@@ -1,6 +1,7 @@
 //! An iSCSI load generator: stock clients are the bottleneck where a relay
 //! answers in microseconds, and none checks block stamps at depth.
 
+pub mod image;
 pub mod session;
 pub mod stamp;
 pub mod workload;

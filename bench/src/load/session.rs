@@ -63,6 +63,17 @@ pub enum Happened<'a> {
     },
 }
 
+/// Whom to log in to, and as whom.
+#[derive(Clone, Debug)]
+pub struct Login {
+    pub address: SocketAddr,
+    pub initiator: String,
+    pub target: String,
+    pub isid: [u8; 6],
+    /// How long to wait for a connection, and for the login over it.
+    pub patience: Duration,
+}
+
 #[derive(Debug)]
 pub struct Session {
     address: SocketAddr,
@@ -80,13 +91,10 @@ impl Session {
     ///
     /// # Errors
     /// The address is not reached, the login is refused, or nothing is said for `patience`.
-    pub fn login(
-        address: SocketAddr,
-        initiator: &str,
-        target: &str,
-        isid: [u8; 6],
-        patience: Duration,
-    ) -> Result<Self, SessionError> {
+    pub fn login(login: &Login) -> Result<Self, SessionError> {
+        let Login {
+            address, patience, ..
+        } = *login;
         let socket = TcpStream::connect_timeout(&address, patience)
             .and_then(|socket| {
                 socket.set_nodelay(true)?;
@@ -95,9 +103,9 @@ impl Session {
             })
             .map_err(|source| SessionError::Connect { address, source })?;
         let conn = InitiatorConn::new(InitiatorConfig {
-            initiator_name: name(initiator)?,
-            target_name: Some(name(target)?),
-            isid,
+            initiator_name: name(&login.initiator)?,
+            target_name: Some(name(&login.target)?),
+            isid: login.isid,
             offers: Offers::lan(),
             max_tasks: TASKS_MAX,
         });

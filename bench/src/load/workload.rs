@@ -9,7 +9,8 @@ use serde::Serialize;
 use sluice_proto::iscsi::{Command, Direction, TaskAttribute};
 use sluice_proto::scsi::{ScsiStatus, SenseKey, cdb, sense};
 
-use super::session::{Happened, Session, SessionError};
+use super::image::{Image, ImageError};
+use super::session::{Happened, Login, Session, SessionError};
 use super::stamp;
 
 /// The block of a stamp; requests are multiples of it.
@@ -17,6 +18,16 @@ pub const STAMP_LEN: u32 = 4096;
 /// Attempts at a command that the target answers BUSY or TASK SET FULL.
 const RETRIES_MAX: u32 = 64;
 const SILENCE_MAX: Duration = Duration::from_secs(30);
+/// Between two attempts to log in again.
+const LOGIN_PAUSE: Duration = Duration::from_millis(50);
+
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    #[error(transparent)]
+    Session(#[from] SessionError),
+    #[error(transparent)]
+    Image(#[from] ImageError),
+}
 
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -35,6 +46,9 @@ pub struct Plan {
     pub rate: Option<f64>,
     pub verify: bool,
     pub seed: u64,
+    /// How long to try to log in again when the session breaks; commands
+    /// without an answer are then sent once more, as a computer does.
+    pub reconnect_max: Option<Duration>,
 }
 
 #[derive(Debug, Default, Serialize)]
@@ -54,6 +68,8 @@ pub struct Report {
     pub reads: u64,
     pub errors: u64,
     pub retries: u64,
+    /// Sessions that broke and were logged in again.
+    pub reconnects: u64,
     pub bytes_written: u64,
     pub bytes_read: u64,
     pub blocks_wrong: u64,
@@ -70,6 +86,8 @@ struct Request {
     block: u64,
     begun: Instant,
     retries: u32,
+    /// Given to the session there is now.
+    sent: bool,
 }
 
 /// The run's state: a request a slot; the slot's number is the token.
@@ -77,6 +95,7 @@ struct Request {
 pub struct Workload {
     plan: Plan,
     block_len: u32,
+    image: Option<Image>,
     slots: Vec<Option<Request>>,
     buffers: Vec<Vec<u8>>,
     /// Generation of each stamp block as last acknowledged.
@@ -92,7 +111,9 @@ pub struct Workload {
 }
 
 impl Workload {
-    pub fn new(plan: Plan, block_len: u32) -> Self {
+    /// With an `image`, that is what reads are compared with, and what
+    /// acknowledged writes are noted in.
+    pub fn new(plan: Plan, block_len: u32, image: Option<Image>) -> Self {
         let stamps = usize::try_from(plan.span_bytes / u64::from(STAMP_LEN))
             .expect("a volume that fits memory");
         let histogram =
@@ -109,6 +130,7 @@ impl Workload {
             read_histogram: histogram(),
             report: Report::default(),
             block_len,
+            image,
             plan,
         }
     }
@@ -151,54 +173,23 @@ impl Workload {
     /// Issues, answers and measures until the plan is done.
     ///
     /// # Errors
-    /// The session broke; an answer that is an error is counted, not returned.
-    pub fn run(mut self, session: &mut Session) -> Result<Report, SessionError> {
+    /// The session broke and was not to be had again, or the image cannot be
+    /// kept; an answer that is an error is counted, not returned.
+    pub fn run(mut self, mut session: Session, login: &Login) -> Result<Report, RunError> {
         let begun = Instant::now();
         let mut last_done = begun;
         loop {
             let stop = self.issued >= self.plan.count || begun.elapsed() >= self.plan.time_max;
+            self.resubmit(&mut session);
             if !stop {
-                self.issue(session, begun);
+                self.issue(&mut session, begun);
             }
             let under_way = self.slots.iter().any(Option::is_some);
             if stop && !under_way {
                 break;
             }
             let before = self.report.writes + self.report.reads + self.report.errors;
-            let mut done = Vec::new();
-            let moved = {
-                // Fetching and filling take turns inside one call.
-                let buffers = RefCell::new(&mut self.buffers);
-                session.turn(
-                    |token, offset, into| {
-                        let from = offset as usize;
-                        into.copy_from_slice(
-                            &buffers.borrow()[slot_of(token)][from..from + into.len()],
-                        );
-                    },
-                    |happened| match happened {
-                        Happened::Data {
-                            token,
-                            offset,
-                            bytes,
-                        } => {
-                            let at = offset as usize;
-                            buffers.borrow_mut()[slot_of(token)][at..at + bytes.len()]
-                                .copy_from_slice(bytes);
-                        }
-                        Happened::Done {
-                            token,
-                            status,
-                            sense,
-                        } => {
-                            done.push((slot_of(token), status, is_attention(sense)));
-                        }
-                    },
-                )?
-            };
-            for (slot, status, attention) in done {
-                self.finish(session, slot, status, attention);
-            }
+            let mut turned = self.turn(&mut session);
             let now = Instant::now();
             if self.report.writes + self.report.reads + self.report.errors > before {
                 self.report.gap_max_ms = self
@@ -207,10 +198,16 @@ impl Workload {
                     .max((now - last_done).as_secs_f64() * 1e3);
                 last_done = now;
             } else if under_way && now - last_done > SILENCE_MAX {
-                return Err(session.silent(SILENCE_MAX));
+                turned = Err(session.silent(SILENCE_MAX).into());
             }
-            if !moved {
-                session.wait(Duration::from_millis(1));
+            match turned {
+                Ok(true) => {}
+                Ok(false) => session.wait(Duration::from_millis(1)),
+                Err(RunError::Session(error)) => {
+                    session = self.log_in_again(login, error)?;
+                    last_done = Instant::now();
+                }
+                Err(error) => return Err(error),
             }
         }
         let seconds = begun.elapsed().as_secs_f64();
@@ -220,6 +217,76 @@ impl Workload {
         report.write = latency(&self.write_histogram);
         report.read = latency(&self.read_histogram);
         Ok(report)
+    }
+
+    /// One turn of the session, and what its answers mean.
+    fn turn(&mut self, session: &mut Session) -> Result<bool, RunError> {
+        let mut done = Vec::new();
+        let moved = {
+            // Fetching and filling take turns inside one call.
+            let buffers = RefCell::new(&mut self.buffers);
+            session.turn(
+                |token, offset, into| {
+                    let from = offset as usize;
+                    into.copy_from_slice(
+                        &buffers.borrow()[slot_of(token)][from..from + into.len()],
+                    );
+                },
+                |happened| match happened {
+                    Happened::Data {
+                        token,
+                        offset,
+                        bytes,
+                    } => {
+                        let at = offset as usize;
+                        buffers.borrow_mut()[slot_of(token)][at..at + bytes.len()]
+                            .copy_from_slice(bytes);
+                    }
+                    Happened::Done {
+                        token,
+                        status,
+                        sense,
+                    } => {
+                        done.push((slot_of(token), status, is_attention(sense)));
+                    }
+                },
+            )
+        };
+        // What was answered before the session broke was answered.
+        for (slot, status, attention) in done {
+            self.finish(session, slot, status, attention)?;
+        }
+        Ok(moved?)
+    }
+
+    fn log_in_again(&mut self, login: &Login, error: SessionError) -> Result<Session, RunError> {
+        let Some(limit) = self.plan.reconnect_max else {
+            return Err(error.into());
+        };
+        let begun = Instant::now();
+        for request in self.slots.iter_mut().flatten() {
+            request.sent = false;
+        }
+        loop {
+            match Session::login(login) {
+                Ok(session) => {
+                    self.report.reconnects += 1;
+                    return Ok(session);
+                }
+                Err(error) if begun.elapsed() >= limit => return Err(error.into()),
+                Err(_) => std::thread::sleep(LOGIN_PAUSE),
+            }
+        }
+    }
+
+    /// What the last session left without an answer goes first.
+    fn resubmit(&mut self, session: &mut Session) {
+        for slot in 0..self.slots.len() {
+            if self.slots[slot].is_some_and(|request| !request.sent) && session.window() > 0 {
+                self.report.retries += 1;
+                self.submit(session, slot);
+            }
+        }
     }
 
     fn issue(&mut self, session: &mut Session, begun: Instant) {
@@ -237,7 +304,7 @@ impl Workload {
             for at in self.range(block) {
                 self.busy[at] = true;
             }
-            if !read && self.plan.verify {
+            if !read && (self.plan.verify || self.image.is_some()) {
                 for (at, piece) in self
                     .range(block)
                     .zip(self.buffers[slot].chunks_mut(STAMP_LEN as usize))
@@ -251,13 +318,15 @@ impl Workload {
                 block,
                 begun: Instant::now(),
                 retries: 0,
+                sent: false,
             });
             self.submit(session, slot);
         }
     }
 
     fn submit(&mut self, session: &mut Session, slot: usize) {
-        let request = self.slots[slot].expect("a slot in use");
+        let request = self.slots[slot].as_mut().expect("a slot in use");
+        request.sent = true;
         let lba = request.block * u64::from(STAMP_LEN / self.block_len);
         let blocks = self.plan.request_len / self.block_len;
         let (cdb, data) = if request.read {
@@ -277,14 +346,21 @@ impl Workload {
         });
     }
 
-    fn finish(&mut self, session: &mut Session, slot: usize, status: ScsiStatus, attention: bool) {
+    fn finish(
+        &mut self,
+        session: &mut Session,
+        slot: usize,
+        status: ScsiStatus,
+        attention: bool,
+    ) -> Result<(), ImageError> {
         let request = self.slots[slot].as_mut().expect("an answer to a request");
         // A unit attention says something of the target, and nothing was done (SAM-5 5.14).
         let retry = attention || matches!(status, ScsiStatus::BUSY | ScsiStatus::TASK_SET_FULL);
         if retry && request.retries < RETRIES_MAX && session.window() > 0 {
             request.retries += 1;
             self.report.retries += 1;
-            return self.submit(session, slot);
+            self.submit(session, slot);
+            return Ok(());
         }
         let request = self.slots[slot].take().expect("an answer to a request");
         for at in self.range(request.block) {
@@ -292,7 +368,7 @@ impl Workload {
         }
         if status != ScsiStatus::GOOD {
             self.report.errors += 1;
-            return;
+            return Ok(());
         }
         let nanos = u64::try_from(request.begun.elapsed().as_nanos()).unwrap_or(u64::MAX);
         if request.read {
@@ -300,14 +376,10 @@ impl Workload {
             self.report.bytes_read += u64::from(self.plan.request_len);
             self.read_histogram.saturating_record(nanos);
             if self.plan.verify {
-                let wrong = self
-                    .range(request.block)
-                    .zip(self.buffers[slot].chunks(STAMP_LEN as usize))
-                    .filter(|(at, piece)| {
-                        !stamp::matches(piece, *at as u64, self.generations[*at], self.plan.seed)
-                    })
-                    .count();
-                self.report.blocks_wrong += wrong as u64;
+                self.report.blocks_wrong += match &mut self.image {
+                    Some(image) => image.wrong(request.block, &self.buffers[slot])?,
+                    None => self.wrong_stamps(request.block, slot),
+                };
             }
         } else {
             self.report.writes += 1;
@@ -316,7 +388,20 @@ impl Workload {
             for at in self.range(request.block) {
                 self.generations[at] += 1;
             }
+            if let Some(image) = &mut self.image {
+                image.acknowledged(request.block, &self.buffers[slot])?;
+            }
         }
+        Ok(())
+    }
+
+    fn wrong_stamps(&self, block: u64, slot: usize) -> u64 {
+        self.range(block)
+            .zip(self.buffers[slot].chunks(STAMP_LEN as usize))
+            .filter(|(at, piece)| {
+                !stamp::matches(piece, *at as u64, self.generations[*at], self.plan.seed)
+            })
+            .count() as u64
     }
 }
 
