@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use clap::Parser;
 use log::{error, info};
 use sluice_config::{Config, MemoryBudget, State};
-use sluice_dataplane::driver::{Idle, IdlePolicy, Port, Source};
+use sluice_dataplane::driver::{Idle, IdlePolicy, Source};
 use sluice_dataplane::start::{self, Seeds, Started};
 use sluice_dataplane::worker::Io;
 use sluice_dataplane::worker::publish::LoopCounters;
@@ -111,16 +111,24 @@ fn run(config: &Config, started: Started) {
     // Relaxed: the flag stands for itself.
     while !STOP.load(Ordering::Relaxed) {
         let begun = ticks();
-        let next = worker.step(now(), &mut Io { ports: &mut ports });
-        let ended = ticks();
+        publisher.loop_counters = counters;
+        let next = worker.step(
+            now(),
+            &mut Io {
+                ports: &mut ports,
+                control: Some(&mut publisher),
+            },
+        );
         if next.did_work {
-            counters.busy_ticks += ended.wrapping_sub(begun);
+            counters.busy_ticks += ticks().wrapping_sub(begun);
         }
-        publisher.run(now(), &mut worker, &ports, &counters);
         sources.clear();
-        sources.extend(ports.iter().filter_map(source));
-        let deadline = next.deadline.min(publisher.deadline());
-        idle.wait(&sources, now(), deadline, next.did_work);
+        sources.extend(ports.iter().zip(0..).filter_map(|(port, index)| {
+            let fd: RawFd = port.fd()?;
+            let writable = port.tx_pending() || worker.tx_waiting(index);
+            Some(Source { fd, writable })
+        }));
+        idle.wait(&sources, now(), next.deadline, next.did_work);
         counters.sleeps = idle.sleeps();
         counters.total_ticks += ticks().wrapping_sub(begun);
         counters.idle_permille = share.sample(now(), &counters);
@@ -129,14 +137,6 @@ fn run(config: &Config, started: Started) {
     for port in ports {
         port.close(&mut worker.pool);
     }
-}
-
-fn source(port: &Port) -> Option<Source> {
-    let fd: RawFd = port.fd()?;
-    Some(Source {
-        fd,
-        writable: port.tx_pending(),
-    })
 }
 
 /// The idle share of the last second.

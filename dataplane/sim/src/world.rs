@@ -277,7 +277,17 @@ impl World {
         let Self { worker, ports, .. } = self;
         let worker = worker.as_mut().expect("there is one but while it crashes");
         let mut steps = 0;
-        while worker.step(now, &mut Io { ports }).did_work && steps < 64 {
+        while worker
+            .step(
+                now,
+                &mut Io {
+                    ports,
+                    control: None,
+                },
+            )
+            .did_work
+            && steps < 64
+        {
             steps += 1;
         }
         self.carry();

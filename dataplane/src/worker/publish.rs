@@ -21,6 +21,8 @@ use crate::net::NeighbourState;
 
 /// Time between two rounds of publishing.
 pub const PUBLISH_PERIOD: Duration = Duration::from_millis(100);
+/// Time between two system calls a port for the counters that the kernel keeps.
+const REFRESH_PERIOD: Duration = Duration::from_secs(1);
 /// Time between two looks at the command ring, and two heartbeats: half of what control counts on.
 const BEAT_PERIOD: Duration = Duration::from_millis(10);
 
@@ -48,6 +50,9 @@ pub struct LoopCounters {
 pub struct Publisher {
     segment: SegmentWriter,
     facts: Facts,
+    /// Kept up to date by the loop around the step.
+    pub loop_counters: LoopCounters,
+    next_refresh: Time,
     next: Time,
     next_beat: Time,
     named: bool,
@@ -60,6 +65,8 @@ impl Publisher {
         Self {
             segment,
             facts,
+            loop_counters: LoopCounters::default(),
+            next_refresh: Time::ZERO,
             next: Time::ZERO,
             next_beat: Time::ZERO,
             named: false,
@@ -68,7 +75,7 @@ impl Publisher {
     }
 
     /// Does what control asks, and shows the tables when it is time to.
-    pub fn run(&mut self, now: Time, worker: &mut Worker, ports: &[Port], counters: &LoopCounters) {
+    pub fn run(&mut self, now: Time, worker: &mut Worker, ports: &mut [Port]) {
         if now < self.next_beat {
             return;
         }
@@ -88,6 +95,12 @@ impl Publisher {
             return;
         }
         self.next = now + PUBLISH_PERIOD;
+        if now >= self.next_refresh {
+            self.next_refresh = now + REFRESH_PERIOD;
+            for port in &mut *ports {
+                port.refresh_stats();
+            }
+        }
         self.ports(worker, ports);
         if !self.named {
             self.routes(worker);
@@ -96,7 +109,7 @@ impl Publisher {
         self.sessions(worker);
         self.volumes(worker, now);
         self.buffers(worker);
-        self.runtime(worker, counters);
+        self.runtime(worker);
         self.counters(worker);
     }
 
@@ -275,7 +288,8 @@ impl Publisher {
         );
     }
 
-    fn runtime(&mut self, worker: &Worker, counters: &LoopCounters) {
+    fn runtime(&mut self, worker: &Worker) {
+        let counters = self.loop_counters;
         let (mut rx_packets, mut tx_packets) = (0, 0);
         for port in worker.router.ports() {
             rx_packets += port.counters.rx_packets;

@@ -7,6 +7,7 @@ use sluice_hugepages::log::Log;
 use sluice_hugepages::pool::{BURST_LEN, Burst, Frame, Pool};
 use sluice_proto::Time;
 
+use super::publish::Publisher;
 use super::relay::{Net, Relay};
 use crate::driver::Port;
 use crate::net::{Local, Router, TxQueues};
@@ -16,6 +17,8 @@ use crate::tcp::Tcp;
 #[derive(Debug)]
 pub struct Io<'a> {
     pub ports: &'a mut [Port],
+    /// The control segment: commands in, rows out. None where nobody looks on.
+    pub control: Option<&'a mut Publisher>,
 }
 
 /// What a step did, and when the next is due though nothing arrives.
@@ -86,10 +89,17 @@ impl Worker {
         did_work |= self.transmit(now, io);
         self.counters.steps += 1;
         self.counters.steps_idle += u64::from(!did_work);
-        Next {
-            did_work,
-            deadline: self.deadline(),
+        let mut deadline = self.deadline();
+        if let Some(control) = &mut io.control {
+            control.run(now, self, io.ports);
+            deadline = deadline.min(control.deadline());
         }
+        Next { did_work, deadline }
+    }
+
+    /// Whether frames wait for a port to take more.
+    pub fn tx_waiting(&self, port: u8) -> bool {
+        !self.tx.port(port).is_empty()
     }
 
     /// When the next step is due though nothing arrives.
