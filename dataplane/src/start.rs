@@ -281,7 +281,6 @@ fn relay_config(config: &Config, router: &Router, seed: u64) -> Result<RelayConf
             wan_address: path.source,
         });
     }
-    let pages = config.dataplane.frames_bytes / u64::from(PAGE_LEN);
     Ok(RelayConfig {
         mode: match config.iscsi.mode {
             Mode::Transparent => crate::worker::Mode::Transparent,
@@ -297,8 +296,7 @@ fn relay_config(config: &Config, router: &Router, seed: u64) -> Result<RelayConf
         },
         wait_max: config.flush.held_write_max,
         sessions_max: config.iscsi.sessions_max as usize,
-        // An eighth of the communication memory, at most 64 MiB.
-        staging_pages: u16::try_from((pages / 8).clamp(8, 1024)).expect("at most 1024"),
+        staging_pages: config.dataplane.staging_pages(),
         wan_buffers: Buffers {
             rx_pages: config.iscsi.wan_receive_bytes / PAGE_LEN,
             tx_pages: config.iscsi.wan_send_bytes / PAGE_LEN,

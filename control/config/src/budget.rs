@@ -1,37 +1,57 @@
 //! The memory that a configuration needs, added up before anything starts.
 //!
 //! ```text
-//! frames ─┬─ ports: what their rings hold at a time
-//!         ├─ flows: sessions_max x (LAN socket + WAN socket buffers)
-//!         └─ rest:  packets on their way, read staging
-//! log    ─── the write cache
-//! index  ─── which record holds which block of it
-//! segment ── the control segment
+//! frames ──┬─ ports:   what their receive rings and transmit queues hold at a time
+//!          ├─ staging: read data, parameters, held first bursts
+//!          ├─ flows:   sessions_max x (LAN socket + WAN socket buffers)
+//!          └─ rest:    packets on their way, flows that close
+//! log     ─── the write cache
+//! index   ─── what is kept on the heap of each page of the log
+//! tables  ─── what is kept on the heap of each session
+//! segment ─── the control segment
 //! ```
+//!
+//! The sizes are upper bounds of what the data plane's rooms allocate at start;
+//! this crate links none of them; a test there compares.
 
 use thiserror::Error;
 
-use crate::{Config, DataPlane, Iscsi, SESSIONS_MAX};
+use crate::{Config, DataPlane, Driver, Iscsi, Port, SESSIONS_MAX};
 
 const PAGE_BYTES: u64 = 64 * 1024;
-/// Frames that one port keeps in its rings: 1024 to receive into, 1024 on their way out.
-const PORT_BYTES: u64 = 2 * 1024 * 4096;
+const HUGEPAGE_BYTES: u64 = 2 << 20;
+const FRAME_BYTES: u64 = 4096;
+/// AF_PACKET arms 32 slots, each with a page and a frame.
+const AF_PACKET_RECEIVE_BYTES: u64 = 32 * (PAGE_BYTES + FRAME_BYTES);
+/// AF_XDP lends the kernel 2048 frames, or an eighth of a small communication memory.
+const AF_XDP_RECEIVE_BYTES_MAX: u64 = 2048 * FRAME_BYTES;
+/// Frames of one port that wait for its link.
+const TRANSMIT_BYTES: u64 = 1024 * FRAME_BYTES;
 /// A LAN socket takes one page a direction.
 const LAN_FLOW_BYTES: u64 = 2 * PAGE_BYTES;
-/// One index entry (32 bytes) a 4 KiB granule of the log, in a hash twice that large, and one record (64 bytes).
-const INDEX_BYTES_PER_GRANULE: u64 = 2 * 32 + 64;
+/// Of each 4 KiB page of the log, which holds at most one record: two versions
+/// of a granule in the index (32 bytes each) and four places in its hash (4
+/// each, rounded up to a power of two), the record's row there (24), its place
+/// in the log's slab (80) and in the flush queue (64), and in the list of a start (4).
+const INDEX_BYTES_PER_LOG_PAGE: u64 = 2 * 32 + 4 * 4 + 24 + 80 + 64 + 4;
+/// Of each page and volume: a place in the volume's list of durable records.
+const VOLUME_BYTES_PER_LOG_PAGE: u64 = 4;
 /// Upper bound of the control segment, whatever its layout.
 const SEGMENT_BYTES_MAX: u64 = 16 << 20;
 
 /// What is needed of each kind, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemoryBudget {
-    /// The communication memory; `ports_bytes` and `flows_bytes` are parts of it.
+    /// The communication memory; `ports_bytes`, `staging_bytes` and `flows_bytes` are parts of it.
     pub frames_bytes: u64,
     pub ports_bytes: u64,
+    pub staging_bytes: u64,
     pub flows_bytes: u64,
     pub log_bytes: u64,
+    /// What the heap holds of the log's records: slab, index, flush queue.
     pub index_bytes: u64,
+    /// What the heap holds of sessions and their commands.
+    pub tables_bytes: u64,
     pub segment_bytes: u64,
 }
 
@@ -48,21 +68,42 @@ pub struct BudgetError {
 }
 
 impl MemoryBudget {
+    /// Of each session: the connection to the computer (61 KiB) and its lists (4), two to the storage
+    /// (75 each), since one may outlive its session by a flush, with their lists (4), four flows (4 each).
+    pub const SESSION_BYTES: u64 = (61 + 4 + 2 * (75 + 4) + 4 * 4) * 1024;
+    /// Of each command under way: the task, its command to the storage, a place in two queues.
+    pub const TASK_BYTES: u64 = 360 + 40 + 16;
+    /// Commands of one session.
+    pub const TASKS_PER_SESSION: u64 = 128;
+    /// Commands of all sessions.
+    pub const TASKS_MAX: u64 = 16_384;
+
     /// The budget of a checked configuration.
     #[must_use]
     pub fn of(config: &Config) -> Self {
-        Self::derive(&config.dataplane, &config.iscsi, config.ports.len())
+        // LUNs that only a login tells come on top, 4 bytes a page each.
+        let volumes = config.targets.iter().map(|target| target.luns.len()).sum();
+        Self::derive(&config.dataplane, &config.iscsi, &config.ports, volumes)
     }
 
-    pub(crate) fn derive(dataplane: &DataPlane, iscsi: &Iscsi, ports: usize) -> Self {
-        let granules = dataplane.log_bytes / 4096;
+    pub(crate) fn derive(
+        dataplane: &DataPlane,
+        iscsi: &Iscsi,
+        ports: &[Port],
+        volumes: usize,
+    ) -> Self {
+        let log_pages = dataplane.log_bytes / FRAME_BYTES;
+        let sessions = u64::from(iscsi.sessions_max);
+        let tasks = (sessions * Self::TASKS_PER_SESSION).min(Self::TASKS_MAX);
         Self {
             frames_bytes: dataplane.frames_bytes,
-            ports_bytes: ports as u64 * PORT_BYTES,
-            flows_bytes: u64::from(iscsi.sessions_max)
-                * session_bytes(iscsi.wan_send_bytes, iscsi.wan_receive_bytes),
+            ports_bytes: ports_bytes(ports, dataplane.frames_bytes),
+            staging_bytes: u64::from(staging_pages(dataplane.frames_bytes)) * PAGE_BYTES,
+            flows_bytes: sessions * session_bytes(iscsi.wan_send_bytes, iscsi.wan_receive_bytes),
             log_bytes: dataplane.log_bytes,
-            index_bytes: granules * INDEX_BYTES_PER_GRANULE,
+            index_bytes: log_pages
+                * (INDEX_BYTES_PER_LOG_PAGE + volumes as u64 * VOLUME_BYTES_PER_LOG_PAGE),
+            tables_bytes: sessions * Self::SESSION_BYTES + tasks * Self::TASK_BYTES,
             segment_bytes: SEGMENT_BYTES_MAX,
         }
     }
@@ -70,7 +111,11 @@ impl MemoryBudget {
     /// All that is mapped or allocated.
     #[must_use]
     pub const fn total_bytes(&self) -> u64 {
-        self.frames_bytes + self.log_bytes + self.index_bytes + self.segment_bytes
+        self.frames_bytes
+            + self.log_bytes
+            + self.index_bytes
+            + self.tables_bytes
+            + self.segment_bytes
     }
 
     /// Compares with what the machine has to give.
@@ -85,7 +130,7 @@ impl MemoryBudget {
             total_mib: self.total_bytes() >> 20,
             frames_mib: self.frames_bytes >> 20,
             log_mib: self.log_bytes >> 20,
-            rest_mib: (self.index_bytes + self.segment_bytes) >> 20,
+            rest_mib: (self.index_bytes + self.tables_bytes + self.segment_bytes) >> 20,
             available_mib: available_bytes >> 20,
         })
     }
@@ -96,13 +141,40 @@ pub(crate) fn session_bytes(wan_send_bytes: u32, wan_receive_bytes: u32) -> u64 
     LAN_FLOW_BYTES + u64::from(wan_send_bytes) + u64::from(wan_receive_bytes)
 }
 
-/// Most sessions whose buffers fit beside the ports' rings.
-pub(crate) fn sessions_that_fit(frames_bytes: u64, ports: usize, session_bytes: u64) -> u32 {
-    let room = frames_bytes.saturating_sub(ports as u64 * PORT_BYTES);
+/// Pages that wait between the two sides: an eighth of the communication memory, at most 64 MiB.
+pub(crate) fn staging_pages(frames_bytes: u64) -> u16 {
+    u16::try_from((frames_bytes / PAGE_BYTES / 8).clamp(8, 1024)).expect("at most 1024")
+}
+
+/// What all ports hold at a time, by the hungriest driver that each may get.
+fn ports_bytes(ports: &[Port], frames_bytes: u64) -> u64 {
+    let af_xdp = (frames_bytes / 8).min(AF_XDP_RECEIVE_BYTES_MAX);
+    ports
+        .iter()
+        .map(|port| {
+            TRANSMIT_BYTES
+                + match port.driver {
+                    Driver::AfPacket => AF_PACKET_RECEIVE_BYTES,
+                    Driver::AfXdp => af_xdp,
+                    Driver::Auto => af_xdp.max(AF_PACKET_RECEIVE_BYTES),
+                }
+        })
+        .sum()
+}
+
+/// Most sessions whose buffers fit beside ports and staging.
+pub(crate) fn sessions_that_fit(frames_bytes: u64, ports: &[Port], session_bytes: u64) -> u32 {
+    let staging = u64::from(staging_pages(frames_bytes)) * PAGE_BYTES;
+    let room = frames_bytes.saturating_sub(ports_bytes(ports, frames_bytes) + staging);
     u32::try_from(room / session_bytes).map_or(SESSIONS_MAX, |sessions| sessions.min(SESSIONS_MAX))
 }
 
-/// Smallest communication memory: the rings of the ports and one session.
-pub(crate) fn frames_bytes_min(ports: usize, session_bytes: u64) -> u64 {
-    (ports as u64 * PORT_BYTES + session_bytes).next_multiple_of(2 << 20)
+/// Smallest communication memory: ports, staging and one session.
+pub(crate) fn frames_bytes_min(ports: &[Port], session_bytes: u64) -> u64 {
+    // Parts grow with the whole, up to a bound: the first size that fits, in hugepages.
+    let mut frames_bytes = HUGEPAGE_BYTES;
+    while sessions_that_fit(frames_bytes, ports, session_bytes) == 0 {
+        frames_bytes += HUGEPAGE_BYTES;
+    }
+    frames_bytes
 }

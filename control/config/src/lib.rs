@@ -82,6 +82,14 @@ pub struct DataPlane {
     pub cpu: Option<usize>,
 }
 
+impl DataPlane {
+    /// Pages of the communication memory for data that waits between the two sides of a session.
+    #[must_use]
+    pub fn staging_pages(&self) -> u16 {
+        budget::staging_pages(self.frames_bytes)
+    }
+}
+
 /// The control daemon.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Control {

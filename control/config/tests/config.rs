@@ -66,7 +66,7 @@ fn a_good_file_in_full() {
     assert_eq!(config.route_port([8, 8, 8, 8].into()), Some(1));
     assert_eq!(config.connected_port([8, 8, 8, 8].into()), None);
     let budget = MemoryBudget::of(&config);
-    assert!(budget.ports_bytes + budget.flows_bytes <= budget.frames_bytes);
+    assert!(budget.ports_bytes + budget.staging_bytes + budget.flows_bytes <= budget.frames_bytes);
     assert!(budget.check(1 << 30).is_ok());
     let error = budget.check(256 << 20).unwrap_err().to_string();
     assert!(
@@ -81,7 +81,7 @@ fn the_least_that_is_a_configuration() {
     let config = Config::parse(text).unwrap();
     assert_eq!(config.flush.policy.threshold_bytes, 1 << 20);
     assert_eq!(config.iscsi.mode, Mode::Transparent);
-    assert_eq!(config.iscsi.sessions_max, 68, "derived from frames_mib");
+    assert_eq!(config.iscsi.sessions_max, 57, "derived from frames_mib");
 }
 
 /// What to put in place of what in [`GOOD`], and the message that must come.
@@ -99,7 +99,7 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     (
         "frames_mib = 128",
         "frames_mib = -1",
-        "config:3: frames_mib = -1: must be 18 to 4194304",
+        "config:3: frames_mib = -1: must be 16 to 4194304",
     ),
     (
         "log_mib = 256",
@@ -179,7 +179,7 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     (
         "sessions_max = 64",
         "sessions_max = 5000",
-        "config:25: sessions_max = 5000: must be 1 to 128, what fits in frames_mib = 128 at 896 KiB a session; raise frames_mib for more",
+        "config:25: sessions_max = 5000: must be 1 to 107, what fits in frames_mib = 128 at 896 KiB a session; raise frames_mib for more",
     ),
     (
         "threshold_kib = 1024",

@@ -145,9 +145,11 @@ fn check(file: &Path) -> Result<Answer, CliError> {
     let memory = json!({
         "frames_bytes": budget.frames_bytes,
         "ports_bytes": budget.ports_bytes,
+        "staging_bytes": budget.staging_bytes,
         "flows_bytes": budget.flows_bytes,
         "log_bytes": budget.log_bytes,
         "index_bytes": budget.index_bytes,
+        "tables_bytes": budget.tables_bytes,
         "segment_bytes": budget.segment_bytes,
         "total_bytes": budget.total_bytes(),
     });

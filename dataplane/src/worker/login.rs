@@ -24,6 +24,19 @@ use sluice_proto::cache::flush::policy::FlushPolicy;
 /// that common initiators wait).
 const LOGIN_MAX: std::time::Duration = std::time::Duration::from_secs(15);
 
+/// What the relay offers computers.
+pub(super) fn target_config() -> TargetConfig {
+    TargetConfig {
+        // A held write's unsolicited data is one staging page.
+        offers: Offers {
+            first_burst_length: u32::try_from(STAGE_LEN).expect("64 KiB"),
+            ..Offers::lan()
+        },
+        max_tasks: u16::try_from(SESSION_TASKS_MAX).expect("a small number"),
+        ..TargetConfig::default()
+    }
+}
+
 impl Relay {
     /// What TCP has to say of a connection.
     pub fn flow_event(&mut self, net: &mut Net<'_>, now: Time, flow: FlowId, event: FlowEvent) {
@@ -76,15 +89,7 @@ impl Relay {
             net.tcp.abort(flow);
             return;
         }
-        let conn = TargetConn::new(TargetConfig {
-            // A held write's unsolicited data is one staging page.
-            offers: Offers {
-                first_burst_length: u32::try_from(STAGE_LEN).expect("64 KiB"),
-                ..Offers::lan()
-            },
-            max_tasks: u16::try_from(SESSION_TASKS_MAX).expect("a small number"),
-            ..TargetConfig::default()
-        });
+        let conn = TargetConn::new(target_config());
         let key = LanKey(self.lans.insert(Lan {
             flow,
             conn: Box::new(conn),

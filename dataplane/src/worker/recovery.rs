@@ -203,3 +203,34 @@ impl Relay {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use sluice_config::MemoryBudget;
+    use sluice_proto::iscsi::InitiatorConn;
+
+    use super::super::task::{Task, TaskKey, WanTask};
+    use super::super::{lan::Lan, nexus::Nexus};
+    use super::{SESSION_TASKS_MAX, TASKS_MAX};
+
+    /// The budget is checked before anything is allocated, by a crate that knows no room of
+    /// this one: what it takes a session and a command for must not be less than they are.
+    #[test]
+    fn the_budget_covers_sessions_and_commands() {
+        let bytes = |len: usize| u64::try_from(len).expect("small");
+        assert_eq!(bytes(SESSION_TASKS_MAX), MemoryBudget::TASKS_PER_SESSION);
+        assert_eq!(bytes(TASKS_MAX), MemoryBudget::TASKS_MAX);
+        let task = size_of::<Task>() + size_of::<WanTask>() + 2 * size_of::<TaskKey>();
+        assert!(
+            bytes(task) <= MemoryBudget::TASK_BYTES,
+            "{task} bytes a command"
+        );
+        let session = super::super::login::target_config().connection_len()
+            + size_of::<Lan>()
+            + 2 * (size_of::<Nexus>() + size_of::<InitiatorConn>());
+        assert!(
+            bytes(session) <= MemoryBudget::SESSION_BYTES,
+            "{session} bytes a session"
+        );
+    }
+}

@@ -101,14 +101,13 @@ impl Checker<'_> {
             self.pages("wan_receive_kib", raw.iscsi.wan_receive_kib.as_ref(), 256);
         let session_bytes = budget::session_bytes(wan_send_bytes, wan_receive_bytes);
 
-        let frames_min = budget::frames_bytes_min(ports.len(), session_bytes) / MIB;
+        let frames_min = budget::frames_bytes_min(ports, session_bytes) / MIB;
         let frames_bytes = self.hugepages("frames_mib", own.frames_mib.as_ref(), 128, frames_min);
         // Directory, one segment to write, one to move live records to, one to spare.
         let log_bytes = self.hugepages("log_mib", own.log_mib.as_ref(), 256, 8);
-        let sessions_fit =
-            budget::sessions_that_fit(frames_bytes, ports.len(), session_bytes).max(1);
+        let sessions_fit = budget::sessions_that_fit(frames_bytes, ports, session_bytes).max(1);
         let sessions_max = match raw.iscsi.sessions_max.as_ref() {
-            // Half of what fits: the rest is for packets on their way and for reads.
+            // Half of what fits: the rest is for packets on their way and for flows that close.
             None => (sessions_fit / 2).max(1),
             Some(at) => match u32::try_from(*at.get_ref()) {
                 Ok(sessions) if (1..=sessions_fit).contains(&sessions) => sessions,
@@ -153,10 +152,11 @@ impl Checker<'_> {
             wan_send_bytes,
             wan_receive_bytes,
         };
-        let budget = MemoryBudget::derive(&dataplane, &iscsi, ports.len());
+        let budget = MemoryBudget::derive(&dataplane, &iscsi, ports, 0);
         assert!(
             !self.faults.is_empty()
-                || budget.ports_bytes + budget.flows_bytes <= budget.frames_bytes,
+                || budget.ports_bytes + budget.staging_bytes + budget.flows_bytes
+                    <= budget.frames_bytes,
             "sessions_max was checked against the same sums"
         );
         (dataplane, iscsi)
