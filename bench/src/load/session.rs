@@ -145,6 +145,12 @@ impl Session {
             .expect("the caller has looked at the window");
     }
 
+    /// Asks the target for a sign of life. A restarted peer does not know the
+    /// connection, and says so only when something is sent on it.
+    pub fn ping(&mut self) {
+        self.conn.ping();
+    }
+
     /// Writes what is queued and reads what is there; true if anything moved.
     ///
     /// # Errors

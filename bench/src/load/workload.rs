@@ -18,6 +18,8 @@ pub const STAMP_LEN: u32 = 4096;
 /// Attempts at a command that the target answers BUSY or TASK SET FULL.
 const RETRIES_MAX: u32 = 64;
 const SILENCE_MAX: Duration = Duration::from_secs(30);
+/// So long without an answer, and the target is pinged.
+const PING_AFTER: Duration = Duration::from_secs(1);
 /// Between two attempts to log in again.
 const LOGIN_PAUSE: Duration = Duration::from_millis(50);
 
@@ -178,6 +180,7 @@ impl Workload {
     pub fn run(mut self, mut session: Session, login: &Login) -> Result<Report, RunError> {
         let begun = Instant::now();
         let mut last_done = begun;
+        let mut last_ping = begun;
         loop {
             let stop = self.issued >= self.plan.count || begun.elapsed() >= self.plan.time_max;
             self.resubmit(&mut session);
@@ -199,6 +202,9 @@ impl Workload {
                 last_done = now;
             } else if under_way && now - last_done > SILENCE_MAX {
                 turned = Err(session.silent(SILENCE_MAX).into());
+            } else if now - last_done.max(last_ping) > PING_AFTER {
+                session.ping();
+                last_ping = now;
             }
             match turned {
                 Ok(true) => {}
