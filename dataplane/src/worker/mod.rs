@@ -2,7 +2,7 @@
 //!
 //! The way of a write, top to bottom: [`step`] takes frames and hands TCP
 //! segments to their flow; [`admit`] turns a computer's stream into commands
-//! and puts data in its place; [`write`] gives it room, an order and an answer;
+//! and puts data in its place; [`mod@write`] gives it room, an order and an answer;
 //! [`flush`] carries it to the storage and frees it when it is durable there.
 //! [`read`] and [`pass`] are the ways of the other commands, [`login`] and
 //! [`wan`] the lives of the two sides' sessions, [`upkeep`] what time brings,
