@@ -263,7 +263,12 @@ impl Relay {
             }
             return;
         }
-        self.volume_mut(key).retry_at = now + RETRY_PAUSE;
+        let volume = self.volume_mut(key);
+        volume.retry_at = now + RETRY_PAUSE;
+        if received.is_some_and(|received| received.sense.refuses_write_for_good()) {
+            // Nothing more is acknowledged for it; what is in the log stays, and is tried again.
+            self.doubt(now, key);
+        }
     }
 
     /// Every unsynced record of the volume is to be sent again. Answers to what

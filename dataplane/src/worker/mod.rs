@@ -6,7 +6,8 @@
 //! [`flush`] carries it to the storage and frees it when it is durable there.
 //! [`read`] and [`pass`] are the ways of the other commands, [`login`] and
 //! [`wan`] the lives of the two sides' sessions, [`upkeep`] what time brings,
-//! [`recovery`] what a start finds, [`publish`] what operators see.
+//! [`recovery`] what a start finds, [`publish`] what operators see,
+//! [`writable`] whether the storage takes writes at all.
 //!
 //! Not for: anything that reads a clock, or a byte of a protocol (that is
 //! `sluice_proto`'s).
@@ -27,6 +28,7 @@ pub mod task;
 pub mod upkeep;
 pub mod volume;
 pub mod wan;
+pub mod writable;
 pub mod write;
 
 pub use relay::{Mode, Relay, RelayConfig, Target};

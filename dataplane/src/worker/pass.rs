@@ -15,6 +15,7 @@ use super::admit::Refusal;
 use super::relay::{Net, Relay};
 use super::staging::{STAGE_LEN, StagePage};
 use super::task::{PASS_BYTES_MAX, PassTask, SyncTask, TaskKey, VolumeKey, Work};
+use super::writable::may_change;
 
 /// A range wider than this is drained as the whole volume: looking each of its
 /// granules up would cost more than the flush it spares.
@@ -55,8 +56,13 @@ impl Relay {
         access: Access,
         command: &CommandEvent,
     ) -> Result<Work, Refusal> {
+        let blocks_max = volume
+            .and_then(|volume| self.volume(volume).geometry)
+            .map_or(0, |geometry| geometry.blocks);
         let barrier = match access {
             Access::None => None,
+            // Beyond the volume: the storage refuses it, whatever it is.
+            _ if access.check(blocks_max).is_err() => Some(Access::Medium),
             // Transfer lengths that do not fit the blocks: the storage judges them.
             Access::Read { lba, blocks, .. } => Some(Access::Range {
                 lba,
@@ -200,9 +206,12 @@ impl Relay {
             (false, _) => 0,
         };
         self.answer(key, status, sense, moved);
-        let volume = self.tasks[key.0].volume;
+        let (volume, cdb) = (self.tasks[key.0].volume, self.tasks[key.0].cdb);
         self.forget(key);
         if let Some(volume) = volume {
+            if may_change(&cdb) {
+                self.doubt(now, volume);
+            }
             self.commit_behind(now, volume);
             self.release_durable(net, now, volume);
         }

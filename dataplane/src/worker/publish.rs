@@ -431,7 +431,7 @@ impl Relay {
             .iter()
             .any(|(_, nexus)| Some(nexus.target) == volume.target && nexus.is_ready());
         let records = self.flush.records(key.0) + volume.durable.len();
-        let state = if self.flush.failed(key.0) {
+        let state = if self.flush.failed(key.0) || (volume.refusal.is_some() && records > 0) {
             tables::VolumeState::Failed
         } else if !connected {
             tables::VolumeState::Disconnected

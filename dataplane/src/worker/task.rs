@@ -12,6 +12,7 @@ use sluice_proto::iscsi::TaskId;
 use sluice_proto::scsi::Access;
 
 use super::staging::{STAGE_LEN, StagePage};
+use super::writable::CheckStep;
 
 /// Slab keys, kept apart by type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -186,6 +187,13 @@ pub enum WanKind {
     Stray {
         volume: VolumeKey,
         record: Option<u32>,
+    },
+    /// The relay's own question whether a volume takes writes.
+    Check {
+        volume: VolumeKey,
+        step: CheckStep,
+        page: StagePage,
+        received: u32,
     },
     /// The relay's own question after login (capacity, caching mode).
     Probe {

@@ -65,6 +65,7 @@ impl Relay {
         self.sweep_lans(net, now);
         self.sweep_nexuses(net, now);
         for volume in self.volume_keys() {
+            self.recheck(now, volume);
             self.commit_behind(now, volume);
             self.release_durable(net, now, volume);
             self.flush_volume(now, volume);

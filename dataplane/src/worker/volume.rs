@@ -14,6 +14,7 @@ use sluice_proto::Time;
 use sluice_proto::cache::flush::policy::{FlushGate, FlushPolicy};
 use sluice_proto::scsi::Access;
 
+use super::nexus::SENSE_LEN;
 use super::task::{NexusKey, TaskKey, bars, overlap};
 
 /// Commands of computers that one volume serves at a time; sizes every list here.
@@ -48,6 +49,12 @@ pub struct Volume {
     /// Records have been sent since the volume was last drained: its flush
     /// keeps to its nexus.
     pub begun: bool,
+    /// Whether it takes writes is being asked; none is committed meanwhile.
+    pub in_doubt: bool,
+    /// Sense with which the storage refuses writes, and so do we.
+    pub refusal: Option<[u8; SENSE_LEN]>,
+    /// When that was asked last.
+    pub checked_at: Option<Time>,
     /// After a refused flush: not before this.
     pub retry_at: Time,
     /// The nexus whose WAN session carries the flush. Kept across its reconnects (C-8).
@@ -99,6 +106,9 @@ impl Volume {
             gate: FlushGate::new(now),
             strays: 0,
             begun: false,
+            in_doubt: false,
+            refusal: None,
+            checked_at: None,
             retry_at: Time::ZERO,
             flush_nexus: None,
             load: Duration::ZERO,
@@ -135,10 +145,13 @@ impl Volume {
         self.epoch += 1;
     }
 
+    /// Whether a write to the blocks may not be committed now.
     pub fn barrier_over(&self, lba: u64, blocks: u64) -> bool {
-        self.barriers
-            .iter()
-            .any(|(_, barrier)| bars(*barrier, lba, blocks))
+        self.in_doubt
+            || self
+                .barriers
+                .iter()
+                .any(|(_, barrier)| bars(*barrier, lba, blocks))
     }
 
     pub fn read_over(&self, lba: u64, blocks: u64) -> bool {

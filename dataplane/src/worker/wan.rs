@@ -285,6 +285,7 @@ impl Relay {
                         WanKind::FlushSync { .. }
                         | WanKind::Stray { record: None, .. }
                         | WanKind::Chunk { .. }
+                        | WanKind::Check { .. }
                         | WanKind::Probe { .. } => {
                             unreachable!("these commands have no data-out")
                         }
@@ -424,6 +425,12 @@ impl Relay {
                 self.volume_mut(volume).strays -= 1;
                 self.flush_volume(now, volume);
             }
+            WanKind::Check {
+                volume,
+                step,
+                page,
+                received,
+            } => self.check_answered(net, now, volume, step, (page, received), (status, sense)),
             WanKind::Probe {
                 step,
                 page,
@@ -541,14 +548,15 @@ impl Relay {
             ProbeStep::CachingMode => {
                 let mode =
                     ModeSense::from_cdb(&ModeSense::caching_page_cdb(192)).expect("our own CDB");
-                let wce = good
-                    .then(|| mode.parse(data))
-                    .flatten()
-                    .and_then(|state| state.wce);
+                let state = good.then(|| mode.parse(data)).flatten();
                 let target = self.nexuses[key.0].target;
                 if let Some(volume) = self.find_volume(target, lun) {
+                    let volume = self.volume_mut(volume);
                     // Unknown counts as a volatile cache: a needless SYNCHRONIZE CACHE loses nothing.
-                    self.volume_mut(volume).storage_wce = wce.unwrap_or(true);
+                    volume.storage_wce = state.and_then(|state| state.wce).unwrap_or(true);
+                    if state.is_some_and(|state| state.write_protected) {
+                        volume.refusal = Some(Sense::WRITE_PROTECTED.fixed());
+                    }
                 }
                 self.next_lun(key)
             }
@@ -614,7 +622,9 @@ impl Relay {
                     let sense = Sense::COMMUNICATION_FAILURE.fixed();
                     self.pass_answered(net, now, task, ScsiStatus::CHECK_CONDITION, &sense);
                 }
-                WanKind::Probe { page, .. } => self.staging.give(page),
+                WanKind::Probe { page, .. } | WanKind::Check { page, .. } => {
+                    self.staging.give(page)
+                }
             }
         }
         for volume in self.volume_keys() {
@@ -685,7 +695,9 @@ fn store_data_in(
     };
     let end = u32::try_from(offset + bytes.len()).expect("transfer lengths have 32 bits");
     match &mut wan_task.kind {
-        WanKind::Chunk { page, received, .. } | WanKind::Probe { page, received, .. } => {
+        WanKind::Chunk { page, received, .. }
+        | WanKind::Check { page, received, .. }
+        | WanKind::Probe { page, received, .. } => {
             put(*page, offset, bytes);
             *received = end;
         }

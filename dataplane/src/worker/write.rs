@@ -120,6 +120,9 @@ impl Relay {
             }
             return;
         }
+        if let Some(sense) = volume.refusal {
+            return self.give_up(key, ScsiStatus::CHECK_CONDITION, &sense);
+        }
         if ordering {
             volume.close_epoch();
         }

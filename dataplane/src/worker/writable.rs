@@ -1,0 +1,152 @@
+//! Whether the storage takes writes to a volume at all. A write acknowledged
+//! for a volume that is write protected, or has no medium, could never be
+//! flushed (C-4): so what may have changed that is asked about before another
+//! write is committed, and while the storage refuses, the relay refuses too,
+//! with the storage's own sense.
+
+use std::time::Duration;
+
+use sluice_proto::Time;
+use sluice_proto::iscsi::Direction;
+use sluice_proto::scsi::mode::ModeSense;
+use sluice_proto::scsi::{ScsiStatus, Sense, SenseKey, opcode, sense};
+
+use super::nexus::SENSE_LEN;
+use super::relay::{Net, Relay};
+use super::staging::StagePage;
+use super::task::{VolumeKey, WanKind};
+
+/// Bytes asked for of a caching mode page with its header.
+const MODE_LEN: u8 = 192;
+/// Refused writes ask the storage again this often, in case it was set right
+/// by another way than through the relay.
+const RECHECK_PERIOD: Duration = Duration::from_secs(1);
+
+/// The two questions of a check, in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CheckStep {
+    /// TEST UNIT READY.
+    Ready,
+    /// MODE SENSE, for the WP bit of its header (SPC-5).
+    Protected,
+}
+
+/// Commands that can change whether a volume takes writes.
+pub(super) fn may_change(cdb: &[u8; 16]) -> bool {
+    matches!(
+        cdb[0],
+        opcode::MODE_SELECT_6
+            | opcode::MODE_SELECT_10
+            | opcode::START_STOP_UNIT
+            | opcode::FORMAT_UNIT
+            | opcode::SANITIZE
+    )
+}
+
+impl Relay {
+    /// From here on writes wait to be committed until the storage has answered.
+    pub(super) fn doubt(&mut self, now: Time, key: VolumeKey) {
+        self.volume_mut(key).in_doubt = true;
+        self.check(now, key, CheckStep::Ready);
+    }
+
+    /// Asks a check's question, or leaves it to the sweep when there is no way to.
+    pub(super) fn check(&mut self, now: Time, key: VolumeKey, step: CheckStep) {
+        let Some(target) = self.volume(key).target else {
+            return;
+        };
+        let nexus = self
+            .nexuses
+            .iter()
+            .find(|(_, nexus)| nexus.target == target && nexus.is_ready() && nexus.window() > 0)
+            .map(|(at, _)| super::task::NexusKey(at));
+        let full = self.wan_tasks.len() == self.wan_tasks.capacity();
+        let (Some(nexus), false) = (nexus, full) else {
+            return;
+        };
+        let Some(page) = self.staging.take() else {
+            return;
+        };
+        let (cdb, data) = match step {
+            CheckStep::Ready => ([0; 16], Direction::None),
+            CheckStep::Protected => {
+                let cdb = ModeSense::caching_page_cdb(MODE_LEN);
+                (cdb, Direction::In(u32::from(MODE_LEN)))
+            }
+        };
+        let lun = self.volume(key).lun;
+        self.volume_mut(key).checked_at = Some(now);
+        let kind = WanKind::Check {
+            volume: key,
+            step,
+            page,
+            received: 0,
+        };
+        self.submit(now, nexus, kind, lun, cdb, data);
+    }
+
+    /// A check has been answered.
+    pub(super) fn check_answered(
+        &mut self,
+        net: &mut Net<'_>,
+        now: Time,
+        key: VolumeKey,
+        step: CheckStep,
+        answer: (StagePage, u32),
+        ended: (ScsiStatus, &[u8]),
+    ) {
+        let (page, received) = answer;
+        let (status, bytes) = ended;
+        let data = &self.staging.bytes(net.pool, page)[..received as usize];
+        let mode =
+            ModeSense::from_cdb(&ModeSense::caching_page_cdb(MODE_LEN)).expect("our own CDB");
+        let protected = mode.parse(data).is_some_and(|state| state.write_protected);
+        self.staging.give(page);
+        let found = sense::parse(bytes).map(|received| received.sense);
+        match (status, found) {
+            (
+                ScsiStatus::CHECK_CONDITION,
+                Some(Sense {
+                    key: SenseKey::UNIT_ATTENTION,
+                    ..
+                }),
+            )
+            | (ScsiStatus::BUSY | ScsiStatus::TASK_SET_FULL, _) => {
+                if status == ScsiStatus::CHECK_CONDITION
+                    && let Some(nexus) = self.volume(key).flush_nexus
+                {
+                    let lun = self.volume(key).lun;
+                    self.keep_unit_attention(nexus, lun, bytes);
+                }
+                self.volume_mut(key).checked_at = None;
+            }
+            (ScsiStatus::CHECK_CONDITION, _) if step == CheckStep::Ready => {
+                let mut kept = [0; SENSE_LEN];
+                let len = bytes.len().min(SENSE_LEN);
+                kept[..len].copy_from_slice(&bytes[..len]);
+                self.settle(now, key, Some(kept));
+            }
+            _ if step == CheckStep::Ready => self.check(now, key, CheckStep::Protected),
+            _ => self.settle(now, key, protected.then(|| Sense::WRITE_PROTECTED.fixed())),
+        }
+    }
+
+    /// It is known again: what waited is committed, or refused as the storage would.
+    pub(super) fn settle(&mut self, now: Time, key: VolumeKey, refusal: Option<[u8; SENSE_LEN]>) {
+        let volume = self.volume_mut(key);
+        volume.in_doubt = false;
+        volume.refusal = refusal;
+        self.commit_behind(now, key);
+    }
+
+    /// Asks again what could not be asked, and now and then what was refused.
+    pub(super) fn recheck(&mut self, now: Time, key: VolumeKey) {
+        let volume = self.volume(key);
+        let rested = volume
+            .checked_at
+            .is_none_or(|at| now.since(at) >= RECHECK_PERIOD);
+        if (volume.in_doubt || volume.refusal.is_some()) && rested {
+            self.check(now, key, CheckStep::Ready);
+        }
+    }
+}
