@@ -1,5 +1,6 @@
 //! The poll-mode data plane: frames in, frames out, one worker a core.
 
+pub mod checksum;
 pub mod driver;
 pub mod net;
 pub mod start;

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use arrayvec::ArrayVec;
 use sluice_dataplane::net::{
-    Drop, NeighbourLimits, PortConfig, RouteConfig, Router, RouterConfig, TxQueues, checksum_sum,
+    Drop, NeighbourLimits, PortConfig, RouteConfig, Router, RouterConfig, TxQueues,
 };
 use sluice_hugepages::pool::{BURST_LEN, Burst, Pool};
 use sluice_proto::Time;
@@ -46,7 +46,7 @@ fn packet(destination: Ipv4Addr, len: u16, ttl: u8, protocol: u8, port: u16) -> 
     frame[22..24].copy_from_slice(&[ttl, protocol]);
     frame[26..30].copy_from_slice(&COMPUTER.octets());
     frame[30..34].copy_from_slice(&destination.octets());
-    let sum = !checksum_sum(&frame[14..34]);
+    let sum = !sluice_dataplane::checksum::sum(&frame[14..34]);
     frame[24..26].copy_from_slice(&sum.to_be_bytes());
     frame[36..38].copy_from_slice(&port.to_be_bytes());
     if protocol == 6 {

@@ -186,7 +186,7 @@ impl Bench {
             let destination = destinations.next().expect("an endless circle");
             packet[30..34].copy_from_slice(&destination.octets());
             packet[24..26].copy_from_slice(&[0, 0]);
-            let sum = !sluice_dataplane::net::checksum_sum(&packet[14..34]);
+            let sum = !sluice_dataplane::checksum::sum(&packet[14..34]);
             packet[24..26].copy_from_slice(&sum.to_be_bytes());
             write(&mut self.pool, frame, &packet);
         }

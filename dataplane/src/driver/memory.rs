@@ -14,10 +14,10 @@ use sluice_hugepages::pool::{
     BURST_LEN, Burst, Checksum, FRAME_LEN, Frame, HEADROOM, PAGE_LEN, Pool,
 };
 
-use super::checksum;
 use super::parts;
 use super::port::{Driver, PortInfo};
 use super::{ETHERNET_HEADER_LEN, PortStats};
+use crate::checksum;
 
 /// A memory port to make.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -23,7 +23,6 @@
 
 pub mod af_packet;
 pub mod af_xdp;
-pub mod checksum;
 pub mod device;
 mod error;
 pub mod faults;

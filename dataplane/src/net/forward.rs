@@ -6,7 +6,6 @@ use std::net::Ipv4Addr;
 use sluice_hugepages::pool::{Frame, GsoKind, HEADROOM, Pool};
 use sluice_proto::Time;
 
-use super::checksum;
 use super::drops::Drop;
 use super::ethernet::ETHERNET_LEN;
 use super::fib::NextHopId;
@@ -16,6 +15,7 @@ use super::ipv4::{IPV4_LEN, Ipv4Header, Options, TcpHeader};
 use super::neighbour::Slot;
 use super::router::{NextHop, Router, Step};
 use super::tx::TxQueues;
+use crate::checksum;
 
 /// Who made a packet, and so who hears of its failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

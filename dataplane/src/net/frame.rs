@@ -6,6 +6,7 @@
 use sluice_hugepages::pool::{Checksum, Frame, Pool};
 
 use super::ethernet::ETHERNET_LEN;
+use crate::checksum;
 
 /// [`ETHERNET_LEN`] as frames count.
 const LINK: u16 = 14;
@@ -79,7 +80,7 @@ pub(super) fn complete_checksum(pool: &mut Pool, frame: &mut Frame) -> bool {
         return true;
     };
     frame.checksum = Checksum::InPacket;
-    super::checksum::complete(pool.bytes_mut(frame), start, offset)
+    checksum::complete(pool.bytes_mut(frame), start, offset).is_ok()
 }
 
 /// Copies between two frames, a piece at a time through the stack: the pool

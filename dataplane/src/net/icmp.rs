@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use sluice_proto::Time;
 
-use super::checksum;
 use super::ipv4::{IPV4_LEN, Ipv4Header, PROTOCOL_ICMP};
+use crate::checksum;
 
 /// Bytes of an ICMP header.
 pub(super) const ICMP_LEN: usize = 8;

@@ -3,13 +3,13 @@
 
 use sluice_hugepages::pool::Frame;
 
-use super::checksum;
 use super::drops::Drop;
 use super::ethernet::ETHERNET_LEN;
 use super::frame::{complete_checksum, pull_link, trim};
 use super::icmp::{self, IcmpError};
 use super::ipv4::{Ipv4Header, PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP, TcpHeader};
 use super::router::{Router, Step};
+use crate::checksum;
 
 /// A TCP segment for the relay: to an intercepted address and port, or to one
 /// of its own addresses.

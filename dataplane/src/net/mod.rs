@@ -17,7 +17,6 @@
 //! Not for connections (the TCP room), drivers, or policy: what is intercepted
 //! and where packets go is told by the configuration.
 
-mod checksum;
 mod classify;
 mod config;
 mod drops;
@@ -36,7 +35,6 @@ mod rows;
 mod tests;
 mod tx;
 
-pub use checksum::{complete as complete_checksum, sum as checksum_sum};
 pub use config::{
     MTU_MAX, MTU_MIN, Mac, NeighbourLimits, PORTS_MAX, PortConfig, RouteConfig, RouterConfig,
     RouterError,

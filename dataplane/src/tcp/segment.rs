@@ -14,7 +14,7 @@ use smoltcp::wire::{
 };
 
 use super::keyed::FourTuple;
-use crate::net::{checksum_sum, complete_checksum};
+use crate::checksum;
 
 /// An IPv4 header as this room writes it, without options.
 pub(super) const IPV4_HEADER_LEN: usize = 20;
@@ -87,7 +87,7 @@ impl Segment {
         if checksum == Checksum::InPacket
             && add(
                 pseudo_sum(source, destination, ipv4.payload()),
-                checksum_sum(ipv4.payload()),
+                checksum::sum(ipv4.payload()),
             ) != 0xffff
         {
             return Err(Unfit::Checksum);
@@ -242,7 +242,7 @@ pub(super) fn fill_checksum(packet: &mut [u8]) {
     leave_partial_checksum(packet);
     let [start, offset] = PARTIAL;
     assert!(
-        complete_checksum(packet, start, offset),
+        checksum::complete(packet, start, offset).is_ok(),
         "the packet has a TCP header"
     );
 }
@@ -250,8 +250,8 @@ pub(super) fn fill_checksum(packet: &mut [u8]) {
 fn pseudo_sum(source: Ipv4Addr, destination: Ipv4Addr, segment: &[u8]) -> u16 {
     let len = u16::try_from(segment.len()).expect("a packet is below 64 KiB");
     let ends = add(
-        checksum_sum(&source.octets()),
-        checksum_sum(&destination.octets()),
+        checksum::sum(&source.octets()),
+        checksum::sum(&destination.octets()),
     );
     add(ends, add(u16::from(u8::from(IpProtocol::Tcp)), len))
 }

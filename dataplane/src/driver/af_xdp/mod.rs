@@ -32,11 +32,11 @@ use self::socket::{
     CHUNK_LEN, Desc, FrameMemory, Mode, RX_RING_LEN, TX_RING_LEN, XdpSocket, probe_zero_copy,
     retry_busy,
 };
-use super::checksum;
 use super::device::Device;
 use super::parts;
 use super::port::{Driver, PortInfo};
 use super::{ETHERNET_HEADER_LEN, PortError, PortStats};
+use crate::checksum;
 
 /// What the kernel keeps free in front of a received packet (`XDP_PACKET_HEADROOM`).
 const XDP_PACKET_HEADROOM: u32 = 256;

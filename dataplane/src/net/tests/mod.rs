@@ -17,6 +17,7 @@ use sluice_hugepages::pool::{Burst, Checksum, Frame, Gso, Pool};
 use sluice_proto::Time;
 
 use super::*;
+use crate::checksum;
 
 pub(super) const LAN: u8 = 0;
 pub(super) const WAN: u8 = 1;

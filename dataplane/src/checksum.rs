@@ -1,4 +1,5 @@
-//! The Internet checksum (RFC 1071) and its incremental update (RFC 1624).
+//! The Internet checksum (RFC 1071), its incremental update (RFC 1624), and the
+//! completion of one that a sender left to its network card.
 
 /// One's complement sum of `bytes`, folded, not complemented, in host order.
 /// An odd last byte counts as the high half of a word.
@@ -68,23 +69,29 @@ pub fn fill_ipv4(header: &mut [u8]) {
     header[10..12].copy_from_slice(&checksum.to_be_bytes());
 }
 
-/// Completes a transport checksum that was left partial: the pseudo-header
-/// sum stands at `start + offset`, the sum runs from `start` to the end.
-/// False if the field does not lie in the bytes.
-#[must_use]
-pub fn complete(bytes: &mut [u8], start: u16, offset: u16) -> bool {
-    let Some(covered) = bytes.get_mut(usize::from(start)..) else {
-        return false;
-    };
+/// The marks of a partial checksum point outside of the packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MarkOutside;
+
+/// Completes a partial checksum: sums `bytes[start..]`, in which the
+/// pseudo-header's sum stands at `start + offset`, and stores the complement
+/// there (RFC 1071; RFC 768 for the zero of UDP).
+///
+/// `start` and `offset` are bytes, as in [`sluice_hugepages::pool::Checksum::Partial`].
+///
+/// # Errors
+/// The two bytes at `start + offset` do not lie in `bytes`; it is unchanged.
+pub fn complete(bytes: &mut [u8], start: u16, offset: u16) -> Result<(), MarkOutside> {
+    let covered = bytes.get_mut(usize::from(start)..).ok_or(MarkOutside)?;
     let checksum = !sum(covered);
-    let Some(field) = covered.get_mut(usize::from(offset)..usize::from(offset) + 2) else {
-        return false;
-    };
+    let field = covered
+        .get_mut(usize::from(offset)..usize::from(offset) + 2)
+        .ok_or(MarkOutside)?;
     // RFC 768: a UDP checksum that computes to zero is sent as all ones; for
     // TCP both are the same number.
     let checksum = if checksum == 0 { 0xffff } else { checksum };
     field.copy_from_slice(&checksum.to_be_bytes());
-    true
+    Ok(())
 }
 
 #[cfg(test)]
@@ -136,5 +143,26 @@ mod tests {
             fill_ipv4(&mut header);
             prop_assert_eq!(updated, u16::from_be_bytes([header[10], header[11]]));
         }
+    }
+    proptest! {
+        #[test]
+        fn completed_sums_to_all_ones(mut bytes in proptest::collection::vec(any::<u8>(), 20..300), start in 0u16..10) {
+            let before = naive(&bytes[usize::from(start)..]);
+            complete(&mut bytes, start, 6).unwrap();
+            // The field held the pseudo-header's sum; a receiver sums it again with its own.
+            let field = usize::from(start) + 6;
+            let sum = u16::from_be_bytes([bytes[field], bytes[field + 1]]);
+            let expected = match !before { 0 => 0xffff, sum => sum };
+            prop_assert_eq!(sum, expected);
+        }
+    }
+
+    #[test]
+    fn marks_outside_change_nothing() {
+        let mut bytes = [7u8; 20];
+        assert_eq!(complete(&mut bytes, 21, 0), Err(MarkOutside));
+        assert_eq!(complete(&mut bytes, 10, 9), Err(MarkOutside));
+        assert_eq!(bytes, [7u8; 20]);
+        assert_eq!(complete(&mut bytes, 10, 8), Ok(()));
     }
 }
