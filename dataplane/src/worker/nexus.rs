@@ -23,7 +23,11 @@ pub const TARGET_LUNS_MAX: usize = 16;
 pub const SENSE_LEN: usize = 18;
 
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
-const BACKOFF_LAST: Duration = Duration::from_secs(5);
+/// Two retransmissions fit, at 1 and 3 s. Waiting longer, a timeout that TCP
+/// doubles each time would outlast an outage; a new connection begins afresh.
+const STALL_MAX: Duration = Duration::from_secs(6);
+/// After an outage this is what the first flush waits for.
+const BACKOFF_LAST: Duration = Duration::from_secs(2);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WanState {
@@ -79,6 +83,11 @@ pub struct Nexus {
     /// In the worker's list of connections to serve.
     pub queued: bool,
     pub last_heard: Time,
+    /// Bytes given to the connection's stream, and those that its peer is known to have.
+    pub sent: u64,
+    pub acknowledged: u64,
+    /// When bytes were last acknowledged, or none were outstanding.
+    pub progressed: Time,
     pub pinged: Option<Time>,
     pub logins: u64,
     pub commands: u64,
@@ -89,6 +98,18 @@ pub struct Nexus {
 impl Nexus {
     pub fn is_ready(&self) -> bool {
         self.state == WanState::Ready
+    }
+
+    /// Looks at how far the peer's TCP is; true if it has been given bytes and
+    /// has acknowledged none for [`STALL_MAX`]. A storage that is merely slow
+    /// acknowledges all the same.
+    pub fn is_stalled(&mut self, now: Time, unacknowledged: usize) -> bool {
+        let acknowledged = self.sent.saturating_sub(unacknowledged as u64);
+        if unacknowledged == 0 || acknowledged > self.acknowledged {
+            self.acknowledged = acknowledged;
+            self.progressed = now;
+        }
+        now.since(self.progressed) >= STALL_MAX
     }
 
     /// Commands that the storage's window still takes.

@@ -147,6 +147,11 @@ impl Relay {
                     self.refuse_waiting_login(net, now, key, login_status::SERVICE_UNAVAILABLE);
                 }
                 WanState::Ready => {
+                    let unacknowledged = nexus.flow.map_or(0, |flow| net.tcp.unacknowledged(flow));
+                    if nexus.is_stalled(now, unacknowledged) {
+                        self.lose_wan(net, now, key);
+                        continue;
+                    }
                     let silence = self.config.silence_max;
                     match nexus.pinged {
                         Some(since) if nexus.last_heard > since => nexus.pinged = None,

@@ -69,6 +69,7 @@ impl Relay {
                 let nexus = &mut self.nexuses[key.0];
                 nexus.flow = Some(flow);
                 nexus.conn = Some(Box::new(conn));
+                (nexus.sent, nexus.acknowledged) = (0, 0);
                 nexus.state = WanState::Connecting;
                 nexus.state_deadline = now + STEP_MAX;
                 self.bind(flow, Side::Wan(key));
@@ -82,6 +83,7 @@ impl Relay {
         nexus.state = WanState::LoggingIn;
         nexus.state_deadline = now + STEP_MAX;
         nexus.last_heard = now;
+        nexus.progressed = now;
         self.touch_nexus(key);
     }
 
@@ -295,6 +297,7 @@ impl Relay {
             if sent == 0 {
                 break;
             }
+            nexus.sent += sent as u64;
         }
     }
 
