@@ -66,6 +66,10 @@ pub struct Storage {
     pub latency_max: Duration,
     pub busy_percent: u64,
     pub torn: u64,
+    /// The command window of sessions to come.
+    pub window: u16,
+    /// Answers no command while set; pings it does.
+    pub hangs: bool,
     sessions: Vec<Session>,
     next_token: u64,
     next_tsih: u16,
@@ -82,6 +86,8 @@ impl Storage {
             latency_max: Duration::from_millis(2),
             busy_percent: 0,
             torn: 0,
+            window: TargetConfig::default().max_tasks,
+            hangs: false,
             sessions: Vec::new(),
             next_token: 1,
             next_tsih: 1,
@@ -101,7 +107,10 @@ impl Storage {
             .expect("a fresh socket");
         self.sessions.push(Session {
             handle,
-            conn: Box::new(TargetConn::new(TargetConfig::default())),
+            conn: Box::new(TargetConn::new(TargetConfig {
+                max_tasks: self.window,
+                ..TargetConfig::default()
+            })),
             isid: None,
             open: false,
             pending: Vec::new(),
@@ -129,6 +138,33 @@ impl Storage {
         for session in &mut self.sessions {
             session.pending.clear();
         }
+    }
+
+    /// Sends these bytes on every session, whatever is due.
+    pub fn babble(&mut self, bytes: &[u8]) {
+        for session in &self.sessions {
+            let socket = self.host.socket(session.handle);
+            if socket.can_send() {
+                let _ = socket.send_slice(bytes);
+            }
+        }
+    }
+
+    /// The storage resets its LUN without losing a session: its cache is gone,
+    /// and the next command of each nexus hears of it.
+    pub fn reset(&mut self) {
+        self.visible.clone_from(&self.media);
+        self.changed = true;
+        for session in &mut self.sessions {
+            session.pending.clear();
+            session.attention = true;
+        }
+    }
+
+    /// The volume grows, or shrinks.
+    pub fn resize(&mut self, blocks: usize) {
+        self.visible.resize(blocks, 0);
+        self.media.resize(blocks, 0);
     }
 
     /// One block of the cache goes to stable media by itself.
@@ -301,10 +337,11 @@ impl Storage {
     }
 
     fn execute(&mut self, now: Time, at: usize, random: &mut Random) {
-        while let Some(which) = self.sessions[at]
-            .pending
-            .iter()
-            .position(|pending| pending.complete && pending.due <= now)
+        while !self.hangs
+            && let Some(which) = self.sessions[at]
+                .pending
+                .iter()
+                .position(|pending| pending.complete && pending.due <= now)
         {
             let pending = self.sessions[at].pending.remove(which);
             let (status, sense, answer) = self.perform(at, &pending, random);
@@ -370,7 +407,16 @@ impl Storage {
             self.counters.busy += 1;
             return (ScsiStatus::BUSY, Vec::new(), Vec::new());
         }
-        match (cdb[0], scsi::classify(cdb)) {
+        let access = scsi::classify(cdb);
+        if let Err(sense) = access.and_then(|access| access.check(self.media.len() as u64)) {
+            return check(sense);
+        }
+        if let Ok(Access::Read { blocks, .. }) = access
+            && pending.command.expected_len as usize != blocks as usize * BLOCK_LEN
+        {
+            return check(Sense::INVALID_FIELD_IN_CDB);
+        }
+        match (cdb[0], access) {
             (opcode::SERVICE_ACTION_IN_16, _) => {
                 let mut answer = vec![0; 32];
                 answer[..8].copy_from_slice(&(self.media.len() as u64 - 1).to_be_bytes());

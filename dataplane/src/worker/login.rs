@@ -89,7 +89,9 @@ impl Relay {
             net.tcp.abort(flow);
             return;
         }
-        let conn = TargetConn::new(target_config());
+        let config = target_config();
+        let slots = config.slots();
+        let conn = TargetConn::new(config);
         let key = LanKey(self.lans.insert(Lan {
             flow,
             conn: Box::new(conn),
@@ -97,7 +99,7 @@ impl Relay {
             local,
             computer,
             nexus: None,
-            tasks: vec![None; SESSION_TASKS_MAX].into_boxed_slice(),
+            tasks: vec![None; slots].into_boxed_slice(),
             last_heard: now,
             pinged: None,
             pages_out: Vec::with_capacity(self.staging.total_pages()),

@@ -31,7 +31,7 @@ pub mod wan;
 pub mod writable;
 pub mod write;
 
-pub use relay::{Mode, Relay, RelayConfig, Target};
+pub use relay::{Mode, Relay, RelayConfig, Target, Usage};
 pub use step::{Io, Next, Worker};
 
 use sluice_hugepages::log::VolumeId;

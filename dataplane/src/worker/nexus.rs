@@ -53,6 +53,8 @@ pub struct Probe {
     pub step: Option<ProbeStep>,
     /// Unit attentions and busy answers met at this step.
     pub tries: u32,
+    /// The question is out. If not, it waits for a window or a staging page.
+    pub asked: bool,
 }
 
 #[derive(Debug)]

@@ -64,18 +64,14 @@ impl Relay {
             // Beyond the volume: the storage refuses it, whatever it is.
             _ if access.check(blocks_max).is_err() => Some(Access::Medium),
             // Transfer lengths that do not fit the blocks: the storage judges them.
-            Access::Read { lba, blocks, .. } => Some(Access::Range {
+            Access::Read { lba, blocks, .. } => Some(narrow(lba, u64::from(blocks), false)),
+            Access::Write { lba, blocks, .. } => Some(narrow(lba, u64::from(blocks), true)),
+            Access::Range {
                 lba,
-                blocks: u64::from(blocks),
-                changes: false,
-            }),
-            Access::Write { lba, blocks, .. } => Some(Access::Range {
-                lba,
-                blocks: u64::from(blocks),
-                changes: true,
-            }),
-            Access::Range { blocks, .. } if blocks <= RANGE_BLOCKS_MAX => Some(access),
-            Access::Range { .. } | Access::Sync { .. } | Access::Medium => Some(Access::Medium),
+                blocks,
+                changes,
+            } => Some(narrow(lba, blocks, changes)),
+            Access::Sync { .. } | Access::Medium => Some(Access::Medium),
         };
         let len = command.expected_len as usize;
         if len > PASS_BYTES_MAX || (command.read && command.write) {
@@ -274,5 +270,18 @@ impl Relay {
             Work::Pass(pass) => pass,
             _ => unreachable!("the caller knows the task for a passing command"),
         }
+    }
+}
+
+/// What to drain before a command on these blocks passes: them, or everything
+/// where looking for them would cost more.
+fn narrow(lba: u64, blocks: u64, changes: bool) -> Access {
+    if blocks > RANGE_BLOCKS_MAX {
+        return Access::Medium;
+    }
+    Access::Range {
+        lba,
+        blocks,
+        changes,
     }
 }

@@ -112,6 +112,21 @@ impl Counters {
     }
 }
 
+/// How much is in use: see [`Relay::usage`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Usage {
+    /// Connections of computers.
+    pub sessions: usize,
+    pub nexuses: usize,
+    pub tasks: usize,
+    pub wan_tasks: usize,
+    pub staging_pages: usize,
+    /// Commands that wait for room or for a page.
+    pub held: usize,
+    /// Log segments that are not free.
+    pub segments: usize,
+}
+
 #[derive(Debug)]
 pub struct Relay {
     pub(super) config: RelayConfig,
@@ -190,6 +205,19 @@ impl Relay {
         self.volume_keys()
             .map(|key| self.flush.dirty_bytes(key.0))
             .sum()
+    }
+
+    /// What is taken of the tables and pages that bytes from outside can take.
+    pub fn usage(&self) -> Usage {
+        Usage {
+            sessions: self.lans.len(),
+            nexuses: self.nexuses.len(),
+            tasks: self.tasks.len(),
+            wan_tasks: self.wan_tasks.len(),
+            staging_pages: self.staging.total_pages() - self.staging.free_pages(),
+            held: self.held.len() + self.starved.len(),
+            segments: self.log.room().segments_total - self.log.room().segments_free,
+        }
     }
 
     /// Nothing is left to flush, to sync, or to free.

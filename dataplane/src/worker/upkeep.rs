@@ -146,6 +146,7 @@ impl Relay {
                     self.lose_wan(net, now, key);
                     self.refuse_waiting_login(net, now, key, login_status::SERVICE_UNAVAILABLE);
                 }
+                WanState::Probing => self.ask(now, key),
                 WanState::Ready => {
                     let unacknowledged = nexus.flow.map_or(0, |flow| net.tcp.unacknowledged(flow));
                     if nexus.is_stalled(now, unacknowledged) {

@@ -318,7 +318,8 @@ impl Relay {
         }
     }
 
-    /// Sends one thing that the task wants; false if it wants no more.
+    /// Sends one thing that the task wants; false if it wants no more. A task on
+    /// the list wants something: one that is answered is on it no more.
     fn send_for(&mut self, now: Time, key: NexusKey, task_key: TaskKey) -> bool {
         let task = &mut self.tasks[task_key.0];
         let (lun, cdb, volume) = (task.lun, task.cdb, task.volume);
@@ -358,13 +359,18 @@ impl Relay {
                     cdb::read(lba, blocks),
                     Direction::In(len),
                 );
-                self.read_mut(task_key).chunks[at].state = ChunkState::Asked(wan_task);
+                let read = self.read_mut(task_key);
+                read.chunks[at].state = ChunkState::Asked(wan_task);
+                let wants_more = read
+                    .chunks
+                    .iter()
+                    .any(|chunk| chunk.state == ChunkState::Wanted);
                 self.volume_mut(volume).reads_out.push(ReadOut {
                     wan_task,
                     lba,
                     blocks: u64::from(blocks),
                 });
-                return true;
+                return wants_more;
             }
             Work::Pass(pass) if pass.read => Direction::In(expected),
             Work::Pass(pass) if pass.write => Direction::Out(expected),
@@ -446,14 +452,19 @@ impl Relay {
     }
 
     /// Asks the question that the nexus' probe stands at; the caller has logged in.
-    fn ask(&mut self, now: Time, key: NexusKey) {
-        let probe = &self.nexuses[key.0].probe;
+    /// Without room in the storage's window, or a page, the sweep asks again.
+    pub(super) fn ask(&mut self, now: Time, key: NexusKey) {
+        let nexus = &self.nexuses[key.0];
+        let probe = &nexus.probe;
         let Some(step) = probe.step else { return };
         let lun = probe.luns.get(probe.at).copied().unwrap_or(0);
+        if probe.asked || nexus.window() == 0 || self.wan_tasks.len() == self.wan_tasks.capacity() {
+            return;
+        }
         let Some(page) = self.staging.take() else {
-            // Every page is out: the sweep asks again.
             return;
         };
+        self.nexuses[key.0].probe.asked = true;
         let cdb = match step {
             ProbeStep::ReportLuns => cdb::report_luns(PROBE_LEN),
             ProbeStep::Capacity16 => cdb::read_capacity_16(32),
@@ -502,6 +513,7 @@ impl Relay {
         let len = received as usize;
         bytes[..len].copy_from_slice(&self.staging.bytes(net.pool, page)[..len]);
         self.staging.give(page);
+        self.nexuses[key.0].probe.asked = false;
         let data = &bytes[..len];
         let attention = status == ScsiStatus::CHECK_CONDITION
             && sense::parse(sense)

@@ -68,7 +68,10 @@ impl Default for TargetConfig {
 }
 
 impl TargetConfig {
-    fn slots(&self) -> usize {
+    /// Commands outstanding at a time, immediate ones included: every
+    /// [`TaskId`] is below it.
+    #[must_use]
+    pub fn slots(&self) -> usize {
         usize::from(self.max_tasks + IMMEDIATE_TASKS_MAX)
     }
 

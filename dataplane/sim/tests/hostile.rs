@@ -1,0 +1,218 @@
+//! Bytes that nobody should send, from computers and from the storage: each
+//! ends its own connection or command, is counted, leaves nothing behind, and
+//! another session on the same worker goes on (C-17).
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test ends where its site does not hold"
+)]
+
+mod site;
+
+use std::time::Duration;
+
+use site::{BLOCKS, Pdu, Session, Site, op};
+use sluice_proto::scsi::cdb;
+
+const GOOD: u8 = 0;
+
+/// A site with a bystander, whose session must not notice anything.
+struct Hostile {
+    site: Site,
+    bystander: Session,
+    writes: u32,
+}
+
+impl Hostile {
+    fn new(mut site: Site) -> Self {
+        let bystander = site.login(1, 1, 1);
+        let mut hostile = Self {
+            site,
+            bystander,
+            writes: 0,
+        };
+        hostile.check();
+        hostile
+    }
+
+    /// The bystander writes, and reads what it wrote.
+    fn check(&mut self) {
+        self.writes += 1;
+        let lba = u64::from(900 + self.writes % 50);
+        let Self {
+            site, bystander, ..
+        } = self;
+        assert_eq!(site.write(bystander, lba, self.writes), Some(GOOD));
+        assert_eq!(site.read(bystander, lba), Some((GOOD, Some(self.writes))));
+    }
+
+    /// Nothing of the other sessions is left, after they have gone.
+    fn is_clean(&mut self, seconds: u64) {
+        // The bystander answers no pings: it must say something before it is asked.
+        for _ in 0..=seconds / 3 {
+            self.site.run(Duration::from_secs(3));
+            self.check();
+        }
+        self.site.run(Duration::from_secs(4));
+        let usage = self.site.usage();
+        assert_eq!(
+            (
+                usage.sessions,
+                usage.tasks,
+                usage.wan_tasks,
+                usage.staging_pages,
+                usage.held
+            ),
+            (1, 0, 0, 0, 0),
+            "{usage:?}"
+        );
+        assert_eq!(usage.nexuses, 1, "{usage:?}");
+    }
+}
+
+#[test]
+fn garbage_ends_its_own_connection_and_is_counted() {
+    let mut hostile = Hostile::new(Site::new());
+    let oversize = Pdu::new(op::NOP_OUT | op::IMMEDIATE, 0x80, 9).at(5, &[0xff, 0xff, 0xff]);
+    let with_header = Pdu::new(op::COMMAND, 0x81, 9).at(4, &[0xff]).word(24, 1);
+    let cases: Vec<(&str, Vec<u8>)> = vec![
+        ("an opcode of a target", Pdu::new(0x21, 0x80, 9).bytes()),
+        ("an opcode of nobody", Pdu::new(0x1f, 0x80, 9).bytes()),
+        ("a data segment of 16 MiB", oversize.bytes()),
+        ("an additional header of 1020 bytes", with_header.bytes()),
+        ("a second login", Site::login_pdu(0, 0, 1).bytes()),
+        (
+            "a gap in CmdSN",
+            Pdu::new(op::COMMAND, 0x81, 9).word(24, 5).bytes(),
+        ),
+        (
+            "more immediate data than expected",
+            Pdu::new(op::COMMAND, 0xa1, 9)
+                .word(24, 1)
+                .word(20, 4)
+                .data(&[0; 512])
+                .bytes(),
+        ),
+    ];
+    for (name, bytes) in cases {
+        let before = hostile.site.counter("iscsi_violation");
+        let session = hostile.site.login(0, 0, 1);
+        hostile.site.send(&session, &bytes);
+        hostile.site.run(Duration::from_millis(200));
+        assert!(!hostile.site.is_open(&session), "{name}");
+        assert_eq!(
+            hostile.site.counter("iscsi_violation"),
+            before + 1,
+            "{name}"
+        );
+        hostile.check();
+    }
+    hostile.is_clean(5);
+}
+
+#[test]
+fn logins_with_garbage_keys_are_refused() {
+    let mut hostile = Hostile::new(Site::new());
+    for text in [
+        &b"InitiatorName"[..],
+        b"=\0=\0=\0",
+        b"InitiatorName=\0TargetName=\0",
+        b"InitiatorName=x\0MaxBurstLength=99999999999999999999\0TargetName=y\0",
+        b"\xff\xfe\0\0\0\0",
+        b"InitiatorName=iqn.a\0TargetName=iqn.2004-03.example.sim:nobody\0SessionType=Normal\0",
+    ] {
+        let session = hostile.site.connect(0);
+        let login = Site::login_pdu(0, 0, 1).data(text);
+        hostile.site.send(&session, &login.bytes());
+        hostile.site.run(Duration::from_millis(200));
+        let answer = hostile.site.next_pdu(&session);
+        let refused = answer.is_none_or(|pdu| pdu.header[36] != 0);
+        assert!(refused, "{:?}", String::from_utf8_lossy(text));
+        hostile.check();
+    }
+    // One that stops in the middle of a header waits for its deadline, not longer.
+    let silent = hostile.site.connect(0);
+    hostile.site.send(&silent, &[0x43, 0x87, 0]);
+    hostile.is_clean(20);
+}
+
+/// Commands beside the window have task numbers of their own.
+#[test]
+fn a_full_window_and_immediate_commands_beside_it() {
+    let mut hostile = Hostile::new(Site::new());
+    let mut session = hostile.site.login(0, 0, 1);
+    for lba in 0..128 {
+        let write = Site::command(&mut session, 0x20, 512, &cdb::write(lba, 1));
+        hostile.site.send(&session, &write.bytes());
+    }
+    for _ in 0..6 {
+        let mut inquiry = Site::command(&mut session, 0x40, 36, &[0x12, 0, 0, 0, 36]);
+        inquiry.header[0] |= op::IMMEDIATE;
+        session.cmd_sn -= 1;
+        hostile.site.send(&session, &inquiry.bytes());
+    }
+    hostile.check();
+    hostile.site.close(&session);
+    hostile.is_clean(15);
+}
+
+#[test]
+fn blocks_beyond_the_volume_and_beyond_reason() {
+    let mut hostile = Hostile::new(Site::new());
+    let mut session = hostile.site.login(0, 0, 1);
+    for lba in [
+        BLOCKS as u64,
+        1 << 40,
+        1 << 52,
+        1 << 61,
+        u64::MAX - 1,
+        u64::MAX,
+    ] {
+        for opcode in [0x88, 0x8a, 0x8f, 0x91, 0x93, 0x89, 0x8b, 0x9e] {
+            for blocks in [0_u32, 1, 0xffff_ffff] {
+                let mut cdb = [0; 16];
+                cdb[0] = opcode;
+                cdb[1] = if opcode == 0x9e { 0x12 } else { 0 };
+                cdb[2..10].copy_from_slice(&lba.to_be_bytes());
+                cdb[10..14].copy_from_slice(&blocks.to_be_bytes());
+                let command = Site::command(&mut session, 0, 0, &cdb);
+                hostile.site.send(&session, &command.bytes());
+                let answer = hostile.site.finish(&session, command.itt());
+                assert!(answer.is_some(), "{opcode:#x} of {blocks} at {lba:#x}");
+            }
+        }
+    }
+    // All of the volume's blocks, and every one of 32 bits, with no room for data.
+    for blocks in [1024, u32::MAX] {
+        let command = Site::command(&mut session, 0x40, 0, &cdb::read(0, blocks));
+        hostile.site.send(&session, &command.bytes());
+        assert!(hostile.site.finish(&session, command.itt()).is_some());
+    }
+    hostile.site.close(&session);
+    hostile.is_clean(15);
+}
+
+/// A storage that takes one command at a time: its window is closed when the last chunk of a read is out.
+#[test]
+fn a_storage_with_a_window_of_one() {
+    let mut hostile = Hostile::new(Site::with(|storage| storage.window = 1));
+    let mut session = hostile.site.login(0, 0, 1);
+    for lba in 0..20 {
+        assert_eq!(
+            hostile
+                .site
+                .read(&mut session, lba)
+                .map(|(status, _)| status),
+            Some(GOOD)
+        );
+    }
+    let large = Site::command(&mut session, 0x40, 1024 * 512, &cdb::read(0, 1024));
+    hostile.site.send(&session, &large.bytes());
+    let (status, data) = hostile
+        .site
+        .finish(&session, large.itt())
+        .expect("an answer");
+    assert_eq!((status, data.len()), (GOOD, 1024 * 512));
+    hostile.site.close(&session);
+    hostile.is_clean(15);
+}

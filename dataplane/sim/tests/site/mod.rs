@@ -1,0 +1,462 @@
+//! A small site for tests that speak iSCSI byte by byte: two computers, the
+//! real worker on memory ports, and the model storage, on links without loss.
+//!
+//! A [`Session`] is a TCP connection and nothing more: what goes over it is
+//! the test's to say, right or wrong.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::time::Duration;
+
+use sluice_dataplane::driver::Port;
+use sluice_dataplane::driver::memory::MemorySpec;
+use sluice_dataplane::net::{PortConfig, Router, RouterConfig};
+use sluice_dataplane::tcp::{Buffers, Tcp, TcpConfig};
+use sluice_dataplane::worker::{Io, Mode, Relay, RelayConfig, Target, Usage, Worker};
+use sluice_hugepages::log::Log;
+use sluice_hugepages::pool::Pool;
+use sluice_hugepages::region::Region;
+use sluice_proto::Time;
+use sluice_proto::cache::flush::policy::FlushPolicy;
+use sluice_sim::block::{self, BLOCK_LEN};
+use sluice_sim::host::Host;
+use sluice_sim::random::Random;
+use sluice_sim::storage::{LUN, PORT, Storage};
+use smoltcp::iface::SocketHandle;
+use smoltcp::socket::tcp::State;
+
+pub const BLOCKS: usize = 1024;
+pub const TARGETS: [&str; 2] = [
+    "iqn.2004-03.example.sim:vol0",
+    "iqn.2004-03.example.sim:vol1",
+];
+const COMPUTERS: [Ipv4Addr; 2] = [Ipv4Addr::new(198, 18, 0, 10), Ipv4Addr::new(198, 18, 0, 11)];
+const RELAY_LAN: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
+const RELAY_WAN: Ipv4Addr = Ipv4Addr::new(198, 19, 0, 1);
+const STORAGE: Ipv4Addr = Ipv4Addr::new(198, 19, 0, 10);
+
+#[allow(dead_code, reason = "each test file uses its share")]
+/// Opcodes of RFC 7143 11.1.1 that these tests send or wait for.
+pub mod op {
+    pub const NOP_OUT: u8 = 0x00;
+    pub const COMMAND: u8 = 0x01;
+    pub const TASK_MANAGEMENT: u8 = 0x02;
+    pub const LOGIN: u8 = 0x03;
+    pub const DATA_OUT: u8 = 0x05;
+    pub const LOGOUT: u8 = 0x06;
+    pub const RESPONSE: u8 = 0x21;
+    pub const LOGIN_RESPONSE: u8 = 0x23;
+    pub const DATA_IN: u8 = 0x25;
+    pub const IMMEDIATE: u8 = 0x40;
+}
+
+/// A PDU as it comes or goes, without digests.
+#[derive(Clone, Debug)]
+pub struct Pdu {
+    pub header: [u8; 48],
+    pub data: Vec<u8>,
+}
+
+impl Pdu {
+    pub fn new(opcode: u8, flags: u8, itt: u32) -> Self {
+        let mut header = [0; 48];
+        header[0] = opcode;
+        header[1] = flags;
+        header[16..20].copy_from_slice(&itt.to_be_bytes());
+        Self {
+            header,
+            data: Vec::new(),
+        }
+    }
+
+    pub fn at(mut self, at: usize, bytes: &[u8]) -> Self {
+        self.header[at..at + bytes.len()].copy_from_slice(bytes);
+        self
+    }
+
+    pub fn word(self, at: usize, word: u32) -> Self {
+        self.at(at, &word.to_be_bytes())
+    }
+
+    pub fn data(mut self, data: &[u8]) -> Self {
+        let len = u32::try_from(data.len()).unwrap().to_be_bytes();
+        self.header[5..8].copy_from_slice(&len[1..]);
+        self.data = data.to_vec();
+        self
+    }
+
+    pub fn bytes(&self) -> Vec<u8> {
+        let mut bytes = self.header.to_vec();
+        bytes.extend_from_slice(&self.data);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes
+    }
+
+    pub fn opcode(&self) -> u8 {
+        self.header[0] & 0x3f
+    }
+
+    pub fn itt(&self) -> u32 {
+        u32::from_be_bytes(self.header[16..20].try_into().unwrap())
+    }
+
+    pub fn status(&self) -> u8 {
+        self.header[3]
+    }
+}
+
+/// A connection of a computer, and where its numbers stand.
+#[derive(Clone, Copy, Debug)]
+pub struct Session {
+    computer: usize,
+    handle: SocketHandle,
+    pub cmd_sn: u32,
+    pub itt: u32,
+}
+
+pub struct Site {
+    pub now: Time,
+    pub worker: Worker,
+    pub storage: Storage,
+    ports: Vec<Port>,
+    computers: [Host; 2],
+    received: Vec<(SocketHandle, usize, Vec<u8>)>,
+    random: Random,
+    next_port: u16,
+}
+
+impl Site {
+    pub fn new() -> Self {
+        Self::with(|_| ())
+    }
+
+    pub fn with(change: impl FnOnce(&mut Storage)) -> Self {
+        let mut random = Random::new(7);
+        let mut storage = Storage::new(STORAGE, RELAY_WAN, BLOCKS, random.draw());
+        storage.latency_max = Duration::from_micros(100);
+        change(&mut storage);
+        let log = Region::anonymous(24 * 1024 * 1024);
+        let (worker, ports) = start(log, &mut random, Time::from_millis(1));
+        let host = |at: usize| {
+            let mac = [2, 0, 0, 0, 0, 0x10 + u8::try_from(at).unwrap()];
+            Host::new(COMPUTERS[at], RELAY_LAN, mac, 11 + at as u64)
+        };
+        Self {
+            now: Time::from_millis(1),
+            worker,
+            storage,
+            ports,
+            computers: [host(0), host(1)],
+            received: Vec::new(),
+            random,
+            next_port: 40_000,
+        }
+    }
+
+    #[allow(dead_code, reason = "each test file uses its share")]
+    /// The process dies, and another begins with what it left behind.
+    pub fn restart(mut self) -> Self {
+        let region = self.worker.into_log().into_region();
+        (self.worker, self.ports) = start(region, &mut self.random, self.now);
+        self
+    }
+
+    pub fn usage(&self) -> Usage {
+        self.worker.relay.usage()
+    }
+
+    pub fn run(&mut self, time: Duration) {
+        let end = self.now + time;
+        while self.now < end {
+            self.round();
+            let mut next = self.worker.deadline().min(self.storage.deadline(self.now));
+            for computer in &mut self.computers {
+                next = next.min(computer.deadline(self.now));
+            }
+            let mut hosts = self.computers.iter().chain([&self.storage.host]);
+            if hosts.any(|host| !host.wire.received.is_empty()) {
+                next = self.now;
+            }
+            self.now = next.max(self.now + Duration::from_micros(20)).min(end);
+        }
+    }
+
+    fn round(&mut self) {
+        let now = self.now;
+        for (at, computer) in self.computers.iter_mut().enumerate() {
+            computer.poll(now);
+            for (handle, owner, bytes) in &mut self.received {
+                if *owner == at {
+                    let socket = computer.socket(*handle);
+                    while socket.can_recv() {
+                        let _ = socket.recv(|new| {
+                            bytes.extend_from_slice(new);
+                            (new.len(), ())
+                        });
+                    }
+                }
+            }
+            computer.poll(now);
+        }
+        self.storage.step(now, &mut self.random);
+        for _ in 0..64 {
+            self.carry();
+            let mut io = Io {
+                ports: &mut self.ports,
+                control: None,
+            };
+            if !self.worker.step(now, &mut io).did_work {
+                break;
+            }
+        }
+        self.carry();
+    }
+
+    fn carry(&mut self) {
+        let pool = &mut self.worker.pool;
+        let lan = self.ports[0].memory_mut().unwrap();
+        let mut bytes = Vec::new();
+        while lan.take(pool, &mut bytes) {
+            for computer in &mut self.computers {
+                computer.wire.received.push_back(bytes.clone());
+            }
+        }
+        for computer in &mut self.computers {
+            while let Some(frame) = computer.wire.sent.pop_front() {
+                let _ = lan.inject(pool, &frame);
+            }
+        }
+        let wan = self.ports[1].memory_mut().unwrap();
+        while wan.take(pool, &mut bytes) {
+            self.storage.host.wire.received.push_back(bytes.clone());
+        }
+        while let Some(frame) = self.storage.host.wire.sent.pop_front() {
+            let _ = wan.inject(pool, &frame);
+        }
+    }
+
+    pub fn connect(&mut self, computer: usize) -> Session {
+        let handle = self.computers[computer].open();
+        self.next_port += 1;
+        self.computers[computer].connect(handle, (STORAGE, PORT), self.next_port);
+        self.received.push((handle, computer, Vec::new()));
+        self.run(Duration::from_millis(20));
+        Session {
+            computer,
+            handle,
+            cmd_sn: 1,
+            itt: 1,
+        }
+    }
+
+    pub fn send(&mut self, session: &Session, bytes: &[u8]) {
+        let mut rest = bytes;
+        for _ in 0..10_000 {
+            let socket = self.computers[session.computer].socket(session.handle);
+            if rest.is_empty() || !socket.may_send() {
+                break;
+            }
+            let sent = socket.send_slice(rest).unwrap();
+            rest = &rest[sent..];
+            self.run(Duration::from_micros(200));
+        }
+    }
+
+    /// Ends the computer's side of the connection: FIN.
+    pub fn close(&mut self, session: &Session) {
+        self.computers[session.computer]
+            .socket(session.handle)
+            .close();
+    }
+
+    pub fn is_open(&mut self, session: &Session) -> bool {
+        self.computers[session.computer]
+            .socket(session.handle)
+            .state()
+            == State::Established
+    }
+
+    /// The next PDU that has come, waiting for it a second at most.
+    pub fn next_pdu(&mut self, session: &Session) -> Option<Pdu> {
+        for _ in 0..1000 {
+            if let Some(pdu) = self.take_pdu(session) {
+                return Some(pdu);
+            }
+            self.run(Duration::from_millis(1));
+        }
+        None
+    }
+
+    fn take_pdu(&mut self, session: &Session) -> Option<Pdu> {
+        let (_, _, bytes) = self
+            .received
+            .iter_mut()
+            .find(|(handle, owner, _)| (*handle, *owner) == (session.handle, session.computer))?;
+        let header: [u8; 48] = *bytes.first_chunk()?;
+        let len = u32::from_be_bytes([0, header[5], header[6], header[7]]) as usize;
+        let end = (48 + len).next_multiple_of(4);
+        if bytes.len() < end {
+            return None;
+        }
+        let data = bytes[48..48 + len].to_vec();
+        bytes.drain(..end);
+        Some(Pdu { header, data })
+    }
+
+    pub fn login_pdu(computer: usize, target: usize, isid: u8) -> Pdu {
+        let text = format!(
+            "InitiatorName=iqn.2004-03.example.sim:computer{computer}\0\
+             TargetName={}\0SessionType=Normal\0InitialR2T=Yes\0ImmediateData=Yes\0",
+            TARGETS[target]
+        );
+        Pdu::new(op::LOGIN | op::IMMEDIATE, 0x87, 0)
+            .at(8, &[0x80, 0, 0, 0, 0, isid])
+            .word(24, 1)
+            .data(text.as_bytes())
+    }
+
+    /// A session that has logged in.
+    pub fn login(&mut self, computer: usize, target: usize, isid: u8) -> Session {
+        let mut session = self.connect(computer);
+        self.send(&session, &Self::login_pdu(computer, target, isid).bytes());
+        let answer = self.next_pdu(&session).expect("an answer to the login");
+        assert_eq!(
+            (answer.opcode(), answer.header[36]),
+            (op::LOGIN_RESPONSE, 0),
+            "login status class"
+        );
+        // Takes the unit attention that every new session is met with.
+        let ready = Self::command(&mut session, 0, 0, &[0; 6]);
+        self.send(&session, &ready.bytes());
+        self.finish(&session, ready.itt()).expect("a status");
+        session
+    }
+
+    pub fn command(session: &mut Session, flags: u8, len: u32, cdb: &[u8]) -> Pdu {
+        Self::command_to(LUN, session, flags, len, cdb)
+    }
+
+    pub fn command_to(lun: u64, session: &mut Session, flags: u8, len: u32, cdb: &[u8]) -> Pdu {
+        let pdu = Pdu::new(op::COMMAND, 0x81 | flags, session.itt)
+            .at(8, &lun.to_be_bytes())
+            .word(20, len)
+            .word(24, session.cmd_sn)
+            .at(32, cdb);
+        session.itt += 1;
+        session.cmd_sn += 1;
+        pdu
+    }
+
+    /// The status of the task, and the data that came before it.
+    pub fn finish(&mut self, session: &Session, itt: u32) -> Option<(u8, Vec<u8>)> {
+        let mut data = Vec::new();
+        while let Some(pdu) = self.next_pdu(session) {
+            if pdu.itt() != itt {
+                continue;
+            }
+            match pdu.opcode() {
+                op::DATA_IN => {
+                    data.extend_from_slice(&pdu.data);
+                    if pdu.header[1] & 1 != 0 {
+                        return Some((pdu.status(), data));
+                    }
+                }
+                op::RESPONSE => return Some((pdu.status(), data)),
+                _ => {}
+            }
+        }
+        None
+    }
+
+    pub fn write(&mut self, session: &mut Session, lba: u64, number: u32) -> Option<u8> {
+        let mut data = [0; BLOCK_LEN];
+        block::fill(&mut data, number, lba);
+        let len = u32::try_from(BLOCK_LEN).unwrap();
+        let cdb = sluice_proto::scsi::cdb::write(lba, 1);
+        let pdu = Self::command(session, 0x20, len, &cdb).data(&data);
+        self.send(session, &pdu.bytes());
+        self.finish(session, pdu.itt()).map(|(status, _)| status)
+    }
+
+    pub fn read(&mut self, session: &mut Session, lba: u64) -> Option<(u8, Option<u32>)> {
+        let len = u32::try_from(BLOCK_LEN).unwrap();
+        let cdb = sluice_proto::scsi::cdb::read(lba, 1);
+        let pdu = Self::command(session, 0x40, len, &cdb);
+        self.send(session, &pdu.bytes());
+        let (status, data) = self.finish(session, pdu.itt())?;
+        let number = (data.len() == BLOCK_LEN)
+            .then(|| block::number(&data, lba))
+            .flatten();
+        Some((status, number))
+    }
+
+    pub fn counter(&self, name: &str) -> u64 {
+        let rows = self.worker.relay.counters.rows();
+        rows.iter()
+            .find(|(row, _)| *row == name)
+            .expect("a counter")
+            .1
+    }
+}
+
+fn start(log: Region, random: &mut Random, now: Time) -> (Worker, Vec<Port>) {
+    let (log, recovery) = Log::open(log).expect("a log of our own making");
+    let mut pool = Pool::anonymous(512);
+    let config = RelayConfig {
+        mode: Mode::Transparent,
+        targets: TARGETS
+            .iter()
+            .map(|name| Target {
+                name: (*name).to_owned(),
+                address: SocketAddrV4::new(STORAGE, PORT),
+                initiators: Vec::new(),
+                shared: false,
+                luns: vec![LUN],
+                wan_address: RELAY_WAN,
+            })
+            .collect(),
+        flush: FlushPolicy {
+            threshold_bytes: 1 << 20,
+            stop_bytes: 0,
+            period: Duration::from_secs(2),
+            load_max: Duration::MAX,
+        },
+        wait_max: Duration::from_secs(10),
+        sessions_max: 8,
+        staging_pages: 96,
+        wan_buffers: Buffers {
+            rx_pages: 4,
+            tx_pages: 4,
+        },
+        silence_max: Duration::from_secs(5),
+        seed: random.draw(),
+    };
+    let port = |index: u8| {
+        Port::memory(&MemorySpec {
+            name: format!("port{index}"),
+            index,
+            mac: [2, 0, 0, 0, 0, index + 1],
+            gso: false,
+            ..MemorySpec::default()
+        })
+    };
+    let net = |name: &str, index: u8, address| PortConfig {
+        name: name.to_owned(),
+        mac: [2, 0, 0, 0, 0, index + 1],
+        address,
+        prefix_len: 24,
+        mtu: 1500,
+    };
+    let router = Router::new(RouterConfig {
+        ports: vec![net("lan", 0, RELAY_LAN), net("wan", 1, RELAY_WAN)],
+        intercepts: vec![(STORAGE, PORT)],
+        ..RouterConfig::default()
+    })
+    .expect("a valid configuration");
+    let mut tcp = Tcp::new(TcpConfig::new(32, 1500, random.seed()));
+    tcp.listen(SocketAddrV4::new(STORAGE, PORT));
+    let relay = Relay::new(config, log, &recovery, &mut pool, now).expect("the pool holds it");
+    (
+        Worker::new(pool, router, tcp, relay),
+        vec![port(0), port(1)],
+    )
+}
