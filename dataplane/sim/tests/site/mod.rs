@@ -122,6 +122,8 @@ pub struct Site {
     received: Vec<(SocketHandle, usize, Vec<u8>)>,
     random: Random,
     next_port: u16,
+    /// Called before and after every step of the worker.
+    pub around_step: [fn(); 2],
 }
 
 impl Site {
@@ -149,6 +151,7 @@ impl Site {
             received: Vec::new(),
             random,
             next_port: 40_000,
+            around_step: [|| (), || ()],
         }
     }
 
@@ -204,7 +207,10 @@ impl Site {
                 ports: &mut self.ports,
                 control: None,
             };
-            if !self.worker.step(now, &mut io).did_work {
+            self.around_step[0]();
+            let did_work = self.worker.step(now, &mut io).did_work;
+            self.around_step[1]();
+            if !did_work {
                 break;
             }
         }
