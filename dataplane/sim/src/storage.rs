@@ -52,6 +52,7 @@ pub struct StorageCounters {
     pub reads: u64,
     pub syncs: u64,
     pub power_failures: u64,
+    pub resets: u64,
     pub reinstated: u64,
     pub busy: u64,
     pub destaged: u64,
@@ -153,10 +154,10 @@ impl Storage {
     /// The storage resets its LUN without losing a session: its cache is gone,
     /// and the next command of each nexus hears of it.
     pub fn reset(&mut self) {
+        self.counters.resets += 1;
         self.visible.clone_from(&self.media);
         self.changed = true;
         for session in &mut self.sessions {
-            session.pending.clear();
             session.attention = true;
         }
     }

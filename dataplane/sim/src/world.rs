@@ -360,13 +360,14 @@ impl World {
             return;
         }
         self.next_fault = now + Duration::from_millis(300 + self.random.of(6000));
-        match self.random.of(4) {
+        match self.random.of(5) {
             0 | 1 => {
                 self.cuts += 1;
                 self.set_cut(true);
                 self.cut_until = now + Duration::from_millis(self.random.of(4000));
             }
             2 => self.crash(),
+            3 => self.storage.reset(),
             _ => self.storage.fail_power(),
         }
     }
@@ -420,6 +421,7 @@ impl World {
             ("wan_cuts", self.cuts),
             ("relay_crashes", self.crashes),
             ("storage_power_failures", storage.power_failures),
+            ("storage_resets", storage.resets),
             ("storage_reinstatements", storage.reinstated),
             ("storage_busy", storage.busy),
             ("storage_writes", storage.writes),

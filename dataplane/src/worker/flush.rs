@@ -11,7 +11,7 @@ use sluice_proto::Time;
 use sluice_proto::cache::flush::policy::{Pace, VolumeView};
 use sluice_proto::cache::flush::{FlushAction, FlushLimits, Outcome};
 use sluice_proto::iscsi::{Command, Direction, TaskAttribute};
-use sluice_proto::scsi::{ScsiStatus, SenseKey, cdb, sense};
+use sluice_proto::scsi::{ScsiStatus, Sense, SenseKey, cdb, sense};
 
 use super::relay::{Net, Relay};
 use super::task::{NexusKey, TaskKey, VolumeKey, WanKind, WanTask, Work, WriteState};
@@ -87,7 +87,7 @@ impl Relay {
         };
         let volume = self.volume_mut(key);
         // A stray write could land on what is sent after it (C-6).
-        if volume.strays > 0 || now < volume.retry_at {
+        if volume.misfit || volume.strays > 0 || now < volume.retry_at {
             return false;
         }
         let policy = volume.policy;
@@ -231,7 +231,7 @@ impl Relay {
     ) {
         let unsupported = status == ScsiStatus::CHECK_CONDITION
             && sense::parse(sense)
-                .is_some_and(|received| received.sense.key == SenseKey::ILLEGAL_REQUEST);
+                .is_some_and(|received| received.sense == Sense::INVALID_COMMAND_OPERATION_CODE);
         if unsupported {
             // The command is optional (SBC-4): a storage without it has no cache to synchronize.
             self.volume_mut(key).storage_wce = false;

@@ -206,6 +206,8 @@ impl Relay {
         self.forget(key);
         if let Some(volume) = volume {
             if may_change(&cdb) {
+                // Its write cache may be on now: a needless SYNCHRONIZE CACHE loses nothing.
+                self.volume_mut(volume).storage_wce = true;
                 self.doubt(now, volume);
             }
             self.commit_behind(now, volume);

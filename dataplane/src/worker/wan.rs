@@ -413,6 +413,9 @@ impl Relay {
         } else {
             (status, sense)
         };
+        if status == ScsiStatus::CHECK_CONDITION {
+            self.heed_attention(nexus, kind, sense);
+        }
         match kind {
             WanKind::Flush { volume, record } => {
                 self.volume_mut(volume).sample_load(now.since(sent));
@@ -448,6 +451,28 @@ impl Relay {
             } => {
                 self.probe_answered(net, now, nexus, step, page, lun, received, status, sense);
             }
+        }
+    }
+
+    /// A unit attention comes once, on whichever command is next: a read or a
+    /// passing command may take what the flusher must know.
+    fn heed_attention(&mut self, nexus: NexusKey, kind: WanKind, sense: &[u8]) {
+        let volume = match kind {
+            WanKind::Chunk { volume, .. }
+            | WanKind::Check { volume, .. }
+            | WanKind::Stray { volume, .. } => Some(volume),
+            WanKind::Forward { task } => self.tasks[task.0].volume,
+            // The flusher looks for itself; before readiness nothing is unsynced.
+            WanKind::Flush { .. } | WanKind::FlushSync { .. } | WanKind::Probe { .. } => None,
+        };
+        let (Some(volume), Some(received)) = (volume, sense::parse(sense)) else {
+            return;
+        };
+        if received.sense.is_reset() && self.volume(volume).flush_nexus == Some(nexus) {
+            self.flush_lost(volume);
+        }
+        if received.sense == Sense::MODE_PARAMETERS_CHANGED {
+            self.volume_mut(volume).storage_wce = true;
         }
     }
 
