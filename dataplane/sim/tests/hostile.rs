@@ -13,8 +13,11 @@ use std::time::Duration;
 
 use site::{BLOCKS, Pdu, Session, Site, op};
 use sluice_proto::scsi::cdb;
+use sluice_sim::block;
+use sluice_sim::storage::LUN;
 
 const GOOD: u8 = 0;
+const CHECK_CONDITION: u8 = 2;
 
 /// A site with a bystander, whose session must not notice anything.
 struct Hostile {
@@ -215,4 +218,120 @@ fn a_storage_with_a_window_of_one() {
     assert_eq!((status, data.len()), (GOOD, 1024 * 512));
     hostile.site.close(&session);
     hostile.is_clean(15);
+}
+
+/// A volume that grows while the log has records of it.
+#[test]
+fn a_capacity_that_changes_at_the_next_login() {
+    let mut hostile = Hostile::new(Site::new());
+    let mut first = hostile.site.login(0, 0, 1);
+    assert_eq!(hostile.site.write(&mut first, 5, 77), Some(GOOD));
+    for (blocks, isid) in [(4 * BLOCKS, 2), (BLOCKS / 2, 3)] {
+        hostile.site.storage.resize(blocks);
+        let mut again = hostile.site.login(0, 0, isid);
+        assert!(
+            hostile
+                .site
+                .write(&mut again, blocks as u64 - 1, 78)
+                .is_some()
+        );
+        let beyond = hostile.site.write(&mut again, blocks as u64, 79);
+        assert_eq!(beyond, Some(CHECK_CONDITION));
+        assert_eq!(hostile.site.read(&mut again, 5), Some((GOOD, Some(77))));
+        hostile.site.close(&again);
+        hostile.site.run(Duration::from_secs(3));
+    }
+    hostile.site.storage.resize(BLOCKS);
+    hostile.site.close(&first);
+    hostile.is_clean(15);
+}
+
+/// Another name for the volume must not lead around its cache.
+#[test]
+fn one_volume_by_other_luns() {
+    let mut hostile = Hostile::new(Site::new());
+    let mut session = hostile.site.login(0, 0, 1);
+    assert_eq!(hostile.site.write(&mut session, 7, 42), Some(GOOD));
+    let mut read = |lun: u64| {
+        let command = Site::command_to(lun, &mut session, 0x40, 512, &cdb::read(7, 1));
+        hostile.site.send(&session, &command.bytes());
+        hostile.site.finish(&session, command.itt()).unwrap()
+    };
+    let (status, data) = read(0x4001 << 48);
+    assert_eq!((status, block::number(&data, 7)), (GOOD, Some(42)));
+    for lun in [LUN | 1, 0x8001 << 48, 0x0101 << 48, u64::MAX] {
+        assert_eq!(read(lun).0, CHECK_CONDITION, "{lun:#x}");
+    }
+    hostile.site.close(&session);
+    hostile.is_clean(15);
+}
+
+/// Data, aborts and a logout for tasks that are not there, or not any more.
+#[test]
+fn data_and_task_management_out_of_turn() {
+    let mut hostile = Hostile::new(Site::new());
+    let mut session = hostile.site.login(0, 0, 1);
+    let data_out = |itt: u32, ttt: u32| {
+        Pdu::new(op::DATA_OUT, 0x80, itt)
+            .word(20, ttt)
+            .data(&[1; 512])
+            .bytes()
+    };
+    hostile.site.send(&session, &data_out(999, 0));
+    let write = Site::command(&mut session, 0x20, 1024, &cdb::write(3, 2));
+    hostile.site.send(&session, &write.bytes());
+    for (tag, function) in (100..).zip([1, 2, 4, 5, 6, 7, 8, 99]) {
+        let abort = Pdu::new(op::TASK_MANAGEMENT | op::IMMEDIATE, 0x80 | function, tag)
+            .at(8, &LUN.to_be_bytes())
+            .word(20, write.itt())
+            .word(24, session.cmd_sn);
+        hostile.site.send(&session, &abort.bytes());
+    }
+    hostile.site.send(&session, &data_out(write.itt(), 0));
+    hostile.site.run(Duration::from_millis(100));
+    hostile.check();
+    assert_eq!(hostile.site.write(&mut session, 3, 5), Some(GOOD));
+    let logout = Pdu::new(op::LOGOUT | op::IMMEDIATE, 0x80, 500).word(24, session.cmd_sn);
+    hostile.site.send(&session, &logout.bytes());
+    hostile.is_clean(15);
+}
+
+/// What the storage should not send ends the storage's session; the computer's stays.
+#[test]
+fn garbage_from_the_storage() {
+    let r2t = Pdu::new(0x31, 0x80, 1).word(20, 7).word(44, 512).bytes();
+    let data = Pdu::new(op::DATA_IN, 0x81, 1)
+        .word(20, u32::MAX)
+        .data(&[9; 64]);
+    for bytes in [
+        vec![0xff; 48],
+        vec![0; 4096],
+        r2t,
+        data.bytes(),
+        Pdu::new(op::RESPONSE, 0x80, 77).bytes(),
+        Pdu::new(0x32, 0x80, 0).word(36, u32::MAX).bytes(),
+    ] {
+        let mut hostile = Hostile::new(Site::new());
+        let mut session = hostile.site.login(0, 0, 1);
+        assert_eq!(hostile.site.write(&mut session, 9, 1), Some(GOOD));
+        hostile.site.storage.babble(&bytes);
+        hostile.site.run(Duration::from_millis(50));
+        assert_eq!(hostile.site.read(&mut session, 9), Some((GOOD, Some(1))));
+        hostile.site.close(&session);
+        hostile.site.run(Duration::from_secs(1));
+    }
+}
+
+/// A process that ends loses nothing that it has acknowledged.
+#[test]
+fn a_write_survives_the_process() {
+    let mut site = Site::new();
+    let mut session = site.login(0, 0, 1);
+    assert_eq!(site.write(&mut session, 11, 4), Some(GOOD));
+    let mut site = site.restart();
+    site.run(Duration::from_secs(5));
+    assert_eq!(
+        (site.storage.media[11], site.worker.relay.is_drained()),
+        (4, true)
+    );
 }

@@ -8,6 +8,7 @@ use sluice_proto::scsi::{self, Access, ScsiStatus, Sense};
 use super::lan::LanState;
 use super::relay::{Net, Relay};
 use super::task::{LanKey, PassTask, SyncTask, Task, TaskKey, VolumeKey, Work, WriteState};
+use super::volume::lun_number;
 
 /// Bytes read from one connection a step, so that one sender cannot stall forwarding.
 pub const SERVE_BYTES_MAX: usize = 256 * 1024;
@@ -205,6 +206,15 @@ impl Relay {
                 );
             }
         };
+        if let Some(sense) = self.unreachable_unit(volume, command.lun, access) {
+            let sense = sense.fixed();
+            return self.refuse(lan, command.task, ScsiStatus::CHECK_CONDITION, &sense);
+        }
+        // The connection keeps the rest of a longer CDB; cut short it would be another command.
+        if command.cdb[0] == scsi::opcode::VARIABLE_LENGTH {
+            let sense = Sense::INVALID_COMMAND_OPERATION_CODE.fixed();
+            return self.refuse(lan, command.task, ScsiStatus::CHECK_CONDITION, &sense);
+        }
         if self.tasks.len() == self.tasks.capacity() {
             return self.refuse(lan, command.task, ScsiStatus::TASK_SET_FULL, &[]);
         }
@@ -261,6 +271,30 @@ impl Relay {
                 self.continue_sync(key);
             }
             Work::Pass(_) => self.start_pass(now, key),
+        }
+    }
+
+    /// Why no command that touches blocks may go to this unit: the cache cannot
+    /// tell whose blocks they are, or they are not the log's.
+    fn unreachable_unit(
+        &self,
+        volume: Option<VolumeKey>,
+        lun: u64,
+        access: Access,
+    ) -> Option<Sense> {
+        if access == Access::None {
+            return None;
+        }
+        match volume {
+            Some(volume) => self
+                .volume(volume)
+                .misfit
+                .then_some(Sense::INTERNAL_TARGET_FAILURE),
+            // Storages differ in what they make of the rest of a LUN; some would
+            // take this for a volume that the cache knows by another name.
+            None => lun_number(lun)
+                .is_none()
+                .then_some(Sense::LOGICAL_UNIT_NOT_SUPPORTED),
         }
     }
 

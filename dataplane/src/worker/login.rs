@@ -15,7 +15,7 @@ use super::nexus::{Nexus, Probe, SENSE_LEN, WanState};
 use super::publish::apply;
 use super::relay::{Mode, Net, Relay, Side, VOLUMES_MAX};
 use super::staging::STAGE_LEN;
-use super::task::{LanKey, NexusKey};
+use super::task::{LanKey, NexusKey, VolumeKey};
 use super::volume::{Geometry, Volume};
 use crate::tcp::{FlowEvent, FlowId};
 use sluice_proto::cache::flush::policy::FlushPolicy;
@@ -345,16 +345,7 @@ impl Relay {
     pub(super) fn learn_volume(&mut self, now: Time, key: NexusKey, lun: u64, geometry: Geometry) {
         let target = self.nexuses[key.0].target;
         if let Some(volume) = self.find_volume(target, lun) {
-            let volume = self.volume_mut(volume);
-            // A size that changes under dirty records: those of blocks that are gone will be
-            // refused by the storage and stay; the block length is the record's unit and must not.
-            if volume
-                .geometry
-                .is_none_or(|known| known.block_len == geometry.block_len)
-            {
-                volume.geometry = Some(geometry);
-            }
-            return;
+            return self.fit_volume(volume, geometry);
         }
         let policy = &self.config.targets[target];
         let Ok(target_name) = ArrayString::from(&policy.name) else {
@@ -393,6 +384,44 @@ impl Relay {
         volume.geometry = Some(geometry);
         self.index.set_block_len(id.0, geometry.block_len);
         self.volumes[usize::from(id.0)] = Some(volume);
+    }
+
+    /// A volume that is known may have another form now. The log's row says what
+    /// a record may cover, and keeps to it while there are records.
+    fn fit_volume(&mut self, key: VolumeKey, geometry: Geometry) {
+        let id = super::log_volume(key);
+        let row = self
+            .log
+            .volume(id)
+            .expect("a volume is a row of the directory")
+            .clone();
+        if row.block_len != geometry.block_len {
+            // The unit of every record and of the index: nothing goes either way.
+            self.counters.volumes_misfit += u64::from(!self.volume(key).misfit);
+            self.volume_mut(key).misfit = true;
+            return;
+        }
+        let (block_len, kept) = (row.block_len, row.blocks);
+        let updated = geometry.blocks == kept
+            || self
+                .log
+                .update_volume(
+                    id,
+                    VolumeEntry {
+                        blocks: geometry.blocks,
+                        ..row
+                    },
+                )
+                .is_ok();
+        let blocks = if updated {
+            geometry.blocks
+        } else {
+            // It grows when a login finds the log empty; what shrank is refused at once.
+            geometry.blocks.min(kept)
+        };
+        let volume = self.volume_mut(key);
+        volume.misfit = false;
+        volume.geometry = Some(Geometry { block_len, blocks });
     }
 
     /// The flush policy of a volume: the default, what is set for its target,

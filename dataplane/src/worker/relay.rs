@@ -23,7 +23,7 @@ use super::lan::Lan;
 use super::nexus::Nexus;
 use super::staging::Staging;
 use super::task::{LanKey, NexusKey, Task, TaskKey, VolumeKey, WanTask};
-use super::volume::Volume;
+use super::volume::{Volume, same_lun};
 use crate::tcp::{Buffers, FlowId, Tcp};
 
 /// How computers reach the relay.
@@ -92,10 +92,11 @@ pub struct Counters {
     pub busy_no_staging: u64,
     pub flush_failures: u64,
     pub records_unsound: u64,
+    pub volumes_misfit: u64,
 }
 
 impl Counters {
-    pub fn rows(&self) -> [(&'static str, u64); 11] {
+    pub fn rows(&self) -> [(&'static str, u64); 12] {
         [
             ("login_accepted", self.logins),
             ("login_refused", self.logins_refused),
@@ -108,6 +109,7 @@ impl Counters {
             ("busy_no_staging", self.busy_no_staging),
             ("flush_failed", self.flush_failures),
             ("record_unsound", self.records_unsound),
+            ("volume_misfit", self.volumes_misfit),
         ]
     }
 }
@@ -186,7 +188,7 @@ impl Relay {
     pub(super) fn find_volume(&self, target: usize, lun: u64) -> Option<VolumeKey> {
         self.volume_keys().find(|&key| {
             let volume = self.volume(key);
-            volume.target == Some(target) && volume.lun == lun
+            volume.target == Some(target) && same_lun(volume.lun, lun)
         })
     }
 

@@ -55,6 +55,9 @@ pub struct Volume {
     pub refusal: Option<[u8; SENSE_LEN]>,
     /// When that was asked last.
     pub checked_at: Option<Time>,
+    /// The storage's blocks are of another length than the log's: no command
+    /// touches it, and nothing is flushed, until that is set right.
+    pub misfit: bool,
     /// After a refused flush: not before this.
     pub retry_at: Time,
     /// The nexus whose WAN session carries the flush. Kept across its reconnects (C-8).
@@ -109,6 +112,7 @@ impl Volume {
             in_doubt: false,
             refusal: None,
             checked_at: None,
+            misfit: false,
             retry_at: Time::ZERO,
             flush_nexus: None,
             load: Duration::ZERO,
@@ -167,4 +171,23 @@ impl Volume {
             (self.load * 7 + response) / 8
         };
     }
+}
+
+/// The number of a single-level LUN by the peripheral or the flat space method
+/// (SAM-5 4.7.7); `None` for every other.
+pub fn lun_number(lun: u64) -> Option<u64> {
+    let first = lun >> 48;
+    if lun & ((1 << 48) - 1) != 0 {
+        return None;
+    }
+    match first >> 14 {
+        0 if first < 256 => Some(first),
+        1 => Some(first & 0x3fff),
+        _ => None,
+    }
+}
+
+/// Whether two LUNs name one logical unit: storages take both methods.
+pub fn same_lun(a: u64, b: u64) -> bool {
+    a == b || lun_number(a).is_some_and(|number| lun_number(b) == Some(number))
 }
