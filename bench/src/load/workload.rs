@@ -5,11 +5,11 @@ use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
-use serde::Serialize;
 use sluice_proto::iscsi::{Command, Direction, TaskAttribute};
 use sluice_proto::scsi::{ScsiStatus, SenseKey, cdb, sense};
 
 use super::image::{Image, ImageError};
+use super::report::{Latency, Report};
 use super::session::{Happened, Login, Session, SessionError};
 use super::stamp;
 
@@ -51,35 +51,6 @@ pub struct Plan {
     /// How long to try to log in again when the session breaks; commands
     /// without an answer are then sent once more, as a computer does.
     pub reconnect_max: Option<Duration>,
-}
-
-#[derive(Debug, Default, Serialize)]
-pub struct Latency {
-    pub count: u64,
-    pub mean_us: f64,
-    pub p50_us: f64,
-    /// Only where there are samples enough to mean something.
-    pub p99_us: Option<f64>,
-    pub max_us: f64,
-}
-
-#[derive(Debug, Default, Serialize)]
-pub struct Report {
-    pub seconds: f64,
-    pub writes: u64,
-    pub reads: u64,
-    pub errors: u64,
-    pub retries: u64,
-    /// Sessions that broke and were logged in again.
-    pub reconnects: u64,
-    pub bytes_written: u64,
-    pub bytes_read: u64,
-    pub blocks_wrong: u64,
-    pub iops: f64,
-    pub write: Latency,
-    pub read: Latency,
-    /// Longest silence between two completions.
-    pub gap_max_ms: f64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -220,8 +191,8 @@ impl Workload {
         let mut report = self.report;
         report.seconds = seconds;
         report.iops = (report.writes + report.reads) as f64 / seconds;
-        report.write = latency(&self.write_histogram);
-        report.read = latency(&self.read_histogram);
+        report.write = Latency::of(&self.write_histogram);
+        report.read = Latency::of(&self.read_histogram);
         Ok(report)
     }
 
@@ -417,15 +388,4 @@ fn is_attention(bytes: &[u8]) -> bool {
 
 fn slot_of(token: u64) -> usize {
     usize::try_from(token).expect("tokens are slot numbers")
-}
-
-fn latency(histogram: &Histogram<u64>) -> Latency {
-    let micros = |nanos: u64| nanos as f64 / 1e3;
-    Latency {
-        count: histogram.len(),
-        mean_us: histogram.mean() / 1e3,
-        p50_us: micros(histogram.value_at_quantile(0.5)),
-        p99_us: (histogram.len() >= 1000).then(|| micros(histogram.value_at_quantile(0.99))),
-        max_us: micros(histogram.max()),
-    }
 }
