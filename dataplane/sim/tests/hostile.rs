@@ -335,3 +335,82 @@ fn a_write_survives_the_process() {
         (4, true)
     );
 }
+
+/// A storage that answers pings and nothing else: what waits for it ends in time.
+#[test]
+fn a_storage_that_hangs() {
+    let mut hostile = Hostile::new(Site::new());
+    let mut session = hostile.site.login(0, 0, 1);
+    hostile.site.storage.hangs = true;
+    for lba in 0..40 {
+        let read = Site::command(&mut session, 0x40, 512, &cdb::read(lba, 1));
+        hostile.site.send(&session, &read.bytes());
+    }
+    let sync = Site::command(&mut session, 0, 0, &[0x35, 2, 0, 0, 0, 0, 0, 0, 0, 0]);
+    hostile.site.send(&session, &sync.bytes());
+    // IMMED: answered although nothing else is.
+    assert_eq!(hostile.site.finish(&session, sync.itt()).unwrap().0, GOOD);
+    hostile.site.close(&session);
+    for _ in 0..22 {
+        hostile.site.run(Duration::from_secs(3));
+        let Hostile {
+            site, bystander, ..
+        } = &mut hostile;
+        assert_eq!(site.write(bystander, 950, 1), Some(GOOD));
+    }
+    assert_eq!(hostile.site.usage().tasks, 0);
+    hostile.site.storage.hangs = false;
+    hostile.site.run(Duration::from_secs(3));
+    // The new session at the storage has a unit attention for the bystander too.
+    let _ = hostile.site.read(&mut hostile.bystander, 950);
+    hostile.is_clean(20);
+}
+
+/// A computer that closes its side has gone; one that says nothing has not.
+#[test]
+fn a_half_closed_and_a_silent_session() {
+    let mut hostile = Hostile::new(Site::new());
+    let session = hostile.site.connect(0);
+    let login = Site::login_pdu(0, 0, 1);
+    hostile.site.send(&session, &login.bytes());
+    hostile.site.run(Duration::from_millis(100));
+    assert_eq!(hostile.site.usage().sessions, 2);
+    hostile.site.close(&session);
+    hostile.site.run(Duration::from_millis(200));
+    assert_eq!(hostile.site.usage().sessions, 1);
+    hostile.is_clean(6);
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(24))]
+
+    /// Any bytes at all, before and after a login.
+    #[test]
+    fn any_bytes(
+        logged_in in proptest::bool::ANY,
+        pdus in proptest::collection::vec(
+            (0_u8..0x80, proptest::array::uniform32(proptest::num::u8::ANY), 0_usize..600, proptest::bool::ANY),
+            1..12,
+        ),
+    ) {
+        let mut hostile = Hostile::new(Site::new());
+        let session = if logged_in {
+            hostile.site.login(0, 0, 1)
+        } else {
+            hostile.site.connect(0)
+        };
+        let mut cmd_sn = session.cmd_sn;
+        for (opcode, noise, len, sane) in pdus {
+            let mut pdu = Pdu::new(opcode, noise[0], 50 + cmd_sn).at(16, &noise[..16]);
+            pdu = pdu.at(32, &noise[16..]);
+            if sane {
+                pdu = pdu.at(8, &LUN.to_be_bytes()).word(16, cmd_sn).word(24, cmd_sn);
+                cmd_sn += u32::from(opcode & op::IMMEDIATE == 0);
+            }
+            hostile.site.send(&session, &pdu.data(&vec![noise[1]; len]).bytes());
+        }
+        hostile.site.run(Duration::from_millis(50));
+        hostile.site.close(&session);
+        hostile.is_clean(18);
+    }
+}

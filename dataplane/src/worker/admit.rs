@@ -7,11 +7,14 @@ use sluice_proto::scsi::{self, Access, ScsiStatus, Sense};
 
 use super::lan::LanState;
 use super::relay::{Net, Relay};
-use super::task::{LanKey, PassTask, SyncTask, Task, TaskKey, VolumeKey, Work, WriteState};
+use super::task::{LanKey, PassTask, Task, TaskKey, VolumeKey, Work, WriteState};
 use super::volume::lun_number;
 
 /// Bytes read from one connection a step, so that one sender cannot stall forwarding.
 pub const SERVE_BYTES_MAX: usize = 256 * 1024;
+
+/// How long the last answers of a session may take to go out.
+const CLOSING_MAX: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// What [`Relay::receive_lan`] hands out: an event that no longer borrows the stream.
 enum Arrived {
@@ -63,10 +66,10 @@ impl Relay {
                 }
                 Arrived::SendTargets => self.send_targets(key),
                 Arrived::Pong => self.lans[key.0].pinged = None,
-                Arrived::Logout => self.lans[key.0].state = LanState::Closing,
+                Arrived::Logout => self.begin_closing(now, key),
                 Arrived::Violation => {
                     self.counters.violations += 1;
-                    self.lans[key.0].state = LanState::Closing;
+                    self.begin_closing(now, key);
                 }
             }
             if !self.lans.contains(key.0) {
@@ -75,6 +78,13 @@ impl Relay {
         }
         self.transmit_lan(net, now, key);
         budget == 0
+    }
+
+    /// Nothing more is read; what is queued has this long to go out.
+    fn begin_closing(&mut self, now: Time, key: LanKey) {
+        let lan = &mut self.lans[key.0];
+        lan.state = LanState::Closing;
+        lan.login_deadline = now + CLOSING_MAX;
     }
 
     /// Feeds the connection from its stream until an event needs a decision.
@@ -238,7 +248,14 @@ impl Relay {
                 Self::plan_read(geometry, lba, blocks)
             }
             (Some((key, _)), Access::Sync { immed, .. }) if !command.read && !command.write => {
-                Ok(self.plan_sync(key, immed))
+                let work = self.plan_sync(key);
+                if immed {
+                    // Answered now (SBC-4 5.26): the volume remembers, no task need do so.
+                    self.ask_flush(key);
+                    Err(Refusal::status(ScsiStatus::GOOD))
+                } else {
+                    Ok(work)
+                }
             }
             (known, access) => self.plan_pass(known.map(|(key, _)| key), access, command),
         };
@@ -264,12 +281,7 @@ impl Relay {
         match self.tasks[key.0].work {
             Work::Write(_) => self.start_write(key),
             Work::Read(_) => self.start_read(net, now, key),
-            Work::Sync(SyncTask { immed, .. }) => {
-                if immed {
-                    self.answer(key, ScsiStatus::GOOD, &[], 0);
-                }
-                self.continue_sync(key);
-            }
+            Work::Sync(_) => self.continue_sync(key),
             Work::Pass(_) => self.start_pass(now, key),
         }
     }

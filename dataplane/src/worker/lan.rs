@@ -46,6 +46,7 @@ pub struct Lan {
     /// The computer has sent its last byte.
     pub finished: bool,
     pub tsih: u16,
+    /// When a login, or a session that is closing, is given up.
     pub login_deadline: Time,
 }
 

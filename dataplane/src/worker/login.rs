@@ -139,7 +139,11 @@ impl Relay {
         }
         let isid = request.isid;
         let same = |nexus: &Nexus| {
-            nexus.target == target && nexus.initiator_name == initiator && nexus.lan_isid == isid
+            nexus.target == target
+                && nexus.initiator_name == initiator
+                && nexus.lan_isid == isid
+                // One that leaves is no more to be had.
+                && !matches!(nexus.state, WanState::LoggingOut | WanState::Gone)
         };
         let shared = policy.shared;
         let taken = self.nexuses.iter().any(|(_, nexus)| {
@@ -307,6 +311,12 @@ impl Relay {
         key: NexusKey,
         status: Status,
     ) {
+        // A redirection is for us: the computer must not follow it around the cache.
+        let status = if matches!(status.0, 2 | 3) {
+            status
+        } else {
+            login_status::SERVICE_UNAVAILABLE
+        };
         let passed_on = self.refuse_waiting_login(net, now, key, status);
         if !passed_on {
             self.lose_wan(net, now, key);

@@ -22,12 +22,11 @@ use super::writable::may_change;
 const RANGE_BLOCKS_MAX: u64 = 64 * 1024;
 
 impl Relay {
-    pub(super) fn plan_sync(&mut self, volume: VolumeKey, immed: bool) -> Work {
+    pub(super) fn plan_sync(&mut self, volume: VolumeKey) -> Work {
         let state = self.volume_mut(volume);
         state.close_epoch();
         Work::Sync(SyncTask {
             through: state.next_sequence - 1,
-            immed,
         })
     }
 

@@ -117,8 +117,6 @@ pub enum ChunkState {
 pub struct SyncTask {
     /// Records of the volume up to this sequence must be durable.
     pub through: u64,
-    /// IMMED: answered at once, and the work goes on (SBC-4 5.26).
-    pub immed: bool,
 }
 
 /// A command passed to the storage, when what it overlaps has been flushed.

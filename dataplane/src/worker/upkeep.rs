@@ -5,15 +5,18 @@ use std::time::Duration;
 
 use sluice_proto::Time;
 use sluice_proto::iscsi::login_status;
-use sluice_proto::scsi::ScsiStatus;
+use sluice_proto::scsi::{ScsiStatus, Sense};
 
 use super::lan::LanState;
 use super::nexus::WanState;
 use super::relay::{Net, Relay};
-use super::task::{LanKey, NexusKey, TaskKey};
+use super::task::{ChunkState, LanKey, NexusKey, TaskKey, Work};
 
 /// Every bound kept here is at least ten times this.
 const SWEEP_PERIOD: Duration = Duration::from_millis(20);
+
+/// A command at the storage without an answer for this long: twice what Linux waits.
+const WAN_ANSWER_MAX: Duration = Duration::from_secs(60);
 
 impl Relay {
     /// Serves every connection that something happened to, and then what time brings.
@@ -64,6 +67,7 @@ impl Relay {
         self.sweep_tasks(net, now);
         self.sweep_lans(net, now);
         self.sweep_nexuses(net, now);
+        self.sweep_wan_tasks(net, now);
         for volume in self.volume_keys() {
             self.recheck(now, volume);
             self.commit_behind(now, volume);
@@ -85,7 +89,14 @@ impl Relay {
                 continue;
             }
             self.counters.busy_wait_max += 1;
-            self.give_up(TaskKey(at), ScsiStatus::BUSY, &[]);
+            match &task.work {
+                // It may have been done: BUSY would say that it was not.
+                Work::Pass(pass) if pass.asked.is_some() => {
+                    let sense = Sense::COMMUNICATION_FAILURE.fixed();
+                    self.give_up(TaskKey(at), ScsiStatus::CHECK_CONDITION, &sense);
+                }
+                _ => self.give_up(TaskKey(at), ScsiStatus::BUSY, &[]),
+            }
             self.feed_starved(net, now);
         }
     }
@@ -96,7 +107,13 @@ impl Relay {
                 continue;
             };
             let key = LanKey(at);
+            // a computer that has closed its side is a disconnected one.
+            if lan.finished && net.tcp.recv_available(lan.flow) == 0 && !lan.conn.has_output() {
+                self.lose_lan(net, key);
+                continue;
+            }
             match lan.state {
+                LanState::Login if lan.conn.is_logged_in() => lan.state = LanState::FullFeature,
                 LanState::Login | LanState::Closing if now >= lan.login_deadline => {
                     self.counters.logins_refused += u64::from(lan.state == LanState::Login);
                     if let Some(nexus) = lan.nexus {
@@ -128,6 +145,18 @@ impl Relay {
                         _ => {}
                     }
                 }
+            }
+        }
+    }
+
+    /// A storage that answers pings but not a command is as good as gone: what
+    /// is out comes back with its session.
+    fn sweep_wan_tasks(&mut self, net: &mut Net<'_>, now: Time) {
+        for at in 0..self.wan_tasks.capacity() {
+            if let Some(task) = self.wan_tasks.get(at)
+                && now.since(task.sent) >= WAN_ANSWER_MAX
+            {
+                self.lose_wan(net, now, task.nexus);
             }
         }
     }
@@ -174,13 +203,13 @@ impl Relay {
 
     /// Nothing of the task is out at the storage.
     fn is_idle(&self, key: TaskKey) -> bool {
-        !self
-            .wan_tasks
-            .iter()
-            .any(|(_, wan_task)| match wan_task.kind {
-                super::task::WanKind::Chunk { task, .. }
-                | super::task::WanKind::Forward { task } => task == key,
-                _ => false,
-            })
+        match &self.tasks[key.0].work {
+            Work::Read(read) => !read
+                .chunks
+                .iter()
+                .any(|chunk| matches!(chunk.state, ChunkState::Asked(_))),
+            Work::Pass(pass) => pass.asked.is_none(),
+            Work::Write(_) | Work::Sync(_) => true,
+        }
     }
 }
