@@ -76,8 +76,10 @@ impl Relay {
                 return false;
             }
         }
-        self.transmit_lan(net, now, key);
-        budget == 0
+        let flow = self.lans[key.0].flow;
+        let sent = self.transmit_lan(net, now, key);
+        // Input may have waited for the answers that have gone out now.
+        budget == 0 || sent && self.lans.contains(key.0) && net.tcp.recv_available(flow) > 0
     }
 
     /// Nothing more is read; what is queued has this long to go out.
@@ -162,10 +164,12 @@ impl Relay {
     }
 
     /// Sends what is queued for a computer, as far as its window and buffer go.
-    fn transmit_lan(&mut self, net: &mut Net<'_>, now: Time, key: LanKey) {
+    /// Whether anything went.
+    fn transmit_lan(&mut self, net: &mut Net<'_>, now: Time, key: LanKey) -> bool {
         let Some(lan) = self.lans.get_mut(key.0) else {
-            return;
+            return false;
         };
+        let mut sent_any = false;
         let staging = &mut self.staging;
         while lan.conn.has_output() {
             let pool = &*net.pool;
@@ -179,6 +183,7 @@ impl Relay {
             if sent == 0 {
                 break;
             }
+            sent_any = true;
         }
         let mut released = false;
         while let Some(token) = lan.conn.next_released() {
@@ -193,6 +198,7 @@ impl Relay {
         if released {
             self.feed_starved(net, now);
         }
+        sent_any
     }
 
     /// Sends a command to the room that does it.
