@@ -159,6 +159,7 @@ impl Relay {
             .map(|(at, _)| NexusKey(at));
         if let Some(old) = found.and_then(|nexus| self.nexuses[nexus.0].lan) {
             // RFC 7143 6.3.5: the same ISID reinstates; the old session ends without a word.
+            self.counters.sessions_reinstated += 1;
             self.lose_lan(net, old);
         }
         let computer = self.lans[key.0].computer;

@@ -23,6 +23,7 @@ use super::volume::{Geometry, Volume};
 pub(super) enum Overlay {
     Whole,
     Partial,
+    Absent,
     /// A record fails its checksum: the blocks are lost, and that is said.
     Unsound,
 }
@@ -120,8 +121,18 @@ impl Relay {
                 return;
             };
             let state = match self.overlay(pool, volume_key, page, lba, blocks) {
-                Overlay::Whole => ChunkState::Ready,
-                Overlay::Partial => ChunkState::Wanted,
+                Overlay::Whole => {
+                    self.counters.reads_cached += 1;
+                    ChunkState::Ready
+                }
+                Overlay::Partial => {
+                    self.counters.reads_partly_cached += 1;
+                    ChunkState::Wanted
+                }
+                Overlay::Absent => {
+                    self.counters.reads_uncached += 1;
+                    ChunkState::Wanted
+                }
                 Overlay::Unsound => {
                     self.staging.give(page);
                     return self.fail_read(
@@ -161,6 +172,7 @@ impl Relay {
         } = self;
         let into = staging.bytes_mut(pool, page);
         let mut outcome = Overlay::Whole;
+        let mut any = false;
         index.lookup(volume.0, lba, blocks, |extent| {
             let Some(Source { record, block }) = extent.source else {
                 if outcome == Overlay::Whole {
@@ -168,6 +180,7 @@ impl Relay {
                 }
                 return;
             };
+            any = true;
             let record = RecordId(record);
             if log.verify(record).is_err() {
                 counters.records_unsound += 1;
@@ -179,6 +192,9 @@ impl Relay {
             let from = block as usize * block_len;
             into[at..at + len].copy_from_slice(&log.payload(record)[from..from + len]);
         });
+        if outcome == Overlay::Partial && !any {
+            return Overlay::Absent;
+        }
         outcome
     }
 
@@ -273,7 +289,7 @@ impl Relay {
                         &Sense::UNRECOVERED_READ_ERROR.fixed(),
                     );
                 }
-                Overlay::Whole | Overlay::Partial => {
+                Overlay::Whole | Overlay::Partial | Overlay::Absent => {
                     self.read_mut(key).chunks[at].state = ChunkState::Ready;
                     self.continue_read(net, now, key);
                 }

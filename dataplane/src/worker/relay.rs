@@ -9,6 +9,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
 use slab::Slab;
+use sluice_hugepages::fuse::Fuse;
 use sluice_hugepages::log::Log;
 use sluice_hugepages::pool::Pool;
 use sluice_hugepages::tables::{FlushSetting, Scope};
@@ -93,10 +94,18 @@ pub struct Counters {
     pub flush_failures: u64,
     pub records_unsound: u64,
     pub volumes_misfit: u64,
+    pub sessions_reinstated: u64,
+    /// Chunks of reads, by how much of them the cache held.
+    pub reads_cached: u64,
+    pub reads_partly_cached: u64,
+    pub reads_uncached: u64,
+    pub writes_behind: u64,
+    pub commands_passed: u64,
+    pub records_superseded: u64,
 }
 
 impl Counters {
-    pub fn rows(&self) -> [(&'static str, u64); 12] {
+    pub fn rows(&self) -> [(&'static str, u64); 19] {
         [
             ("login_accepted", self.logins),
             ("login_refused", self.logins_refused),
@@ -110,6 +119,13 @@ impl Counters {
             ("flush_failed", self.flush_failures),
             ("record_unsound", self.records_unsound),
             ("volume_misfit", self.volumes_misfit),
+            ("session_reinstated", self.sessions_reinstated),
+            ("read_cached", self.reads_cached),
+            ("read_partly_cached", self.reads_partly_cached),
+            ("read_uncached", self.reads_uncached),
+            ("write_behind_command", self.writes_behind),
+            ("command_passed", self.commands_passed),
+            ("record_superseded", self.records_superseded),
         ]
     }
 }
@@ -226,6 +242,17 @@ impl Relay {
     pub fn is_drained(&self) -> bool {
         self.volume_keys()
             .all(|key| self.flush.is_drained(key.0) && self.volume(key).durable.is_empty())
+    }
+
+    /// Stops the log's memory after some stores, as a crash in the middle of a step would.
+    pub fn set_log_fuse(&mut self, fuse: Fuse) {
+        self.log.set_fuse(fuse);
+    }
+
+    /// The fuse has blown: what this relay says and sends from the step on in
+    /// which it did is of a world that no longer exists.
+    pub fn log_has_stopped(&self) -> bool {
+        self.log.fuse().is_blown()
     }
 
     pub fn into_log(self) -> Log {

@@ -116,6 +116,7 @@ impl Relay {
         if volume.barrier_over(lba, u64::from(blocks)) {
             if !waited {
                 volume.behind.push_back(key);
+                self.counters.writes_behind += 1;
                 self.write_mut(key).state = WriteState::Behind(id);
             }
             return;
@@ -197,6 +198,7 @@ impl Relay {
             flush,
             log,
             superseded,
+            counters,
             ..
         } = self;
         index.insert_with(volume.0, lba, blocks, record, |hidden| {
@@ -204,6 +206,7 @@ impl Relay {
         });
         for hidden in superseded.drain(..) {
             if whole && flush.supersede(hidden, record) {
+                counters.records_superseded += 1;
                 index.remove(hidden);
                 log.free(RecordId(hidden));
             }
