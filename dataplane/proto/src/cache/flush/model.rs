@@ -327,6 +327,7 @@ impl Model {
             if !landed {
                 self.writes[version].blocks = 0;
             }
+            self.queue.passed(0, TOKEN);
         }
         if let Some(luck) = power {
             self.storage = self.after_power_loss(luck);

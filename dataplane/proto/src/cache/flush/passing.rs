@@ -56,10 +56,6 @@ impl Passing {
     fn any_before(&self, epoch: u64) -> bool {
         self.0.iter().any(|pass| pass.epoch < epoch)
     }
-
-    pub fn clear(&mut self) {
-        self.0.clear();
-    }
 }
 
 /// The blocks that a command of this kind passes over, and whether it may

@@ -469,6 +469,12 @@ fn a21_what_was_passing_when_the_session_was_lost_may_have_been_applied() {
     let mut lab = Lab::new();
     assert_eq!(lab.queue.pass(0, 7, Access::Medium, 1), Ok(()));
     lab.queue.session_lost(0);
+    // It has a session of its own, perhaps: until it ends, it is still out.
+    assert_eq!(
+        lab.queue.pass(0, 8, Access::Medium, 1),
+        Err(Blocked::Passing)
+    );
+    lab.queue.passed(0, 7);
     assert!(!lab.queue.is_drained(0));
     let sync = Access::Sync {
         lba: 0,

@@ -230,7 +230,8 @@ impl Volume {
         self.bytes_in_flight -= u64::from(bytes);
     }
 
-    /// Forgets what was on its way. What passed through may have been applied.
+    /// Forgets what was on its way. What passes through does so on its own
+    /// session, and ends by itself.
     pub fn session_lost(&mut self) {
         self.in_flight.clear();
         self.bytes_in_flight = 0;
@@ -238,9 +239,5 @@ impl Volume {
         self.good_after = Amount::default();
         self.sync_in_flight = false;
         self.passed_after |= std::mem::take(&mut self.passed_before);
-        if let Some(epoch) = self.passing.newest_change() {
-            self.change_passed(epoch);
-        }
-        self.passing.clear();
     }
 }
