@@ -139,6 +139,7 @@ impl Relay {
             self.volume_mut(volume).waiting.retain(|&task| task != key);
         }
         self.pass_mut(key).passing = true;
+        self.counters.commands_passed += 1;
         let nexus = self.tasks[key.0].nexus;
         self.nexuses[nexus.0].wanted.push_back(key);
         self.touch_nexus(nexus);
@@ -209,6 +210,8 @@ impl Relay {
                 self.volume_mut(volume).storage_wce = true;
                 self.doubt(now, volume);
             }
+            let state = self.volume_mut(volume);
+            state.sync_passed_at = now + state.policy.period;
             self.commit_behind(now, volume);
             self.release_durable(net, now, volume);
         }

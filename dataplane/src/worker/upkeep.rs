@@ -10,7 +10,7 @@ use sluice_proto::scsi::{ScsiStatus, Sense};
 use super::lan::LanState;
 use super::nexus::WanState;
 use super::relay::{Net, Relay};
-use super::task::{ChunkState, LanKey, NexusKey, TaskKey, Work};
+use super::task::{ChunkState, LanKey, NexusKey, TaskKey, VolumeKey, Work};
 
 /// Every bound kept here is at least ten times this.
 const SWEEP_PERIOD: Duration = Duration::from_millis(20);
@@ -72,10 +72,22 @@ impl Relay {
             self.recheck(now, volume);
             self.commit_behind(now, volume);
             self.release_durable(net, now, volume);
+            self.sync_passed(now, volume);
             self.flush_volume(now, volume);
         }
         self.admit_held(net, now);
         self.retire_nexuses(net, now);
+    }
+
+    /// What passed through is synced after a flush period, as records are: a
+    /// volume that is left alone becomes durable, and drained.
+    fn sync_passed(&mut self, now: Time, key: VolumeKey) {
+        if self.flush.records(key.0) == 0
+            && !self.flush.is_drained(key.0)
+            && now >= self.volume(key).sync_passed_at
+        {
+            self.ask_flush(key);
+        }
     }
 
     /// C-16: what has waited too long ends BUSY, so that the initiator tries again

@@ -68,6 +68,8 @@ pub struct Volume {
     pub durable: VecDeque<u32>,
     pub reads_out: Vec<ReadOut>,
     pub barriers: Vec<(TaskKey, Access)>,
+    /// When what has passed through is to be synced, if nobody asks before.
+    pub sync_passed_at: Time,
     /// Complete writes held behind a barrier, in order of completion.
     pub behind: VecDeque<TaskKey>,
     /// FUA writes and SYNCHRONIZE CACHEs that wait for records to become durable.
@@ -118,6 +120,7 @@ impl Volume {
             load: Duration::ZERO,
             durable: VecDeque::with_capacity(records_max),
             reads_out: Vec::with_capacity(VOLUME_TASKS_MAX),
+            sync_passed_at: Time::ZERO,
             barriers: Vec::with_capacity(VOLUME_TASKS_MAX),
             behind: VecDeque::with_capacity(VOLUME_TASKS_MAX),
             waiting: Vec::with_capacity(VOLUME_TASKS_MAX),
