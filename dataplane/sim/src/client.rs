@@ -9,13 +9,13 @@ use sluice_proto::iscsi::{
     Command, Direction, InitiatorConfig, InitiatorConn, InitiatorEvent, IscsiName, Offers,
     TaskAttribute,
 };
-use sluice_proto::scsi::{ScsiStatus, SenseKey, cdb, sense};
+use sluice_proto::scsi::{ScsiStatus, SenseKey, cdb, opcode, sense};
 use smoltcp::iface::SocketHandle;
 use smoltcp::socket::tcp::State;
 
 use crate::block::{self, BLOCK_LEN};
 use crate::host::Host;
-use crate::oracle::{Oracle, ReadTicket, SyncTicket, WriteNumber};
+use crate::oracle::{Oracle, ReadTicket, SyncTicket, WriteKind, WriteNumber};
 use crate::random::Random;
 use crate::storage::LUN;
 
@@ -36,6 +36,10 @@ pub struct Workload {
     pub sync_percent: u64,
     /// Of the writes.
     pub fua_percent: u64,
+    /// Of the writes: ORDERED tasks.
+    pub ordered_percent: u64,
+    /// Commands that the relay passes on.
+    pub pass_percent: u64,
     pub think_max: Duration,
 }
 
@@ -45,6 +49,12 @@ pub struct ClientCounters {
     pub login_failures: u64,
     pub writes_good: u64,
     pub fua_good: u64,
+    pub ordered_good: u64,
+    pub passed_writes_good: u64,
+    pub compares_good: u64,
+    pub compares_failed: u64,
+    pub verifies_good: u64,
+    pub unmaps_good: u64,
     pub reads_good: u64,
     pub syncs_good: u64,
     pub busy: u64,
@@ -52,14 +62,24 @@ pub struct ClientCounters {
     pub errors: u64,
     pub sessions_lost: u64,
     pub dropped_by_choice: u64,
+    pub dropped_in_silence: u64,
 }
 
 #[derive(Debug)]
 enum Kind {
     Write {
         number: WriteNumber,
-        fua: bool,
+        kind: WriteKind,
     },
+    /// COMPARE AND WRITE: a read of what is expected, and a write.
+    Compare {
+        number: WriteNumber,
+        ticket: ReadTicket,
+        lba: u64,
+        expected: Vec<WriteNumber>,
+    },
+    Verify,
+    Unmap,
     Read {
         ticket: ReadTicket,
         lba: u64,
@@ -85,7 +105,8 @@ pub struct Client {
     pub counters: ClientCounters,
     pub stopping: bool,
     pub late: u64,
-    storage: Ipv4Addr,
+    /// What it dials: the storage, or the relay's portal.
+    target: Ipv4Addr,
     workload: Workload,
     blocks: u64,
     handle: Option<SocketHandle>,
@@ -104,7 +125,7 @@ impl Client {
     pub fn new(
         address: Ipv4Addr,
         gateway: Ipv4Addr,
-        storage: Ipv4Addr,
+        target: Ipv4Addr,
         blocks: u64,
         workload: Workload,
         seed: u64,
@@ -114,7 +135,7 @@ impl Client {
             counters: ClientCounters::default(),
             stopping: false,
             late: 0,
-            storage,
+            target,
             workload,
             blocks,
             handle: None,
@@ -188,7 +209,7 @@ impl Client {
         let port = self.next_port;
         self.next_port = if port == 60_000 { 40_000 } else { port + 1 };
         self.host
-            .connect(handle, (self.storage, crate::storage::PORT), port);
+            .connect(handle, (self.target, crate::storage::PORT), port);
         self.handle = Some(handle);
         self.conn = Some(Box::new(InitiatorConn::new(InitiatorConfig {
             isid: [0x80, 1, 2, 3, 4, 5],
@@ -205,16 +226,23 @@ impl Client {
 
     /// The session is gone: of what was under way nothing is known.
     pub fn lose(&mut self, now: Time, oracle: &mut Oracle) {
-        if let Some(handle) = self.handle.take() {
+        if let Some(handle) = self.handle {
             self.host.socket(handle).abort();
             self.host.poll(now);
+        }
+        self.vanish(now, oracle);
+    }
+
+    /// As a power failure: nobody is told.
+    fn vanish(&mut self, now: Time, oracle: &mut Oracle) {
+        if let Some(handle) = self.handle.take() {
             self.host.close(handle);
         }
         self.conn = None;
         self.counters.sessions_lost += u64::from(self.ready);
         self.ready = false;
         for request in self.requests.drain(..) {
-            if let Kind::Write { number, .. } = request.kind {
+            if let Kind::Write { number, .. } | Kind::Compare { number, .. } = request.kind {
                 oracle.write_unknown(number);
             }
         }
@@ -235,6 +263,10 @@ impl Client {
         // About once in 2,000 actions the computer drops dead and comes back.
         if random.of(2000) == 0 {
             self.counters.dropped_by_choice += 1;
+            if random.chance(50) {
+                self.counters.dropped_in_silence += 1;
+                return self.vanish(now, oracle);
+            }
             return self.lose(now, oracle);
         }
         let blocks = 1 + random.of(self.workload.request_blocks_max);
@@ -242,7 +274,10 @@ impl Client {
         let count = u32::try_from(blocks).expect("small");
         let len = count * u32::try_from(BLOCK_LEN).expect("512");
         let mut payload = Vec::new();
-        let (kind, cdb, data) = if random.chance(self.workload.sync_percent) {
+        let mut attribute = TaskAttribute::Simple;
+        let (kind, cdb, data) = if random.chance(self.workload.pass_percent) {
+            passing(lba, count, &mut payload, random, oracle)
+        } else if random.chance(self.workload.sync_percent) {
             (
                 Kind::Sync {
                     ticket: oracle.sync_issued(),
@@ -251,18 +286,22 @@ impl Client {
                 Direction::None,
             )
         } else if random.chance(self.workload.write_percent) {
-            let fua = random.chance(self.workload.fua_percent);
-            let number = oracle.write_issued(lba, count, fua);
-            payload = vec![0; len as usize];
-            for (piece, lba) in payload.chunks_mut(BLOCK_LEN).zip(lba..) {
-                block::fill(piece, number, lba);
-            }
-            let cdb = if fua {
+            let kind = if random.chance(self.workload.fua_percent) {
+                WriteKind::Fua
+            } else if random.chance(self.workload.ordered_percent) {
+                attribute = TaskAttribute::Ordered;
+                WriteKind::Ordered
+            } else {
+                WriteKind::Plain
+            };
+            let number = oracle.write_issued(lba, count, kind);
+            stamp(&mut payload, number, lba, count);
+            let cdb = if kind == WriteKind::Fua {
                 cdb::write_fua(lba, count)
             } else {
                 cdb::write(lba, count)
             };
-            (Kind::Write { number, fua }, cdb, Direction::Out(len))
+            (Kind::Write { number, kind }, cdb, Direction::Out(len))
         } else {
             let ticket = oracle.read_issued();
             (
@@ -291,7 +330,7 @@ impl Client {
             token,
             lun: LUN,
             cdb,
-            attribute: TaskAttribute::Simple,
+            attribute,
             data,
         })
         .expect("the window was open");
@@ -388,6 +427,91 @@ impl Client {
     }
 }
 
+/// Appends what a write of these blocks carries.
+fn stamp(payload: &mut Vec<u8>, number: WriteNumber, lba: u64, blocks: u32) {
+    for lba in lba..lba + u64::from(blocks) {
+        let from = payload.len();
+        payload.resize(from + BLOCK_LEN, 0);
+        block::fill(&mut payload[from..], number, lba);
+    }
+}
+
+/// A command that the relay passes on: WRITE AND VERIFY, WRITE SAME of a
+/// block, COMPARE AND WRITE, VERIFY, or an UNMAP, which the storage may take for a hint.
+fn passing(
+    lba: u64,
+    blocks: u32,
+    payload: &mut Vec<u8>,
+    random: &mut Random,
+    oracle: &mut Oracle,
+) -> (Kind, [u8; 16], Direction) {
+    let mut cdb = [0; 16];
+    let sixteen = |cdb: &mut [u8; 16], blocks: u32| {
+        cdb[2..10].copy_from_slice(&lba.to_be_bytes());
+        cdb[10..14].copy_from_slice(&blocks.to_be_bytes());
+    };
+    let kind = match random.of(10) {
+        0..4 => {
+            cdb = cdb::write(lba, blocks);
+            cdb[0] = opcode::WRITE_AND_VERIFY_10;
+            let number = oracle.write_issued(lba, blocks, WriteKind::Passed);
+            stamp(payload, number, lba, blocks);
+            Kind::Write {
+                number,
+                kind: WriteKind::Passed,
+            }
+        }
+        4..6 => {
+            cdb[0] = opcode::WRITE_SAME_16;
+            sixteen(&mut cdb, 1);
+            let number = oracle.write_issued(lba, 1, WriteKind::Passed);
+            stamp(payload, number, lba, 1);
+            Kind::Write {
+                number,
+                kind: WriteKind::Passed,
+            }
+        }
+        6..8 => {
+            let blocks = blocks.min(4);
+            cdb[0] = opcode::COMPARE_AND_WRITE;
+            cdb[2..10].copy_from_slice(&lba.to_be_bytes());
+            cdb[13] = u8::try_from(blocks).expect("at most 4");
+            let ticket = oracle.read_issued();
+            let expected: Vec<_> = (lba..lba + u64::from(blocks))
+                .map(|block| oracle.expected(block))
+                .collect();
+            for (&number, lba) in expected.iter().zip(lba..) {
+                stamp(payload, number, lba, 1);
+            }
+            let number = oracle.write_issued(lba, blocks, WriteKind::Passed);
+            stamp(payload, number, lba, blocks);
+            Kind::Compare {
+                number,
+                ticket,
+                lba,
+                expected,
+            }
+        }
+        8 => {
+            cdb = cdb::read(lba, blocks);
+            cdb[0] = opcode::VERIFY_10;
+            return (Kind::Verify, cdb, Direction::None);
+        }
+        _ => {
+            cdb[0] = opcode::UNMAP;
+            cdb[8] = 24;
+            payload.resize(24, 0);
+            payload[1] = 22;
+            payload[3] = 16;
+            payload[8..16].copy_from_slice(&lba.to_be_bytes());
+            payload[16..20].copy_from_slice(&blocks.to_be_bytes());
+            Kind::Unmap
+        }
+    };
+    let len = u32::try_from(payload.len()).expect("a short request");
+    (kind, cdb, Direction::Out(len))
+}
+
 fn answered(
     kind: &Kind,
     status: ScsiStatus,
@@ -396,22 +520,54 @@ fn answered(
     oracle: &mut Oracle,
 ) {
     let good = status == ScsiStatus::GOOD;
+    let key = (status == ScsiStatus::CHECK_CONDITION)
+        .then(|| sense::parse(bytes))
+        .flatten()
+        .map(|received| received.sense.key);
+    let attention = key == Some(SenseKey::UNIT_ATTENTION);
     if !good {
-        let attention = sense::parse(bytes)
-            .is_some_and(|received| received.sense.key == SenseKey::UNIT_ATTENTION);
         match status {
             ScsiStatus::BUSY | ScsiStatus::TASK_SET_FULL => counters.busy += 1,
             ScsiStatus::CHECK_CONDITION if attention => counters.attentions += 1,
+            ScsiStatus::CHECK_CONDITION if key == Some(SenseKey::MISCOMPARE) => {
+                counters.compares_failed += 1;
+            }
             _ => counters.errors += 1,
         }
     }
     match kind {
-        Kind::Write { number, fua } if good => {
+        Kind::Write { number, kind } if good => {
             oracle.write_acknowledged(*number);
-            counters.writes_good += 1;
-            counters.fua_good += u64::from(*fua);
+            match kind {
+                WriteKind::Plain => counters.writes_good += 1,
+                WriteKind::Ordered => counters.ordered_good += 1,
+                WriteKind::Fua => counters.fua_good += 1,
+                WriteKind::Passed => counters.passed_writes_good += 1,
+            }
         }
-        Kind::Write { number, .. } => oracle.write_refused(*number),
+        Kind::Compare {
+            number,
+            ticket,
+            lba,
+            expected,
+        } if good => {
+            counters.compares_good += 1;
+            oracle.read_answered(*ticket, *lba, expected);
+            oracle.write_acknowledged(*number);
+        }
+        // The storage may have done it, and the answer be lost.
+        Kind::Write {
+            number,
+            kind: WriteKind::Passed,
+        }
+        | Kind::Compare { number, .. }
+            if key == Some(SenseKey::ABORTED_COMMAND) =>
+        {
+            oracle.write_unknown(*number);
+        }
+        Kind::Write { number, .. } | Kind::Compare { number, .. } => {
+            oracle.write_refused(*number);
+        }
         Kind::Read { ticket, lba, data } if good => {
             counters.reads_good += 1;
             let numbers: Vec<WriteNumber> = data
@@ -425,6 +581,8 @@ fn answered(
             counters.syncs_good += 1;
             oracle.sync_acknowledged(*ticket);
         }
+        Kind::Verify => counters.verifies_good += u64::from(good),
+        Kind::Unmap => counters.unmaps_good += u64::from(good),
         Kind::Read { .. } | Kind::Sync { .. } => {}
     }
 }

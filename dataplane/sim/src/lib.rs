@@ -4,9 +4,11 @@
 //! What always holds: the same seed gives the same run. Rooms: [`world`] holds
 //! everything and moves time; [`client`] and [`storage`] are the two ends on
 //! their [`host`]s; [`link`] loses, doubles and delays; [`oracle`] judges, and
-//! sees only what the computer and the storage saw.
+//! sees only what the computer and the storage saw; [`campaign`] runs many
+//! seeds and says what none of them met.
 
 pub mod block;
+pub mod campaign;
 pub mod client;
 pub mod host;
 pub mod link;

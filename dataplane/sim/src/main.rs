@@ -6,13 +6,12 @@
     reason = "a command-line program"
 )]
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Parser;
-use sluice_sim::world;
+use sluice_sim::campaign;
 
 /// Exit codes: 0 every seed held, 1 a rule was broken or a fault never happened, 2 usage.
 #[derive(Debug, Parser)]
@@ -24,6 +23,9 @@ struct Arguments {
     /// Print each seed's line.
     #[arg(long, short)]
     verbose: bool,
+    /// Threads.
+    #[arg(long, short, default_value_t = 1)]
+    jobs: usize,
 }
 
 fn seeds(text: &str) -> Result<Range<u64>, String> {
@@ -47,16 +49,9 @@ fn seeds(text: &str) -> Result<Range<u64>, String> {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let begun = Instant::now();
-    let mut totals: BTreeMap<&'static str, u64> = BTreeMap::new();
-    let mut failed = 0_u64;
-    let mut simulated = 0.0;
     let count = arguments.seeds.end - arguments.seeds.start;
-    for seed in arguments.seeds {
-        let outcome = world::run(seed);
-        simulated += outcome.simulated.as_secs_f64();
-        for (name, value) in &outcome.coverage {
-            *totals.entry(name).or_default() += value;
-        }
+    let summary = campaign::run(arguments.seeds, arguments.jobs, |outcome| {
+        let seed = outcome.seed;
         if arguments.verbose {
             println!(
                 "seed {seed}: {} rounds, {:.1} s",
@@ -64,35 +59,32 @@ fn main() -> ExitCode {
                 outcome.simulated.as_secs_f64()
             );
         }
+        for violation in outcome.violations.iter().take(3) {
+            eprintln!("seed {seed}: {violation}");
+        }
         if !outcome.violations.is_empty() {
-            failed += 1;
-            for violation in outcome.violations.iter().take(3) {
-                eprintln!("seed {seed}: {violation}");
-            }
             eprintln!(
                 "seed {seed}: replay with: target/release/sim --seeds {seed}..{}",
                 seed + 1
             );
         }
-    }
-    for (name, value) in &totals {
-        println!("{name:24} {value}");
+    });
+    for (name, value) in &summary.coverage {
+        println!("{name:28} {value}");
     }
     // A single replay need not meet every fault; a whole run must.
     let mut missing = 0;
     if count >= 100 {
-        for name in totals
-            .iter()
-            .filter(|(_, value)| **value == 0)
-            .map(|(name, _)| name)
-        {
+        for name in summary.missing() {
             eprintln!("sim: no seed reached {name}");
             missing += 1;
         }
     }
     println!(
-        "{count} seeds, {failed} failed, {simulated:.0} s simulated in {:.1} s",
+        "{count} seeds, {} failed, {:.0} s simulated in {:.1} s",
+        summary.failed.len(),
+        summary.simulated.as_secs_f64(),
         begun.elapsed().as_secs_f64()
     );
-    ExitCode::from(u8::from(failed > 0 || missing > 0))
+    ExitCode::from(u8::from(!summary.failed.is_empty() || missing > 0))
 }

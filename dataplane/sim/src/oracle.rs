@@ -18,10 +18,12 @@
 //!   was acknowledged stays: its blocks never go to an earlier write again.
 //!   (Inside an epoch they may: after a reset unsynced writes are sent anew, in order.)
 //! - **refused means refused** (A-12): a plain write answered BUSY never shows;
+//!   nor does a COMPARE AND WRITE that found something else;
 //! - **nothing lost** (A-21): when all is drained, every acknowledged write, or
 //!   one not before it, is on the media.
 
 use std::fmt;
+use std::ops::Range;
 
 /// A write's number; 0 is what a block holds before the first.
 pub type WriteNumber = u32;
@@ -38,14 +40,37 @@ enum Fate {
     Unknown,
 }
 
+/// What a write promises beside its blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WriteKind {
+    Plain,
+    /// An ORDERED task: an ordering point of its own (C-5).
+    Ordered,
+    /// An ordering point, and on stable media when acknowledged.
+    Fua,
+    /// WRITE SAME and the like: done by the storage, whose cache may lose it
+    /// until the next SYNCHRONIZE CACHE.
+    Passed,
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Write {
     lba: u64,
     blocks: u32,
     issued: u64,
     fate: Fate,
-    /// FUA: an ordering point of its own.
-    ordering: bool,
+    kind: WriteKind,
+    /// A passed write that was under way when the storage lost its cache: its
+    /// GOOD may be older than the loss.
+    may_be_lost: bool,
+}
+
+/// Of a block's writes acknowledged up to a tick, the one issued last.
+#[derive(Clone, Copy, Debug)]
+struct Newest {
+    acknowledged: u64,
+    issued: u64,
+    number: WriteNumber,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -75,6 +100,11 @@ pub struct Oracle {
     /// By write number less one.
     writes: Vec<Write>,
     points: Vec<Point>,
+    /// By block, in order of acknowledgement.
+    acknowledged: Vec<Vec<Newest>>,
+    /// What was acknowledged before this tick is durable: a SYNCHRONIZE CACHE
+    /// or FUA write issued then was acknowledged.
+    durable_before: u64,
     /// Ticks order the trace: one an event.
     tick: u64,
     media: Image,
@@ -102,6 +132,8 @@ impl Oracle {
         Self {
             writes: Vec::new(),
             points: Vec::new(),
+            acknowledged: vec![Vec::new(); blocks],
+            durable_before: 0,
             tick: 0,
             media: vec![0; blocks],
             promised: vec![0; blocks],
@@ -117,14 +149,15 @@ impl Oracle {
     }
 
     /// The computer issues a write; its number goes into the blocks.
-    pub fn write_issued(&mut self, lba: u64, blocks: u32, ordering: bool) -> WriteNumber {
+    pub fn write_issued(&mut self, lba: u64, blocks: u32, kind: WriteKind) -> WriteNumber {
         let issued = self.now();
         self.writes.push(Write {
             lba,
             blocks,
             issued,
             fate: Fate::Pending,
-            ordering,
+            kind,
+            may_be_lost: false,
         });
         WriteNumber::try_from(self.writes.len()).expect("a trace is short")
     }
@@ -132,13 +165,22 @@ impl Oracle {
     pub fn write_acknowledged(&mut self, number: WriteNumber) {
         let at = self.now();
         let write = self.write_mut(number);
+        if write.may_be_lost {
+            write.fate = Fate::Unknown;
+            return;
+        }
         write.fate = Fate::Acknowledged(at);
         let write = *write;
-        if write.ordering {
+        for block in blocks_of(&write) {
+            self.remember(block, at, write.issued, number);
+        }
+        if matches!(write.kind, WriteKind::Ordered | WriteKind::Fua) {
             self.points.push(Point {
                 issued: write.issued,
                 acknowledged: at,
             });
+        }
+        if write.kind == WriteKind::Fua {
             self.check_durable(write.issued, "durability of what a FUA write follows");
             for lba in blocks_of(&write) {
                 if self.is_before(self.media[lba], number) {
@@ -151,10 +193,83 @@ impl Oracle {
         }
     }
 
+    fn remember(&mut self, block: usize, acknowledged: u64, issued: u64, number: WriteNumber) {
+        let history = &mut self.acknowledged[block];
+        let (issued, number) = match history.last() {
+            Some(last) if last.issued > issued => (last.issued, last.number),
+            _ => (issued, number),
+        };
+        history.push(Newest {
+            acknowledged,
+            issued,
+            number,
+        });
+    }
+
+    /// Of the block's writes acknowledged before `tick`, the one issued last.
+    /// What a block holds is from before some such write only if from before this one.
+    fn newest_before(&self, block: usize, tick: u64) -> Option<WriteNumber> {
+        let history = &self.acknowledged[block];
+        let count = history.partition_point(|newest| newest.acknowledged < tick);
+        count.checked_sub(1).map(|last| history[last].number)
+    }
+
+    /// What the computer believes the block to hold.
+    pub fn expected(&self, block: u64) -> WriteNumber {
+        let block = usize::try_from(block).expect("a small volume");
+        self.newest_before(block, u64::MAX).unwrap_or(0)
+    }
+
+    /// The storage lost its volatile cache. The relay sends its records anew;
+    /// what only passed through it is gone by the storage's own contract,
+    /// unless a SYNCHRONIZE CACHE has covered it.
+    pub fn storage_lost_cache(&mut self) {
+        for at in 0..self.writes.len() {
+            let write = self.writes[at];
+            if write.kind != WriteKind::Passed {
+                continue;
+            }
+            let number = WriteNumber::try_from(at + 1).expect("a trace is short");
+            match write.fate {
+                Fate::Pending => self.writes[at].may_be_lost = true,
+                Fate::Acknowledged(acknowledged)
+                    if acknowledged >= self.durable_before
+                        && blocks_of(&write)
+                            .any(|block| self.is_before(self.media[block], number)) =>
+                {
+                    self.writes[at].fate = Fate::Unknown;
+                    for block in blocks_of(&write) {
+                        self.recall(block);
+                    }
+                }
+                Fate::Acknowledged(_) | Fate::Refused | Fate::Unknown => {}
+            }
+        }
+    }
+
+    /// Makes a block's history anew, without what is acknowledged no more.
+    fn recall(&mut self, block: usize) {
+        let mut known: Vec<(u64, u64, WriteNumber)> = self
+            .writes
+            .iter()
+            .zip(1..)
+            .filter(|(write, _)| blocks_of(write).contains(&block))
+            .filter_map(|(write, number)| match write.fate {
+                Fate::Acknowledged(at) => Some((at, write.issued, number)),
+                Fate::Pending | Fate::Refused | Fate::Unknown => None,
+            })
+            .collect();
+        known.sort_unstable();
+        self.acknowledged[block].clear();
+        for (at, issued, number) in known {
+            self.remember(block, at, issued, number);
+        }
+    }
+
     /// BUSY and the like. An ordered write may have been taken all the same (C-2).
     pub fn write_refused(&mut self, number: WriteNumber) {
         let write = self.write_mut(number);
-        write.fate = if write.ordering {
+        write.fate = if write.kind == WriteKind::Fua {
             Fate::Unknown
         } else {
             Fate::Refused
@@ -195,10 +310,10 @@ impl Oracle {
                 );
                 continue;
             }
-            let newer = self.covering(block).find(|&newer| {
-                matches!(self.write(newer).fate, Fate::Acknowledged(at) if at < ticket.issued)
-                    && self.is_before(number, newer)
-            });
+            let at = usize::try_from(block).expect("a small volume");
+            let newer = self
+                .newest_before(at, ticket.issued)
+                .filter(|&newer| self.is_before(number, newer));
             if let Some(newer) = newer {
                 self.report("fresh reads", format!(
                     "block {block} was read as write {number}, though write {newer} had been acknowledged"
@@ -252,24 +367,20 @@ impl Oracle {
 
     /// Every write acknowledged before `issued` is on the media, or one not before it.
     fn check_durable(&mut self, issued: u64, rule: &'static str) {
-        for number in 1..=WriteNumber::try_from(self.writes.len()).expect("a trace is short") {
-            let write = *self.write(number);
-            if !matches!(write.fate, Fate::Acknowledged(at) if at < issued) {
+        self.durable_before = self.durable_before.max(issued);
+        for block in 0..self.media.len() {
+            let Some(number) = self.newest_before(block, issued) else {
                 continue;
+            };
+            let promised = self.promised[block];
+            if promised == 0 || self.write(promised).issued < self.write(number).issued {
+                self.promised[block] = number;
             }
-            for block in blocks_of(&write) {
-                // Of writes that were all acknowledged, whatever is before the one
-                // issued last is before the others' successor too.
-                let promised = self.promised[block];
-                if promised == 0 || self.write(promised).issued < write.issued {
-                    self.promised[block] = number;
-                }
-                if self.is_before(self.media[block], number) {
-                    self.report(rule, format!(
-                        "write {number} was acknowledged before, block {block} of the media holds write {}",
-                        self.media[block]
-                    ));
-                }
+            if self.is_before(self.media[block], number) {
+                self.report(rule, format!(
+                    "write {number} was acknowledged before, block {block} of the media holds write {}",
+                    self.media[block]
+                ));
             }
         }
     }
@@ -287,29 +398,41 @@ impl Oracle {
             .map(|&number| self.write(number).issued)
             .max();
         let Some(newest) = newest else { return };
-        let Some(issued) = self
+        let issued = self
             .points
             .iter()
             .filter(|point| point.acknowledged < newest)
             .map(|point| point.issued)
-            .max()
-        else {
-            return;
-        };
-        for at in 0..self.writes.len() {
-            let write = self.writes[at];
-            if !matches!(write.fate, Fate::Acknowledged(at) if at < issued) {
-                continue;
+            .max();
+        let Some(issued) = issued else { return };
+        for (block, &is) in image.iter().enumerate() {
+            if let Some(number) = self.newest_before(block, issued)
+                && self.is_before(is, number)
+            {
+                return self.report(rule, format!(
+                    "a write after an ordering point shows, yet block {block} holds write {is} and not {number}"
+                ));
             }
-            let number = WriteNumber::try_from(at + 1).expect("a trace is short");
-            for block in blocks_of(&write) {
-                if self.is_before(image[block], number) {
-                    return self.report(rule, format!(
-                        "a write after an ordering point shows, yet block {block} holds write {} and not {number}",
-                        image[block]
-                    ));
-                }
-            }
+        }
+        self.check_points_show(image, newest, rule);
+    }
+
+    /// A write that is itself an ordering point shows before any later one (C-5).
+    fn check_points_show(&mut self, image: &[WriteNumber], newest: u64, rule: &'static str) {
+        let point = self.writes.iter().enumerate().rev().find(|(_, write)| {
+            matches!(write.kind, WriteKind::Ordered | WriteKind::Fua)
+                && matches!(write.fate, Fate::Acknowledged(at) if at < newest)
+        });
+        let Some((at, &write)) = point else { return };
+        let number = WriteNumber::try_from(at + 1).expect("a trace is short");
+        if let Some(block) = blocks_of(&write).find(|&block| self.is_before(image[block], number)) {
+            self.report(
+                rule,
+                format!(
+                    "a write after ordered write {number} shows, yet block {block} holds write {}",
+                    image[block]
+                ),
+            );
         }
     }
 
@@ -339,17 +462,6 @@ impl Oracle {
         }
     }
 
-    fn covering(&self, block: u64) -> impl Iterator<Item = WriteNumber> + '_ {
-        self.writes
-            .iter()
-            .zip(1..)
-            .filter_map(move |(write, number)| {
-                (write.lba..write.lba + u64::from(write.blocks))
-                    .contains(&block)
-                    .then_some(number)
-            })
-    }
-
     fn write(&self, number: WriteNumber) -> &Write {
         &self.writes[number as usize - 1]
     }
@@ -363,7 +475,7 @@ impl Oracle {
     }
 }
 
-fn blocks_of(write: &Write) -> std::ops::Range<usize> {
+fn blocks_of(write: &Write) -> Range<usize> {
     let start = usize::try_from(write.lba).expect("a small volume");
     start..start + write.blocks as usize
 }
@@ -383,7 +495,7 @@ mod tests {
     #[test]
     fn a_stale_read_is_seen() {
         let mut oracle = Oracle::new(2);
-        let write = oracle.write_issued(0, 1, false);
+        let write = oracle.write_issued(0, 1, WriteKind::Plain);
         oracle.write_acknowledged(write);
         let read = oracle.read_issued();
         oracle.read_answered(read, 0, &[0]);
@@ -393,7 +505,7 @@ mod tests {
     #[test]
     fn a_read_beside_a_write_may_see_either() {
         let mut oracle = Oracle::new(1);
-        let write = oracle.write_issued(0, 1, false);
+        let write = oracle.write_issued(0, 1, WriteKind::Plain);
         let read = oracle.read_issued();
         oracle.write_acknowledged(write);
         oracle.read_answered(read, 0, &[0]);
@@ -404,22 +516,22 @@ mod tests {
     #[test]
     fn a_write_that_overtakes_an_ordering_point_is_seen() {
         let mut oracle = Oracle::new(2);
-        let first = oracle.write_issued(0, 1, false);
+        let first = oracle.write_issued(0, 1, WriteKind::Plain);
         oracle.write_acknowledged(first);
         let sync = oracle.sync_issued();
         oracle.storage_changed(&[first, 0], &[first, 0]);
         oracle.sync_acknowledged(sync);
-        let second = oracle.write_issued(1, 1, false);
+        let second = oracle.write_issued(1, 1, WriteKind::Plain);
         oracle.write_acknowledged(second);
         oracle.storage_changed(&[first, second], &[first, second]);
         assert!(oracle.violations.is_empty());
 
         let mut oracle = Oracle::new(2);
-        let first = oracle.write_issued(0, 1, false);
+        let first = oracle.write_issued(0, 1, WriteKind::Plain);
         oracle.write_acknowledged(first);
         let sync = oracle.sync_issued();
         oracle.sync_acknowledged(sync);
-        let second = oracle.write_issued(1, 1, false);
+        let second = oracle.write_issued(1, 1, WriteKind::Plain);
         oracle.storage_changed(&[0, second], &[0, 0]);
         assert_eq!(
             rules(&oracle),
@@ -434,9 +546,9 @@ mod tests {
     #[test]
     fn media_going_back_is_seen() {
         let mut oracle = Oracle::new(1);
-        let first = oracle.write_issued(0, 1, false);
+        let first = oracle.write_issued(0, 1, WriteKind::Plain);
         oracle.write_acknowledged(first);
-        let second = oracle.write_issued(0, 1, false);
+        let second = oracle.write_issued(0, 1, WriteKind::Plain);
         oracle.write_acknowledged(second);
         oracle.storage_changed(&[second], &[second]);
         // Sent anew, in order.
@@ -452,9 +564,9 @@ mod tests {
     #[test]
     fn a_lost_write_and_a_refused_one_that_shows_are_seen() {
         let mut oracle = Oracle::new(2);
-        let lost = oracle.write_issued(0, 1, false);
+        let lost = oracle.write_issued(0, 1, WriteKind::Plain);
         oracle.write_acknowledged(lost);
-        let refused = oracle.write_issued(1, 1, false);
+        let refused = oracle.write_issued(1, 1, WriteKind::Plain);
         oracle.write_refused(refused);
         oracle.storage_changed(&[0, refused], &[0, 0]);
         oracle.finish(&[0, 0]);
@@ -466,5 +578,37 @@ mod tests {
                 "nothing lost"
             ]
         );
+    }
+
+    #[test]
+    fn an_ordered_write_shows_before_what_follows_it() {
+        let mut oracle = Oracle::new(2);
+        let ordered = oracle.write_issued(0, 1, WriteKind::Ordered);
+        oracle.write_acknowledged(ordered);
+        let later = oracle.write_issued(1, 1, WriteKind::Plain);
+        oracle.storage_changed(&[ordered, later], &[0, 0]);
+        assert!(oracle.violations.is_empty());
+        oracle.storage_changed(&[0, later], &[0, 0]);
+        assert_eq!(rules(&oracle), ["order, as the storage would answer"]);
+    }
+
+    #[test]
+    fn the_storage_may_lose_what_passed_until_it_is_synchronized() {
+        for synchronized in [false, true] {
+            let mut oracle = Oracle::new(1);
+            let passed = oracle.write_issued(0, 1, WriteKind::Passed);
+            oracle.storage_changed(&[passed], &[0]);
+            oracle.write_acknowledged(passed);
+            if synchronized {
+                oracle.storage_changed(&[passed], &[passed]);
+                let sync = oracle.sync_issued();
+                oracle.sync_acknowledged(sync);
+            }
+            oracle.storage_lost_cache();
+            oracle.storage_changed(&[0], &[0]);
+            let read = oracle.read_issued();
+            oracle.read_answered(read, 0, &[0]);
+            assert_eq!(!oracle.violations.is_empty(), synchronized);
+        }
     }
 }

@@ -2,7 +2,9 @@
 //!
 //! Commands take a random while and may finish in any order. What was written
 //! is visible at once and reaches stable media at SYNCHRONIZE CACHE, or block
-//! by block whenever the storage likes. A power failure takes the rest away.
+//! by block whenever the storage likes. A power failure takes the rest away,
+//! and the sessions; a reset takes it away and leaves them, with what they have
+//! under way, to be told by a unit attention.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -11,7 +13,7 @@ use sluice_proto::Time;
 use sluice_proto::iscsi::{
     CommandEvent, TargetConfig, TargetConn, TargetEvent, TaskFunctionResponse, TaskId,
 };
-use sluice_proto::scsi::{self, Access, ScsiStatus, Sense, opcode};
+use sluice_proto::scsi::{self, Access, ScsiStatus, Sense, SenseKey, opcode};
 use smoltcp::iface::SocketHandle;
 use smoltcp::socket::tcp::State;
 
@@ -53,6 +55,10 @@ pub struct StorageCounters {
     pub syncs: u64,
     pub power_failures: u64,
     pub resets: u64,
+    /// Commands that were under way in a reset.
+    pub strays: u64,
+    pub changes_passed: u64,
+    pub write_through: u64,
     pub reinstated: u64,
     pub busy: u64,
     pub destaged: u64,
@@ -66,6 +72,8 @@ pub struct Storage {
     pub counters: StorageCounters,
     pub latency_max: Duration,
     pub busy_percent: u64,
+    /// No volatile cache: GOOD means stable media (WCE = 0).
+    pub write_through: bool,
     pub torn: u64,
     /// The command window of sessions to come.
     pub window: u16,
@@ -86,6 +94,7 @@ impl Storage {
             counters: StorageCounters::default(),
             latency_max: Duration::from_millis(2),
             busy_percent: 0,
+            write_through: false,
             torn: 0,
             window: TargetConfig::default().max_tasks,
             hangs: false,
@@ -166,6 +175,22 @@ impl Storage {
     pub fn resize(&mut self, blocks: usize) {
         self.visible.resize(blocks, 0);
         self.media.resize(blocks, 0);
+    }
+
+    /// The volume is reset by someone: its cache is gone, every session will be
+    /// told so, and commands under way end after it (C-6, A-17).
+    pub fn lose_cache(&mut self) {
+        self.counters.resets += 1;
+        self.visible.clone_from(&self.media);
+        self.changed = true;
+        for session in &mut self.sessions {
+            session.attention = true;
+            self.counters.strays += session
+                .pending
+                .iter()
+                .filter(|pending| pending.command.write)
+                .count() as u64;
+        }
     }
 
     /// One block of the cache goes to stable media by itself.
@@ -427,7 +452,8 @@ impl Storage {
             }
             (opcode::MODE_SENSE_6, _) => {
                 // Header of 4 bytes, caching page with WCE set.
-                let mut answer = vec![23, 0, 0, 0, 0x08, 0x12, 0x04];
+                let caching = if self.write_through { 0x00 } else { 0x04 };
+                let mut answer = vec![23, 0, 0, 0, 0x08, 0x12, caching];
                 answer.resize(24, 0);
                 good(answer)
             }
@@ -445,17 +471,28 @@ impl Storage {
             }
             (_, Ok(Access::Write { lba, fua, .. })) => {
                 self.counters.writes += 1;
-                for (piece, lba) in pending.data.chunks(BLOCK_LEN).zip(lba..) {
+                self.write(lba, &pending.data, fua);
+                good(Vec::new())
+            }
+            (
+                opcode::WRITE_AND_VERIFY_10 | opcode::WRITE_SAME_16,
+                Ok(Access::Range { lba, .. }),
+            ) => {
+                self.counters.changes_passed += 1;
+                self.write(lba, &pending.data, false);
+                good(Vec::new())
+            }
+            (opcode::COMPARE_AND_WRITE, Ok(Access::Range { lba, .. })) => {
+                let (expected, new) = pending.data.split_at(pending.data.len() / 2);
+                let equal = expected.chunks(BLOCK_LEN).zip(lba..).all(|(piece, lba)| {
                     let at = usize::try_from(lba).expect("small");
-                    match block::number(piece, lba) {
-                        Some(number) => self.visible[at] = number,
-                        None => self.torn += 1,
-                    }
-                    if fua {
-                        self.media[at] = self.visible[at];
-                    }
+                    block::number(piece, lba) == Some(self.visible[at])
+                });
+                if !equal {
+                    return check(Sense::new(SenseKey::MISCOMPARE, 0x1D, 0x00));
                 }
-                self.changed = true;
+                self.counters.changes_passed += 1;
+                self.write(lba, new, false);
                 good(Vec::new())
             }
             (_, Ok(Access::Sync { .. })) => {
@@ -466,6 +503,21 @@ impl Storage {
             }
             _ => good(Vec::new()),
         }
+    }
+
+    fn write(&mut self, lba: u64, data: &[u8], fua: bool) {
+        self.counters.write_through += u64::from(self.write_through);
+        for (piece, lba) in data.chunks(BLOCK_LEN).zip(lba..) {
+            let at = usize::try_from(lba).expect("small");
+            match block::number(piece, lba) {
+                Some(number) => self.visible[at] = number,
+                None => self.torn += 1,
+            }
+            if fua || self.write_through {
+                self.media[at] = self.visible[at];
+            }
+        }
+        self.changed = true;
     }
 
     fn transmit(&mut self, at: usize) {

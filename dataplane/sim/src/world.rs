@@ -2,8 +2,10 @@
 //! wrong. One thread, one clock, one source of chance: the seed.
 //!
 //! The relay is the real [`Worker`] on memory ports. A crash of it is a drop
-//! of the worker and a new start on the same log memory, as after SIGKILL.
+//! of the worker and a new start on the same log memory, as after SIGKILL:
+//! between two steps, or after any store of one, whose frames then never leave.
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
@@ -12,6 +14,7 @@ use sluice_dataplane::driver::memory::MemorySpec;
 use sluice_dataplane::net::{PortConfig, Router, RouterConfig};
 use sluice_dataplane::tcp::{Buffers, Tcp, TcpConfig};
 use sluice_dataplane::worker::{Io, Mode, Relay, RelayConfig, Target, Worker};
+use sluice_hugepages::fuse::Fuse;
 use sluice_hugepages::log::Log;
 use sluice_hugepages::pool::Pool;
 use sluice_hugepages::region::Region;
@@ -39,8 +42,19 @@ const DRAIN: Duration = Duration::from_secs(120);
 /// No run takes this many rounds; one that does has stopped making progress.
 const ROUNDS_MAX: u64 = 20_000_000;
 
+/// Steps of the worker at one moment of simulated time.
+const STEPS_MAX: usize = 64;
+
+/// The address that the computer dials.
+fn dialled(mode: Mode) -> Ipv4Addr {
+    match mode {
+        Mode::Transparent => STORAGE,
+        Mode::Portal => RELAY_LAN,
+    }
+}
+
 /// What a run exercised and found.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Outcome {
     pub seed: u64,
     pub violations: Vec<Violation>,
@@ -61,8 +75,10 @@ struct World {
     oracle: Oracle,
     config: RelayConfig,
     crashes: u64,
+    crashes_in_step: u64,
     cuts: u64,
-    held: u64,
+    /// Counters of the relays that crashed, by name.
+    relays: BTreeMap<&'static str, u64>,
     next_fault: Time,
     cut_until: Time,
     faults_over: Time,
@@ -124,13 +140,21 @@ impl World {
             write_percent: 30 + random.of(60),
             sync_percent: random.of(8),
             fua_percent: random.of(10),
+            ordered_percent: random.of(10),
+            pass_percent: random.of(6),
             think_max: Duration::from_micros(200 + random.of(5000)),
         };
         let mut storage = Storage::new(STORAGE, RELAY_WAN, BLOCKS, random.draw());
         storage.latency_max = Duration::from_micros(random.of(5000));
         storage.busy_percent = if random.chance(20) { 5 } else { 0 };
+        storage.write_through = random.chance(15);
+        let mode = if random.chance(30) {
+            Mode::Portal
+        } else {
+            Mode::Transparent
+        };
         let config = RelayConfig {
-            mode: Mode::Transparent,
+            mode,
             targets: vec![Target {
                 name: TARGET.to_owned(),
                 address: SocketAddrV4::new(STORAGE, PORT),
@@ -145,9 +169,9 @@ impl World {
                 period: Duration::from_millis(50 + random.of(2000)),
                 load_max: Duration::MAX,
             },
-            wait_max: Duration::from_secs(10),
+            wait_max: Duration::from_secs(if random.chance(30) { 2 } else { 10 }),
             sessions_max: 4,
-            staging_pages: u16::try_from(8 + random.of(56)).expect("small"),
+            staging_pages: u16::try_from(3 + random.of(61)).expect("small"),
             wan_buffers: Buffers {
                 rx_pages: 4,
                 tx_pages: 4,
@@ -171,7 +195,7 @@ impl World {
             client: Client::new(
                 COMPUTER,
                 RELAY_LAN,
-                STORAGE,
+                dialled(mode),
                 BLOCKS as u64,
                 workload,
                 random.draw(),
@@ -180,8 +204,9 @@ impl World {
             oracle: Oracle::new(BLOCKS),
             config,
             crashes: 0,
+            crashes_in_step: 0,
             cuts: 0,
-            held: 0,
+            relays: BTreeMap::new(),
             next_fault: Time::from_millis(500 + random.of(3000)),
             cut_until: Time::FAR,
             faults_over: Time::ZERO + RUN,
@@ -214,21 +239,24 @@ impl World {
         let router = Router::new(RouterConfig {
             ports: vec![net("lan", 0, RELAY_LAN), net("wan", 1, RELAY_WAN)],
             intercepts: vec![(STORAGE, PORT)],
+            portal: (self.config.mode == Mode::Portal).then_some((RELAY_LAN, PORT)),
             ..RouterConfig::default()
         })
         .expect("a valid configuration");
         let mut tcp = Tcp::new(TcpConfig::new(16, 1500, random.seed()));
-        tcp.listen(SocketAddrV4::new(STORAGE, PORT));
+        tcp.listen(SocketAddrV4::new(dialled(self.config.mode), PORT));
         let relay = Relay::new(self.config.clone(), log, &recovery, &mut pool, self.now)
             .expect("the pool holds the pages");
         self.worker = Some(Worker::new(pool, router, tcp, relay));
     }
 
-    /// The process dies between two steps; its log memory stays.
+    /// The process dies; its log memory stays, and nothing else does.
     fn crash(&mut self) {
         self.crashes += 1;
         let worker = self.worker.take().expect("a running worker");
-        self.held += worker.relay.counters.writes_held;
+        for (name, count) in worker.relay.counters.rows() {
+            *self.relays.entry(name).or_default() += count;
+        }
         let region = worker.into_log().into_region();
         let mut random = self.random.clone();
         self.start(region, &mut random);
@@ -276,19 +304,20 @@ impl World {
         self.carry();
         let Self { worker, ports, .. } = self;
         let worker = worker.as_mut().expect("there is one but while it crashes");
-        let mut steps = 0;
-        while worker
-            .step(
-                now,
-                &mut Io {
-                    ports,
-                    control: None,
-                },
-            )
-            .did_work
-            && steps < 64
-        {
-            steps += 1;
+        for _ in 0..STEPS_MAX {
+            let mut io = Io {
+                ports,
+                control: None,
+            };
+            let did_work = worker.step(now, &mut io).did_work;
+            if worker.relay.log_has_stopped() {
+                // It died in this step: what the step would have sent was never sent.
+                self.crashes_in_step += 1;
+                return self.crash();
+            }
+            if !did_work {
+                break;
+            }
         }
         self.carry();
         if self.client.late > 0 {
@@ -354,21 +383,34 @@ impl World {
                 link.faults.loss = 0;
             }
             self.storage.busy_percent = 0;
+            self.worker().relay.set_log_fuse(Fuse::NEVER);
             return;
         }
         if now < self.next_fault {
             return;
         }
         self.next_fault = now + Duration::from_millis(300 + self.random.of(6000));
-        match self.random.of(5) {
+        match self.random.of(6) {
             0 | 1 => {
                 self.cuts += 1;
                 self.set_cut(true);
                 self.cut_until = now + Duration::from_millis(self.random.of(4000));
             }
             2 => self.crash(),
-            3 => self.storage.reset(),
-            _ => self.storage.fail_power(),
+            3 => {
+                // In the middle of a step, soon: a write makes some ten stores.
+                let most = 1 << (2 + self.random.of(8));
+                let stores = 1 + self.random.of(most);
+                self.worker().relay.set_log_fuse(Fuse::after(stores));
+            }
+            4 => {
+                self.oracle.storage_lost_cache();
+                self.storage.lose_cache();
+            }
+            _ => {
+                self.oracle.storage_lost_cache();
+                self.storage.fail_power();
+            }
         }
     }
 
@@ -402,7 +444,12 @@ impl World {
     fn outcome(mut self, seed: u64, rounds: u64) -> Outcome {
         let client = self.client.counters;
         let storage = self.storage.counters;
-        let held = self.held + self.worker().relay.counters.writes_held;
+        for (name, count) in self.worker().relay.counters.rows() {
+            *self.relays.entry(name).or_default() += count;
+        }
+        // Relay counters only say what a run has met; no rule looks at them.
+        let relay = |name: &str| self.relays.get(name).copied().unwrap_or(0);
+        let portal = u64::from(self.config.mode == Mode::Portal);
         let sum = |f: fn(&Link) -> u64| self.links.iter().map(f).sum::<u64>();
         if self.storage.torn > 0 {
             self.oracle.violations.push(Violation {
@@ -419,10 +466,14 @@ impl World {
             ("frames_reordered", sum(|link| link.counters.reordered)),
             ("frames_cut", sum(|link| link.counters.cut)),
             ("wan_cuts", self.cuts),
-            ("relay_crashes", self.crashes),
+            ("relay_crashes", self.crashes - self.crashes_in_step),
+            ("relay_crashes_in_step", self.crashes_in_step),
             ("storage_power_failures", storage.power_failures),
             ("storage_resets", storage.resets),
+            ("storage_strays", storage.strays),
             ("storage_reinstatements", storage.reinstated),
+            ("storage_writes_through", storage.write_through),
+            ("storage_changes_passed", storage.changes_passed),
             ("storage_busy", storage.busy),
             ("storage_writes", storage.writes),
             ("storage_reads", storage.reads),
@@ -432,12 +483,30 @@ impl World {
             ("sessions_lost", client.sessions_lost),
             ("computer_dropped", client.dropped_by_choice),
             ("writes_good", client.writes_good),
+            ("computer_dropped_in_silence", client.dropped_in_silence),
             ("fua_good", client.fua_good),
+            ("ordered_good", client.ordered_good),
+            ("passed_writes_good", client.passed_writes_good),
+            ("compares_good", client.compares_good),
+            ("compares_failed", client.compares_failed),
+            ("verifies_good", client.verifies_good),
+            ("unmaps_good", client.unmaps_good),
             ("reads_good", client.reads_good),
             ("syncs_good", client.syncs_good),
             ("busy", client.busy),
             ("attentions", client.attentions),
-            ("writes_held", held),
+            ("errors", client.errors),
+            ("mode_transparent", 1 - portal),
+            ("mode_portal", portal),
+            ("writes_held", relay("write_held_for_room")),
+            ("writes_behind_a_command", relay("write_behind_command")),
+            ("reads_cached", relay("read_cached")),
+            ("reads_partly_cached", relay("read_partly_cached")),
+            ("reads_uncached", relay("read_uncached")),
+            ("records_superseded", relay("record_superseded")),
+            ("computer_reinstatements", relay("session_reinstated")),
+            ("busy_wait_limit", relay("busy_wait_limit")),
+            ("busy_no_staging", relay("busy_no_staging")),
             ("reads_checked", self.oracle.reads_checked),
             ("images_checked", self.oracle.images_checked),
         ];
