@@ -5,7 +5,8 @@
 //! everything and moves time; [`client`] and [`storage`] are the two ends on
 //! their [`host`]s; [`link`] loses, doubles and delays; [`oracle`] judges, and
 //! sees only what the computer and the storage saw; [`campaign`] runs many
-//! seeds and says what none of them met.
+//! seeds and says what none of them met. [`site`] is the same worker and storage
+//! for tests that speak byte by byte.
 
 pub mod block;
 pub mod campaign;
@@ -14,5 +15,6 @@ pub mod host;
 pub mod link;
 pub mod oracle;
 pub mod random;
+pub mod site;
 pub mod storage;
 pub mod world;

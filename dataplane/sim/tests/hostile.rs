@@ -7,14 +7,12 @@
     reason = "a test ends where its site does not hold"
 )]
 
-mod site;
-
 use std::time::Duration;
 
-use site::{BLOCKS, Pdu, Session, Site, op};
 use sluice_proto::scsi::cdb;
 use sluice_sim::block;
 use sluice_sim::storage::LUN;
+use sluice_sim::site::{BLOCKS, Pdu, Session, Site, op};
 
 const GOOD: u8 = 0;
 const CHECK_CONDITION: u8 = 2;
@@ -75,7 +73,7 @@ impl Hostile {
 
 #[test]
 fn garbage_ends_its_own_connection_and_is_counted() {
-    let mut hostile = Hostile::new(Site::new());
+    let mut hostile = Hostile::new(Site::small());
     let oversize = Pdu::new(op::NOP_OUT | op::IMMEDIATE, 0x80, 9).at(5, &[0xff, 0xff, 0xff]);
     let with_header = Pdu::new(op::COMMAND, 0x81, 9).at(4, &[0xff]).word(24, 1);
     let cases: Vec<(&str, Vec<u8>)> = vec![
@@ -115,7 +113,7 @@ fn garbage_ends_its_own_connection_and_is_counted() {
 
 #[test]
 fn logins_with_garbage_keys_are_refused() {
-    let mut hostile = Hostile::new(Site::new());
+    let mut hostile = Hostile::new(Site::small());
     for text in [
         &b"InitiatorName"[..],
         b"=\0=\0=\0",
@@ -142,7 +140,7 @@ fn logins_with_garbage_keys_are_refused() {
 /// Commands beside the window have task numbers of their own.
 #[test]
 fn a_full_window_and_immediate_commands_beside_it() {
-    let mut hostile = Hostile::new(Site::new());
+    let mut hostile = Hostile::new(Site::small());
     let mut session = hostile.site.login(0, 0, 1);
     for lba in 0..128 {
         let write = Site::command(&mut session, 0x20, 512, &cdb::write(lba, 1));
@@ -161,7 +159,7 @@ fn a_full_window_and_immediate_commands_beside_it() {
 
 #[test]
 fn blocks_beyond_the_volume_and_beyond_reason() {
-    let mut hostile = Hostile::new(Site::new());
+    let mut hostile = Hostile::new(Site::small());
     let mut session = hostile.site.login(0, 0, 1);
     for lba in [
         BLOCKS as u64,
@@ -223,7 +221,7 @@ fn a_storage_with_a_window_of_one() {
 /// A volume that grows while the log has records of it.
 #[test]
 fn a_capacity_that_changes_at_the_next_login() {
-    let mut hostile = Hostile::new(Site::new());
+    let mut hostile = Hostile::new(Site::small());
     let mut first = hostile.site.login(0, 0, 1);
     assert_eq!(hostile.site.write(&mut first, 5, 77), Some(GOOD));
     for (blocks, isid) in [(4 * BLOCKS, 2), (BLOCKS / 2, 3)] {
@@ -249,7 +247,7 @@ fn a_capacity_that_changes_at_the_next_login() {
 /// Another name for the volume must not lead around its cache.
 #[test]
 fn one_volume_by_other_luns() {
-    let mut hostile = Hostile::new(Site::new());
+    let mut hostile = Hostile::new(Site::small());
     let mut session = hostile.site.login(0, 0, 1);
     assert_eq!(hostile.site.write(&mut session, 7, 42), Some(GOOD));
     let mut read = |lun: u64| {
@@ -269,7 +267,7 @@ fn one_volume_by_other_luns() {
 /// Data, aborts and a logout for tasks that are not there, or not any more.
 #[test]
 fn data_and_task_management_out_of_turn() {
-    let mut hostile = Hostile::new(Site::new());
+    let mut hostile = Hostile::new(Site::small());
     let mut session = hostile.site.login(0, 0, 1);
     let data_out = |itt: u32, ttt: u32| {
         Pdu::new(op::DATA_OUT, 0x80, itt)
@@ -311,7 +309,7 @@ fn garbage_from_the_storage() {
         Pdu::new(op::RESPONSE, 0x80, 77).bytes(),
         Pdu::new(0x32, 0x80, 0).word(36, u32::MAX).bytes(),
     ] {
-        let mut hostile = Hostile::new(Site::new());
+        let mut hostile = Hostile::new(Site::small());
         let mut session = hostile.site.login(0, 0, 1);
         assert_eq!(hostile.site.write(&mut session, 9, 1), Some(GOOD));
         hostile.site.storage.babble(&bytes);
@@ -325,7 +323,7 @@ fn garbage_from_the_storage() {
 /// A process that ends loses nothing that it has acknowledged.
 #[test]
 fn a_write_survives_the_process() {
-    let mut site = Site::new();
+    let mut site = Site::small();
     let mut session = site.login(0, 0, 1);
     assert_eq!(site.write(&mut session, 11, 4), Some(GOOD));
     let mut site = site.restart();
@@ -339,7 +337,7 @@ fn a_write_survives_the_process() {
 /// A storage that answers pings and nothing else: what waits for it ends in time.
 #[test]
 fn a_storage_that_hangs() {
-    let mut hostile = Hostile::new(Site::new());
+    let mut hostile = Hostile::new(Site::small());
     let mut session = hostile.site.login(0, 0, 1);
     hostile.site.storage.hangs = true;
     for lba in 0..40 {
@@ -369,7 +367,7 @@ fn a_storage_that_hangs() {
 /// A computer that closes its side has gone; one that says nothing has not.
 #[test]
 fn a_half_closed_and_a_silent_session() {
-    let mut hostile = Hostile::new(Site::new());
+    let mut hostile = Hostile::new(Site::small());
     let session = hostile.site.connect(0);
     let login = Site::login_pdu(0, 0, 1);
     hostile.site.send(&session, &login.bytes());
@@ -393,7 +391,7 @@ proptest::proptest! {
             1..12,
         ),
     ) {
-        let mut hostile = Hostile::new(Site::new());
+        let mut hostile = Hostile::new(Site::small());
         let session = if logged_in {
             hostile.site.login(0, 0, 1)
         } else {

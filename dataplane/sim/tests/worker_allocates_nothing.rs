@@ -8,15 +8,12 @@
     reason = "a test ends where its site does not hold"
 )]
 
-#[allow(dead_code, reason = "each test file uses its share")]
-mod site;
-
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::time::Duration;
 
-use site::Site;
 use sluice_proto::scsi::cdb;
+use sluice_sim::site::Site;
 
 /// Counts what this thread asks for while it counts.
 struct Counting;
@@ -60,7 +57,7 @@ static ALLOCATOR: Counting = Counting;
 const GOOD: u8 = 0;
 
 /// Writes, reads from the cache and from the storage, and a SYNCHRONIZE CACHE.
-fn work(site: &mut Site, session: &mut site::Session, from: u32, count: u32) {
+fn work(site: &mut Site, session: &mut sluice_sim::site::Session, from: u32, count: u32) {
     for number in from..from + count {
         let lba = u64::from(number * 7 % 512);
         assert_eq!(site.write(session, lba, number), Some(GOOD));
@@ -77,7 +74,7 @@ fn work(site: &mut Site, session: &mut site::Session, from: u32, count: u32) {
 
 #[test]
 fn writes_reads_and_flushes_allocate_nothing_after_warm_up() {
-    let mut site = Site::new();
+    let mut site = Site::small();
     let mut session = site.login(0, 0, 1);
     work(&mut site, &mut session, 1, 100);
     site.around_step = [|| COUNTS.set(true), || COUNTS.set(false)];

@@ -1,12 +1,17 @@
-//! A small site for tests that speak iSCSI byte by byte: two computers, the
+//! A small site for tests and benches that speak iSCSI byte by byte: two computers, the
 //! real worker on memory ports, and the model storage, on links without loss.
 //!
+//! It asserts what it needs to go on, and so ends whoever uses it wrongly.
 //! A [`Session`] is a TCP connection and nothing more: what goes over it is
 //! the test's to say, right or wrong.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
+use crate::block::{self, BLOCK_LEN};
+use crate::host::Host;
+use crate::random::Random;
+use crate::storage::{LUN, PORT, Storage};
 use sluice_dataplane::driver::Port;
 use sluice_dataplane::driver::memory::MemorySpec;
 use sluice_dataplane::net::{PortConfig, Router, RouterConfig};
@@ -17,10 +22,6 @@ use sluice_hugepages::pool::Pool;
 use sluice_hugepages::region::Region;
 use sluice_proto::Time;
 use sluice_proto::cache::flush::policy::FlushPolicy;
-use sluice_sim::block::{self, BLOCK_LEN};
-use sluice_sim::host::Host;
-use sluice_sim::random::Random;
-use sluice_sim::storage::{LUN, PORT, Storage};
 use smoltcp::iface::SocketHandle;
 use smoltcp::socket::tcp::State;
 
@@ -34,7 +35,6 @@ const RELAY_LAN: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
 const RELAY_WAN: Ipv4Addr = Ipv4Addr::new(198, 19, 0, 1);
 const STORAGE: Ipv4Addr = Ipv4Addr::new(198, 19, 0, 10);
 
-#[allow(dead_code, reason = "each test file uses its share")]
 /// Opcodes of RFC 7143 11.1.1 that these tests send or wait for.
 pub mod op {
     pub const NOP_OUT: u8 = 0x00;
@@ -78,7 +78,9 @@ impl Pdu {
     }
 
     pub fn data(mut self, data: &[u8]) -> Self {
-        let len = u32::try_from(data.len()).unwrap().to_be_bytes();
+        let len = u32::try_from(data.len())
+            .expect("the site holds")
+            .to_be_bytes();
         self.header[5..8].copy_from_slice(&len[1..]);
         self.data = data.to_vec();
         self
@@ -96,7 +98,7 @@ impl Pdu {
     }
 
     pub fn itt(&self) -> u32 {
-        u32::from_be_bytes(self.header[16..20].try_into().unwrap())
+        u32::from_be_bytes(self.header[16..20].try_into().expect("the site holds"))
     }
 
     pub fn status(&self) -> u8 {
@@ -113,10 +115,30 @@ pub struct Session {
     pub itt: u32,
 }
 
+/// How large a site is.
+#[derive(Clone, Copy, Debug)]
+pub struct Size {
+    pub sessions_max: usize,
+    pub pool_pages: usize,
+    pub wan_pages: u32,
+    pub silence_max: Duration,
+}
+
+impl Size {
+    pub const SMALL: Self = Self {
+        sessions_max: 8,
+        pool_pages: 512,
+        wan_pages: 4,
+        silence_max: Duration::from_secs(5),
+    };
+}
+
+#[derive(Debug)]
 pub struct Site {
     pub now: Time,
     pub worker: Worker,
     pub storage: Storage,
+    size: Size,
     ports: Vec<Port>,
     computers: [Host; 2],
     received: Vec<(SocketHandle, usize, Vec<u8>)>,
@@ -127,19 +149,30 @@ pub struct Site {
 }
 
 impl Site {
-    pub fn new() -> Self {
+    pub fn small() -> Self {
         Self::with(|_| ())
     }
 
     pub fn with(change: impl FnOnce(&mut Storage)) -> Self {
+        Self::of(Size::SMALL, change)
+    }
+
+    pub fn of(size: Size, change: impl FnOnce(&mut Storage)) -> Self {
         let mut random = Random::new(7);
         let mut storage = Storage::new(STORAGE, RELAY_WAN, BLOCKS, random.draw());
         storage.latency_max = Duration::from_micros(100);
         change(&mut storage);
         let log = Region::anonymous(24 * 1024 * 1024);
-        let (worker, ports) = start(log, &mut random, Time::from_millis(1));
+        let (worker, ports) = start(log, size, &mut random, Time::from_millis(1));
         let host = |at: usize| {
-            let mac = [2, 0, 0, 0, 0, 0x10 + u8::try_from(at).unwrap()];
+            let mac = [
+                2,
+                0,
+                0,
+                0,
+                0,
+                0x10 + u8::try_from(at).expect("the site holds"),
+            ];
             Host::new(COMPUTERS[at], RELAY_LAN, mac, 11 + at as u64)
         };
         Self {
@@ -147,6 +180,7 @@ impl Site {
             worker,
             storage,
             ports,
+            size,
             computers: [host(0), host(1)],
             received: Vec::new(),
             random,
@@ -155,12 +189,47 @@ impl Site {
         }
     }
 
-    #[allow(dead_code, reason = "each test file uses its share")]
     /// The process dies, and another begins with what it left behind.
     pub fn restart(mut self) -> Self {
         let region = self.worker.into_log().into_region();
-        (self.worker, self.ports) = start(region, &mut self.random, self.now);
+        (self.worker, self.ports) = start(region, self.size, &mut self.random, self.now);
         self
+    }
+
+    /// Drops the computer's end of a session without a word: it stays, idle, at the relay.
+    pub fn leave_idle(&mut self, session: &Session) {
+        let Session {
+            computer, handle, ..
+        } = *session;
+        self.received
+            .retain(|(known, owner, _)| (*known, *owner) != (handle, computer));
+        self.computers[computer].close(handle);
+    }
+
+    /// Hands a frame to the relay's LAN port.
+    pub fn inject_lan(&mut self, frame: &[u8]) {
+        let lan = self.ports[0].memory_mut().expect("a memory port");
+        lan.inject(&mut self.worker.pool, frame)
+            .expect("room in the port's queue");
+    }
+
+    /// One step of the worker; what it sends to the WAN is taken away and counted.
+    pub fn step(&mut self, time: Duration) -> usize {
+        self.now += time;
+        let mut io = Io {
+            ports: &mut self.ports,
+            control: None,
+        };
+        self.around_step[0]();
+        self.worker.step(self.now, &mut io);
+        self.around_step[1]();
+        let wan = self.ports[1].memory_mut().expect("a memory port");
+        let mut sent = 0;
+        while let Some(frame) = wan.take_frame() {
+            self.worker.pool.release(frame);
+            sent += 1;
+        }
+        sent
     }
 
     pub fn usage(&self) -> Usage {
@@ -219,7 +288,7 @@ impl Site {
 
     fn carry(&mut self) {
         let pool = &mut self.worker.pool;
-        let lan = self.ports[0].memory_mut().unwrap();
+        let lan = self.ports[0].memory_mut().expect("the site holds");
         let mut bytes = Vec::new();
         while lan.take(pool, &mut bytes) {
             for computer in &mut self.computers {
@@ -231,7 +300,7 @@ impl Site {
                 let _ = lan.inject(pool, &frame);
             }
         }
-        let wan = self.ports[1].memory_mut().unwrap();
+        let wan = self.ports[1].memory_mut().expect("the site holds");
         while wan.take(pool, &mut bytes) {
             self.storage.host.wire.received.push_back(bytes.clone());
         }
@@ -261,7 +330,7 @@ impl Site {
             if rest.is_empty() || !socket.may_send() {
                 break;
             }
-            let sent = socket.send_slice(rest).unwrap();
+            let sent = socket.send_slice(rest).expect("the site holds");
             rest = &rest[sent..];
             self.run(Duration::from_micros(200));
         }
@@ -308,20 +377,21 @@ impl Site {
         Some(Pdu { header, data })
     }
 
-    pub fn login_pdu(computer: usize, target: usize, isid: u8) -> Pdu {
+    pub fn login_pdu(computer: usize, target: usize, isid: u16) -> Pdu {
         let text = format!(
             "InitiatorName=iqn.2004-03.example.sim:computer{computer}\0\
              TargetName={}\0SessionType=Normal\0InitialR2T=Yes\0ImmediateData=Yes\0",
             TARGETS[target]
         );
         Pdu::new(op::LOGIN | op::IMMEDIATE, 0x87, 0)
-            .at(8, &[0x80, 0, 0, 0, 0, isid])
+            .at(8, &[0x80, 0, 0, 0])
+            .at(12, &isid.to_be_bytes())
             .word(24, 1)
             .data(text.as_bytes())
     }
 
     /// A session that has logged in.
-    pub fn login(&mut self, computer: usize, target: usize, isid: u8) -> Session {
+    pub fn login(&mut self, computer: usize, target: usize, isid: u16) -> Session {
         let mut session = self.connect(computer);
         self.send(&session, &Self::login_pdu(computer, target, isid).bytes());
         let answer = self.next_pdu(&session).expect("an answer to the login");
@@ -376,7 +446,7 @@ impl Site {
     pub fn write(&mut self, session: &mut Session, lba: u64, number: u32) -> Option<u8> {
         let mut data = [0; BLOCK_LEN];
         block::fill(&mut data, number, lba);
-        let len = u32::try_from(BLOCK_LEN).unwrap();
+        let len = u32::try_from(BLOCK_LEN).expect("the site holds");
         let cdb = sluice_proto::scsi::cdb::write(lba, 1);
         let pdu = Self::command(session, 0x20, len, &cdb).data(&data);
         self.send(session, &pdu.bytes());
@@ -384,7 +454,7 @@ impl Site {
     }
 
     pub fn read(&mut self, session: &mut Session, lba: u64) -> Option<(u8, Option<u32>)> {
-        let len = u32::try_from(BLOCK_LEN).unwrap();
+        let len = u32::try_from(BLOCK_LEN).expect("the site holds");
         let cdb = sluice_proto::scsi::cdb::read(lba, 1);
         let pdu = Self::command(session, 0x40, len, &cdb);
         self.send(session, &pdu.bytes());
@@ -404,9 +474,9 @@ impl Site {
     }
 }
 
-fn start(log: Region, random: &mut Random, now: Time) -> (Worker, Vec<Port>) {
+fn start(log: Region, size: Size, random: &mut Random, now: Time) -> (Worker, Vec<Port>) {
     let (log, recovery) = Log::open(log).expect("a log of our own making");
-    let mut pool = Pool::anonymous(512);
+    let mut pool = Pool::anonymous(size.pool_pages);
     let config = RelayConfig {
         mode: Mode::Transparent,
         targets: TARGETS
@@ -427,13 +497,13 @@ fn start(log: Region, random: &mut Random, now: Time) -> (Worker, Vec<Port>) {
             load_max: Duration::MAX,
         },
         wait_max: Duration::from_secs(10),
-        sessions_max: 8,
+        sessions_max: size.sessions_max,
         staging_pages: 96,
         wan_buffers: Buffers {
-            rx_pages: 4,
-            tx_pages: 4,
+            rx_pages: size.wan_pages,
+            tx_pages: size.wan_pages,
         },
-        silence_max: Duration::from_secs(5),
+        silence_max: size.silence_max,
         seed: random.draw(),
     };
     let port = |index: u8| {
@@ -458,7 +528,11 @@ fn start(log: Region, random: &mut Random, now: Time) -> (Worker, Vec<Port>) {
         ..RouterConfig::default()
     })
     .expect("a valid configuration");
-    let mut tcp = Tcp::new(TcpConfig::new(32, 1500, random.seed()));
+    let mut tcp = Tcp::new(TcpConfig::new(
+        u32::try_from(size.sessions_max * 4).expect("a small number"),
+        1500,
+        random.seed(),
+    ));
     tcp.listen(SocketAddrV4::new(STORAGE, PORT));
     let relay = Relay::new(config, log, &recovery, &mut pool, now).expect("the pool holds it");
     (
