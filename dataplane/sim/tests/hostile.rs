@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use sluice_proto::scsi::cdb;
 use sluice_sim::block;
-use sluice_sim::storage::LUN;
 use sluice_sim::site::{BLOCKS, Pdu, Session, Site, op};
+use sluice_sim::storage::LUN;
 
 const GOOD: u8 = 0;
 const CHECK_CONDITION: u8 = 2;
@@ -416,7 +416,7 @@ proptest::proptest! {
 /// Pings with data, many in one segment: each is answered, none waits for the next packet.
 #[test]
 fn pings_in_one_burst() {
-    let mut hostile = Hostile::new(Site::new());
+    let mut hostile = Hostile::new(Site::small());
     let session = hostile.site.login(0, 0, 1);
     let ping = |itt| {
         let pdu = Pdu::new(op::NOP_OUT | op::IMMEDIATE, 0x80, itt);

@@ -16,6 +16,7 @@ use super::publish::apply;
 use super::relay::{Mode, Net, Relay, Side, VOLUMES_MAX};
 use super::staging::STAGE_LEN;
 use super::task::{LanKey, NexusKey, VolumeKey};
+use super::upkeep::Turn;
 use super::volume::{Geometry, Volume};
 use crate::tcp::{FlowEvent, FlowId};
 use sluice_proto::cache::flush::policy::FlushPolicy;
@@ -506,8 +507,8 @@ impl Relay {
 
     /// Logs a nexus out that nobody needs: no computer, no task, nothing to
     /// flush by it. One that is logged out already is forgotten.
-    pub(super) fn retire_nexuses(&mut self, net: &mut Net<'_>, now: Time) {
-        for at in 0..self.nexuses.capacity() {
+    pub(super) fn retire_nexuses(&mut self, net: &mut Net<'_>, now: Time, slots: &Turn) {
+        for at in slots.clone() {
             let key = NexusKey(at);
             let Some(nexus) = self.nexuses.get(at) else {
                 continue;

@@ -76,6 +76,8 @@ impl Relay {
             lans_queued: std::collections::VecDeque::with_capacity(sessions),
             nexuses_queued: std::collections::VecDeque::with_capacity(nexuses),
             next_sweep: now,
+            lan_turn: 0,
+            nexus_turn: 0,
             next_tsih: 1,
             random: config.seed,
             counters: Counters::default(),

@@ -171,6 +171,9 @@ pub struct Relay {
     pub(super) lans_queued: VecDeque<LanKey>,
     pub(super) nexuses_queued: VecDeque<NexusKey>,
     pub(super) next_sweep: Time,
+    /// Where the next sweep begins in the tables of sessions and nexuses.
+    pub(super) lan_turn: usize,
+    pub(super) nexus_turn: usize,
     pub(super) next_tsih: u16,
     pub(super) random: u64,
     pub counters: Counters,

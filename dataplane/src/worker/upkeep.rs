@@ -1,6 +1,7 @@
 //! What is done on time's account rather than a packet's: bounds on waiting
 //! (C-16), pings, reconnects, periodic flushes, and sessions nobody needs.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use sluice_proto::Time;
@@ -17,6 +18,20 @@ const SWEEP_PERIOD: Duration = Duration::from_millis(20);
 
 /// A command at the storage without an answer for this long: twice what Linux waits.
 const WAN_ANSWER_MAX: Duration = Duration::from_secs(60);
+
+/// Slots of a table that one sweep looks at.
+pub(super) type Turn = std::iter::Chain<Range<usize>, Range<usize>>;
+
+/// The slots whose turn it is: 16, or as many as let each have its turn in some
+/// ten seconds, so that thousands of idle sessions do not fill the caches of
+/// the packets between two sweeps. A small table is looked at whole each time.
+fn turn(next: &mut usize, capacity: usize) -> Turn {
+    let count = (capacity / 512).max(16).min(capacity);
+    let begin = *next % capacity.max(1);
+    let end = begin + count;
+    *next = end % capacity.max(1);
+    (begin..end.min(capacity)).chain(0..end.saturating_sub(capacity))
+}
 
 impl Relay {
     /// Serves every connection that something happened to, and then what time brings.
@@ -66,7 +81,8 @@ impl Relay {
     fn sweep(&mut self, net: &mut Net<'_>, now: Time) {
         self.sweep_tasks(net, now);
         self.sweep_lans(net, now);
-        self.sweep_nexuses(net, now);
+        let nexuses = turn(&mut self.nexus_turn, self.nexuses.capacity());
+        self.sweep_nexuses(net, now, &nexuses);
         self.sweep_wan_tasks(net, now);
         for volume in self.volume_keys() {
             self.recheck(now, volume);
@@ -76,7 +92,7 @@ impl Relay {
             self.flush_volume(now, volume);
         }
         self.admit_held(net, now);
-        self.retire_nexuses(net, now);
+        self.retire_nexuses(net, now, &nexuses);
     }
 
     /// What passed through is synced after a flush period, as records are: a
@@ -114,7 +130,7 @@ impl Relay {
     }
 
     fn sweep_lans(&mut self, net: &mut Net<'_>, now: Time) {
-        for at in 0..self.lans.capacity() {
+        for at in turn(&mut self.lan_turn, self.lans.capacity()) {
             let Some(lan) = self.lans.get_mut(at) else {
                 continue;
             };
@@ -173,8 +189,8 @@ impl Relay {
         }
     }
 
-    fn sweep_nexuses(&mut self, net: &mut Net<'_>, now: Time) {
-        for at in 0..self.nexuses.capacity() {
+    fn sweep_nexuses(&mut self, net: &mut Net<'_>, now: Time, slots: &Turn) {
+        for at in slots.clone() {
             let Some(nexus) = self.nexuses.get_mut(at) else {
                 continue;
             };
