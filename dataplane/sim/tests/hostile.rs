@@ -420,13 +420,18 @@ fn pings_in_one_burst() {
     let session = hostile.site.login(0, 0, 1);
     let ping = |itt| {
         let pdu = Pdu::new(op::NOP_OUT | op::IMMEDIATE, 0x80, itt);
-        pdu.word(20, u32::MAX).word(24, session.cmd_sn).data(b"ping")
+        pdu.word(20, u32::MAX)
+            .word(24, session.cmd_sn)
+            .data(b"ping")
     };
     let burst: Vec<u8> = (700..720).flat_map(|itt| ping(itt).bytes()).collect();
     hostile.site.send(&session, &burst);
     for _ in 0..20 {
         let answer = hostile.site.next_pdu(&session).unwrap();
-        assert_eq!((answer.opcode(), answer.data.as_slice()), (0x20, &b"ping"[..]));
+        assert_eq!(
+            (answer.opcode(), answer.data.as_slice()),
+            (0x20, &b"ping"[..])
+        );
     }
     hostile.site.close(&session);
     hostile.is_clean(6);

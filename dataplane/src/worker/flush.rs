@@ -295,16 +295,17 @@ impl Relay {
     /// sent before may still miss.
     pub(super) fn release_durable(&mut self, net: &mut Net<'_>, now: Time, key: VolumeKey) {
         while let Some(record) = self.flush.next_durable(key.0) {
-            self.volume_mut(key).durable.push_back(record);
+            let volume = self.volume_mut(key);
+            volume.durable.push_back((record, volume.reads_asked));
         }
         let mut freed = false;
-        while let Some(&record) = self.volume(key).durable.front() {
+        while let Some(&(record, reads_asked)) = self.volume(key).durable.front() {
             let (lba, len) = {
                 let record = self.log.record(RecordId(record));
                 (record.lba, record.len)
             };
             let volume = self.volume_mut(key);
-            if volume.read_over(lba, u64::from(len / volume.block_len())) {
+            if volume.read_over(lba, u64::from(len / volume.block_len()), reads_asked) {
                 break;
             }
             volume.durable.pop_front();
@@ -320,6 +321,16 @@ impl Relay {
         if freed && !self.held.is_empty() {
             self.admit_held(net, now);
         }
+    }
+
+    /// Everything up to the sequence is durable at the storage, and gone from the
+    /// log: what a read still pins there would be sent again after a crash, over
+    /// what is newer.
+    pub(super) fn is_durable_through(&self, key: VolumeKey, sequence: u64) -> bool {
+        let oldest = self.volume(key).durable.front();
+        self.flush.durable_through(key.0, sequence)
+            && oldest
+                .is_none_or(|&(record, _)| self.log.record(RecordId(record)).sequence > sequence)
     }
 
     /// Looks whether what waits for durability, or for clean blocks, may go on.
@@ -340,7 +351,7 @@ impl Relay {
                     unreachable!("only FUA writes wait")
                 };
                 let len = write.len;
-                if self.flush.durable_through(volume.0, sequence) {
+                if self.is_durable_through(volume, sequence) {
                     self.volume_mut(volume).waiting.retain(|&task| task != key);
                     self.answer(key, ScsiStatus::GOOD, &[], len);
                     self.forget(key);

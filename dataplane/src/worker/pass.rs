@@ -39,7 +39,7 @@ impl Relay {
             unreachable!("the caller knows the task for a sync")
         };
         let through = sync.through;
-        if self.flush.durable_through(volume.0, through) {
+        if self.is_durable_through(volume, through) {
             self.volume_mut(volume).waiting.retain(|&task| task != key);
             self.answer(key, ScsiStatus::GOOD, &[], 0);
             self.forget(key);

@@ -65,7 +65,10 @@ pub struct Volume {
     /// Smoothed response time of requests, one eighth new.
     pub load: Duration,
     /// Durable records, oldest first, that a read sent before may still miss.
-    pub durable: VecDeque<u32>,
+    /// With each, how many reads had been sent when it became durable: only those may miss it.
+    pub durable: VecDeque<(u32, u64)>,
+    /// Reads asked of the storage so far.
+    pub reads_asked: u64,
     pub reads_out: Vec<ReadOut>,
     pub barriers: Vec<(TaskKey, Access)>,
     /// When what has passed through is to be synced, if nobody asks before.
@@ -85,6 +88,8 @@ pub struct Volume {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReadOut {
     pub wan_task: usize,
+    /// Its place among the reads asked.
+    pub number: u64,
     pub lba: u64,
     pub blocks: u64,
 }
@@ -119,6 +124,7 @@ impl Volume {
             flush_nexus: None,
             load: Duration::ZERO,
             durable: VecDeque::with_capacity(records_max),
+            reads_asked: 0,
             reads_out: Vec::with_capacity(VOLUME_TASKS_MAX),
             sync_passed_at: Time::ZERO,
             barriers: Vec::with_capacity(VOLUME_TASKS_MAX),
@@ -161,10 +167,11 @@ impl Volume {
                 .any(|(_, barrier)| bars(*barrier, lba, blocks))
     }
 
-    pub fn read_over(&self, lba: u64, blocks: u64) -> bool {
+    /// Whether one of the first `reads_asked` reads is out over the blocks.
+    pub fn read_over(&self, lba: u64, blocks: u64, reads_asked: u64) -> bool {
         self.reads_out
             .iter()
-            .any(|read| overlap(read.lba, read.blocks, lba, blocks))
+            .any(|read| read.number <= reads_asked && overlap(read.lba, read.blocks, lba, blocks))
     }
 
     pub fn sample_load(&mut self, response: Duration) {

@@ -365,8 +365,12 @@ impl Relay {
                     .chunks
                     .iter()
                     .any(|chunk| chunk.state == ChunkState::Wanted);
-                self.volume_mut(volume).reads_out.push(ReadOut {
+                let state = self.volume_mut(volume);
+                state.reads_asked += 1;
+                let number = state.reads_asked;
+                state.reads_out.push(ReadOut {
                     wan_task,
+                    number,
                     lba,
                     blocks: u64::from(blocks),
                 });
