@@ -1,6 +1,8 @@
 //! `bench/run session-scale`: what one more idle iSCSI session costs a routed
 //! packet and a write. The real worker on memory ports, with one idle session
-//! and with thousands, in one run; only the worker's steps are timed.
+//! and with thousands, in one run; only the worker's steps are timed. Idle means
+//! silent: pings and keep-alives, some hundred a second for thousands of
+//! sessions, are off.
 
 #![expect(clippy::print_stdout, reason = "a command-line program")]
 
@@ -57,8 +59,10 @@ fn main() {
             sessions_max: usize::from(arguments.sessions) + 16,
             // A page a direction on either side of each session, and room to work.
             pool_pages: usize::from(arguments.sessions) * 4 + 1024,
+            log_len: 512 * 1024 * 1024,
             wan_pages: 1,
             silence_max: Duration::from_secs(3600),
+            asks_idle: false,
         },
         |_| (),
     );

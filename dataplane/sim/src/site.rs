@@ -120,16 +120,23 @@ pub struct Session {
 pub struct Size {
     pub sessions_max: usize,
     pub pool_pages: usize,
+    /// Bytes of the log; its directory has a row for each nexus, some 1,500 in the
+    /// first 2 MiB and as many in each 128 MiB more.
+    pub log_len: usize,
     pub wan_pages: u32,
     pub silence_max: Duration,
+    /// TCP keep-alives towards computers.
+    pub asks_idle: bool,
 }
 
 impl Size {
     pub const SMALL: Self = Self {
         sessions_max: 8,
         pool_pages: 512,
+        log_len: 24 * 1024 * 1024,
         wan_pages: 4,
         silence_max: Duration::from_secs(5),
+        asks_idle: true,
     };
 }
 
@@ -162,7 +169,7 @@ impl Site {
         let mut storage = Storage::new(STORAGE, RELAY_WAN, BLOCKS, random.draw());
         storage.latency_max = Duration::from_micros(100);
         change(&mut storage);
-        let log = Region::anonymous(24 * 1024 * 1024);
+        let log = Region::anonymous(size.log_len);
         let (worker, ports) = start(log, size, &mut random, Time::from_millis(1));
         let host = |at: usize| {
             let mac = [
@@ -196,7 +203,8 @@ impl Site {
         self
     }
 
-    /// Drops the computer's end of a session without a word: it stays, idle, at the relay.
+    /// Drops the computer's end of a session without a word: it stays, idle, at
+    /// the relay, where nobody asks it for a sign of life ([`Size::asks_idle`]).
     pub fn leave_idle(&mut self, session: &Session) {
         let Session {
             computer, handle, ..
@@ -528,11 +536,16 @@ fn start(log: Region, size: Size, random: &mut Random, now: Time) -> (Worker, Ve
         ..RouterConfig::default()
     })
     .expect("a valid configuration");
-    let mut tcp = Tcp::new(TcpConfig::new(
+    let mut settings = TcpConfig::new(
         u32::try_from(size.sessions_max * 4).expect("a small number"),
         1500,
         random.seed(),
-    ));
+    );
+    if !size.asks_idle {
+        settings.accept.keep_alive = None;
+        settings.accept.timeout = None;
+    }
+    let mut tcp = Tcp::new(settings);
     tcp.listen(SocketAddrV4::new(STORAGE, PORT));
     let relay = Relay::new(config, log, &recovery, &mut pool, now).expect("the pool holds it");
     (
