@@ -96,7 +96,7 @@ pub fn start(
             recovery.damaged.len()
         );
         for damage in &recovery.damaged {
-            warn!("log: {damage:?}: kept, and not flushed");
+            warn!("log: {damage}: kept, and not flushed");
         }
     }
     let frames = region(config, "frames", config.dataplane.frames_bytes);
@@ -189,7 +189,8 @@ fn backing_of(backing: &sluice_hugepages::region::Backing) -> tables::Backing {
     match backing {
         Backing::Hugetlbfs => tables::Backing::Hugepages,
         Backing::Tmpfs(_) => tables::Backing::Tmpfs,
-        Backing::Anonymous => tables::Backing::Anonymous,
+        // A data plane opens no region to read it only.
+        Backing::Anonymous | Backing::ReadOnly => tables::Backing::Anonymous,
     }
 }
 

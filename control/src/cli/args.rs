@@ -35,7 +35,7 @@ and shows the last state when the data plane is gone (standard error says so).
 
 Exit codes:
   0  done, or shown
-  1  failed: not drained in time, no such volume, value out of range
+  1  failed: not drained in time, no such volume, value out of range, faults in a log
   2  usage
   3  no data plane: segment not there or of another release, or no answer
   4  sluice-control does not answer
@@ -66,6 +66,11 @@ pub(super) enum Action {
         #[command(subcommand)]
         what: ConfigAction,
     },
+    /// Look into a write log that no data plane uses; nothing is changed
+    Log {
+        #[command(subcommand)]
+        what: LogAction,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -92,6 +97,19 @@ pub(super) enum SetAction {
 pub(super) enum ConfigAction {
     /// Check a configuration file; every fault with its line
     Check { file: PathBuf },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum LogAction {
+    /// Check every header, record and payload; faults end with 1
+    Check { file: PathBuf },
+    /// List the records in their order of arrival
+    Dump {
+        file: PathBuf,
+        /// TARGET/LUN or TARGET; without it all volumes
+        #[arg(long)]
+        volume: Option<String>,
+    },
 }
 
 /// What `show` can show.

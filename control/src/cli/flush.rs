@@ -24,10 +24,8 @@ pub(super) fn flush(volume: &str, timeout: Duration, args: &Args) -> Result<Answ
     let volumes = done(client::ask(&args.socket()?, &request)?)?;
     if timeout.is_zero() {
         let json = json!({ "ok": true, "volumes": volumes, "drained": false });
-        return Ok(Answer {
-            json,
-            text: format!("flush of {volumes} volumes begun"),
-        });
+        let text = format!("flush of {volumes} volumes begun");
+        return Ok(Answer::done(json, text));
     }
     let name: Option<VolumeName> = match volume {
         "all" => None,
@@ -47,7 +45,7 @@ pub(super) fn flush(volume: &str, timeout: Duration, args: &Args) -> Result<Answ
             let took = began.elapsed().as_secs_f64();
             let json = json!({ "ok": true, "volumes": volumes, "drained": true, "seconds": took });
             let text = format!("{volumes} volumes drained in {}", table::seconds(took));
-            return Ok(Answer { json, text });
+            return Ok(Answer::done(json, text));
         }
         if let Pending::Failed(message) = pending {
             return Err(CliError::Failed(message));

@@ -8,6 +8,7 @@
 mod args;
 pub mod exit;
 mod flush;
+mod inspect;
 mod show;
 mod table;
 
@@ -20,7 +21,7 @@ use sluice_hugepages::shm::{SegmentError, SegmentReader, Vitality, monotonic_ns}
 use thiserror::Error;
 
 pub use self::args::Args;
-use self::args::{Action, ConfigAction, SetAction};
+use self::args::{Action, ConfigAction, LogAction, SetAction};
 use crate::client::{self, ClientError};
 use crate::load_config;
 use crate::protocol::{FailureKind, Reply, Request};
@@ -61,13 +62,22 @@ impl CliError {
 pub(crate) struct Answer {
     pub json: Value,
     pub text: String,
+    /// Not `DONE` where what was found is the failure.
+    pub exit: u8,
+}
+
+impl Answer {
+    fn done(json: Value, text: String) -> Answer {
+        let exit = exit::DONE;
+        Answer { json, text, exit }
+    }
 }
 
 /// Does what the arguments say; answers the exit code.
 pub fn run(args: &Args, out: &mut dyn Write, err: &mut dyn Write) -> u8 {
     let answer = act(args, err);
     let code = match &answer {
-        Ok(_) => exit::DONE,
+        Ok(answer) => answer.exit,
         Err(error) => error.exit(),
     };
     let shown = match answer {
@@ -116,15 +126,18 @@ fn act(args: &Args, err: &mut dyn Write) -> Result<Answer, CliError> {
             };
             let volumes = done(client::ask(&args.socket()?, &request)?)?;
             let of = volume.as_deref().unwrap_or("the default");
-            Ok(Answer {
-                json: json!({ "ok": true, "volumes": volumes }),
-                text: format!("flush policy of {of} set ({volumes} volumes)"),
-            })
+            let json = json!({ "ok": true, "volumes": volumes });
+            let text = format!("flush policy of {of} set ({volumes} volumes)");
+            Ok(Answer::done(json, text))
         }
         Action::Flush { volume, timeout } => flush::flush(volume, *timeout, args),
         Action::Config {
             what: ConfigAction::Check { file },
         } => check(file),
+        Action::Log { what } => match what {
+            LogAction::Check { file } => inspect::check(file),
+            LogAction::Dump { file, volume } => inspect::dump(file, volume.as_deref()),
+        },
     }
 }
 
@@ -172,7 +185,7 @@ fn check(file: &Path) -> Result<Answer, CliError> {
         "sessions_max": config.iscsi.sessions_max,
         "memory": memory,
     });
-    Ok(Answer { json, text })
+    Ok(Answer::done(json, text))
 }
 
 impl Args {

@@ -17,12 +17,24 @@ use crate::region::Region;
 #[derive(Debug)]
 pub(super) struct Memory {
     region: Region,
-    pub fuse: Fuse,
+    fuse: Fuse,
 }
 
 impl Memory {
+    /// Over a region that is read only the fuse has blown before the first store.
     pub fn new(region: Region, fuse: Fuse) -> Memory {
-        Memory { region, fuse }
+        let mut memory = Memory { region, fuse };
+        memory.set_fuse(fuse);
+        memory
+    }
+
+    pub fn set_fuse(&mut self, fuse: Fuse) {
+        let read_only = self.region.is_read_only();
+        self.fuse = if read_only { Fuse::after(0) } else { fuse };
+    }
+
+    pub fn fuse(&self) -> &Fuse {
+        &self.fuse
     }
 
     pub fn into_region(self) -> Region {
@@ -94,7 +106,8 @@ impl Memory {
     #[inline]
     fn bytes_mut(&mut self, offset: usize, len: usize) -> &mut [u8] {
         self.check(offset, len);
-        // SAFETY: as in `bytes`; `&mut self` means that no other slice is out.
+        // SAFETY: as in `bytes`; `&mut self` means that no other slice is out; not called
+        // once the fuse has blown, which over read-only memory it has from the start.
         unsafe { std::slice::from_raw_parts_mut(self.region.ptr().add(offset), len) }
     }
 

@@ -141,7 +141,9 @@ pub struct Log {
 }
 
 impl Log {
-    /// Formats an empty region, or attaches to the log that is in it.
+    /// Formats an empty region, or attaches to the log that is in it. Over a
+    /// region that is read only nothing is stored: what the log says then is
+    /// what the next data plane would find.
     ///
     /// # Errors
     /// Foreign bytes, an unknown version or a damaged superblock are refused:
@@ -165,13 +167,13 @@ impl Log {
 
     /// From now on, stop after as many stores as `fuse` allows.
     pub fn set_fuse(&mut self, fuse: Fuse) {
-        self.memory.fuse = fuse;
+        self.memory.set_fuse(fuse);
     }
 
     /// The fuse that every store asks; once blown, what this log says is of a
     /// world that no longer exists.
     pub fn fuse(&self) -> &Fuse {
-        &self.memory.fuse
+        self.memory.fuse()
     }
 
     /// Segments claimed from now on are `worker`'s.

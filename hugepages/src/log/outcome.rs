@@ -1,5 +1,7 @@
 //! What the log answers: what was found, what is wrong, what has no room.
 
+use std::fmt;
+
 use super::{RecordId, VolumeId};
 
 /// A write that does not fit; nothing was taken.
@@ -80,6 +82,41 @@ pub struct Damage {
     pub sequence: u64,
     pub lba: u64,
     pub len: u32,
+}
+
+impl DamageKind {
+    /// In a few words, for a message.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            DamageKind::SegmentHeader => "the segment's header fails its checksum",
+            DamageKind::State => "a state that no release writes",
+            DamageKind::HeaderChecksum => "the record's header fails its checksum",
+            DamageKind::Length => "a length that no record has",
+            DamageKind::Pages => "payload pages outside its segment",
+            DamageKind::Parts => "part numbers that no write has",
+            DamageKind::Volume => "it names another volume than its segment",
+            DamageKind::UnknownVolume => "the directory has no such volume",
+            DamageKind::Blocks => "blocks outside the volume",
+            DamageKind::Overlap => "its payload pages are another record's too",
+            DamageKind::Duplicate => "another record has its place in the order",
+        }
+    }
+}
+
+impl fmt::Display for Damage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "segment {}", self.segment)?;
+        if let Some(slot) = self.slot {
+            let Damage {
+                sequence, lba, len, ..
+            } = self;
+            write!(
+                f,
+                " record {slot} (sequence {sequence}, {len} bytes at LBA {lba})"
+            )?;
+        }
+        write!(f, ": {}", self.kind.as_str())
+    }
 }
 
 /// What was found when the log was opened.

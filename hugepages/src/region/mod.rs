@@ -56,6 +56,7 @@ pub struct Region {
     file: Option<File>,
     backing: Backing,
     reattached: bool,
+    read_only: bool,
 }
 
 impl Region {
@@ -125,6 +126,36 @@ impl Region {
         Ok(())
     }
 
+    /// Maps a region's file, or a copy of one anywhere, to be looked at: not
+    /// one byte of it can change.
+    ///
+    /// # Errors
+    /// [`RegionError::Busy`] when a living data plane uses it: what it holds
+    /// changes under the reader. [`RegionError::NotRegion`] when its length is
+    /// none that a region has.
+    pub fn open_read_only(path: &Path) -> Result<Region, RegionError> {
+        let file = File::open(path).map_err(io_error("open", path))?;
+        locked(file.try_lock_shared(), path)?;
+        let found = file.metadata().map_err(io_error("look at", path))?.len();
+        let len = usize::try_from(found).ok();
+        let len = len.filter(|&len| len != 0 && len.is_multiple_of(HUGEPAGE_LEN));
+        let Some(len) = len else {
+            let path = path.to_path_buf();
+            return Err(RegionError::NotRegion { path, found });
+        };
+        let map = MmapOptions::new()
+            .len(len)
+            .map_raw_read_only(&file)
+            .map_err(io_error("map", path))?;
+        Ok(Region {
+            map,
+            file: Some(file),
+            backing: Backing::ReadOnly,
+            reattached: true,
+            read_only: true,
+        })
+    }
+
     /// Zeroed private memory of `len` bytes, rounded up to [`HUGEPAGE_LEN`].
     ///
     /// # Panics
@@ -137,6 +168,7 @@ impl Region {
             file: None,
             backing: Backing::Anonymous,
             reattached: false,
+            read_only: false,
         }
     }
 
@@ -159,6 +191,11 @@ impl Region {
     /// Whether the bytes are from an earlier life of the process.
     pub fn reattached(&self) -> bool {
         self.reattached
+    }
+
+    /// Whether a store to it would end the process.
+    pub fn is_read_only(&self) -> bool {
+        self.read_only
     }
 
     /// Whether another process that names the file would find it locked.
@@ -252,6 +289,7 @@ impl Region {
             file: Some(file),
             backing,
             reattached,
+            read_only: false,
         })
     }
 }
@@ -301,7 +339,11 @@ fn open_locked(path: &Path) -> Result<File, RegionError> {
 }
 
 fn lock(file: &File, path: &Path) -> Result<(), RegionError> {
-    match file.try_lock() {
+    locked(file.try_lock(), path)
+}
+
+fn locked(outcome: Result<(), TryLockError>, path: &Path) -> Result<(), RegionError> {
+    match outcome {
         Ok(()) => Ok(()),
         Err(TryLockError::WouldBlock) => Err(RegionError::Busy {
             path: path.to_path_buf(),

@@ -13,6 +13,8 @@ pub enum Backing {
     Tmpfs(StepDown),
     /// Private memory, gone with the process: tests and the simulator.
     Anonymous,
+    /// A file that is only looked at.
+    ReadOnly,
 }
 
 /// Why a region is not on hugetlbfs.
@@ -31,6 +33,7 @@ impl fmt::Display for Backing {
             Backing::Hugetlbfs => write!(f, "hugepages"),
             Backing::Tmpfs(why) => write!(f, "tmpfs in 4 KiB pages, slower ({why})"),
             Backing::Anonymous => write!(f, "private memory, lost with the process"),
+            Backing::ReadOnly => write!(f, "a file that is only read"),
         }
     }
 }
@@ -74,6 +77,11 @@ pub enum RegionError {
     Name { name: String },
     #[error("{} is in use by another data plane; stop it first", path.display())]
     Busy { path: PathBuf },
+    #[error(
+        "{} has {found} bytes; a region is a multiple of {HUGEPAGE_LEN} above zero: name the file \
+         of a log, or a whole copy of one", path.display()
+    )]
+    NotRegion { path: PathBuf, found: u64 },
     #[error(
         "{} has {found} bytes from an earlier start, {wanted} are configured; configure {found} \
          bytes, or flush what is in it and remove the file", path.display()

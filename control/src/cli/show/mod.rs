@@ -73,10 +73,7 @@ impl Source {
 
 /// A list: an array, and a table.
 fn list(json: Vec<Value>, table: &TextTable) -> Answer {
-    Answer {
-        json: Value::Array(json),
-        text: table.render(),
-    }
+    Answer::done(Value::Array(json), table.render())
 }
 
 fn hex(bytes: &[u8], between: &str) -> String {

@@ -51,15 +51,12 @@ pub(super) fn version(args: &Args) -> Answer {
         "dataplane": dataplane.ok(),
         "segment_layout": LAYOUT_VERSION,
     });
-    Answer { json, text }
+    Answer::done(json, text)
 }
 
 pub(super) fn buffers(source: &Source, err: &mut dyn Write) -> Answer {
     let Some((_, buffers)) = source.rows::<Buffers>(err).into_iter().next() else {
-        return Answer {
-            json: json!({}),
-            text: "(none)".to_owned(),
-        };
+        return Answer::done(json!({}), "(none)".to_owned());
     };
     let json = json!({
         "backing": buffers.backing.as_str(),
@@ -133,7 +130,7 @@ pub(super) fn buffers(source: &Source, err: &mut dyn Write) -> Answer {
     if !buffers.why.is_empty() {
         text.push_str(&format!("{}\n", buffers.why));
     }
-    Answer { json, text }
+    Answer::done(json, text)
 }
 
 /// All counters in JSON; those that ever counted in the table.
@@ -235,8 +232,5 @@ pub(super) fn runtime(source: &Source, err: &mut dyn Write) -> Answer {
         ("up", table::seconds(uptime_s)),
         ("heartbeat", format!("{} ago", table::seconds(heartbeat_s))),
     ]);
-    Answer {
-        json,
-        text: format!("{head}\n{}", text.render()),
-    }
+    Answer::done(json, format!("{head}\n{}", text.render()))
 }
