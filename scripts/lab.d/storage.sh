@@ -26,9 +26,10 @@ tgt_claim_control() {
     echo "$number" >"$STATE/tgt-control"
 }
 
-# storage_up CONTROL VOLUMES SIZE_MIB
+# storage_up CONTROL VOLUMES PLAIN LUNS SIZE_MIB BLOCK_LEN THIN DIGESTS
 storage_up() {
-    local control=$1 volumes=$2 size_mib=$3 n
+    local control=$1 volumes=$2 plain=$3 n
+    shift 3
     mkdir -p "$IMAGES"
     process_start target "$NS_WAN" tgtd -f -C "$control" --iscsi "portal=$STORAGE_PORTAL"
     process_start target_plain "$NS_WAN" tgtd -f -C "$((control + 1))" --iscsi "portal=$PLAIN_PORTAL"
@@ -37,21 +38,36 @@ storage_up() {
             die "tgtd with control number $((control + n)) does not answer"
     done
     for ((n = 0; n < volumes; n++)); do
-        storage_target "$control" "$((n + 1))" "vol$n" "$size_mib"
+        storage_target "$control" "$((n + 1))" "vol$n" "$@"
     done
-    storage_target "$((control + 1))" 1 plain0 "$size_mib"
+    for ((n = 0; n < plain; n++)); do
+        storage_target "$((control + 1))" "$((n + 1))" "plain$n" "$@"
+    done
 }
 
-# storage_target CONTROL TID NAME SIZE_MIB
+# storage_target CONTROL TID NAME LUNS SIZE_MIB BLOCK_LEN THIN DIGESTS
 storage_target() {
-    local image=$IMAGES/$3.img
-    truncate -s "$4M" "$image"
-    tgt "$1" --mode target --op new --tid "$2" --targetname "$IQN:$3"
-    tgt "$1" --mode logicalunit --op new --tid "$2" --lun 1 --backing-store "$image"
-    # Unlike tgt's default these tell volumes of different tgtd apart.
-    tgt "$1" --mode logicalunit --op update --tid "$2" --lun 1 \
-        --params "scsi_id=sluice-$3,scsi_sn=$3"
-    tgt "$1" --mode target --op bind --tid "$2" --initiator-address ALL
+    local control=$1 tid=$2 name=$3 luns=$4 size_mib=$5 block_len=$6 thin=$7 digests=$8
+    local lun image id
+    tgt "$control" --mode target --op new --tid "$tid" --targetname "$IQN:$name"
+    for ((lun = 1; lun <= luns; lun++)); do
+        id=$name
+        ((lun == 1)) || id=$name-$lun
+        image=$IMAGES/$id.img
+        truncate -s "${size_mib}M" "$image"
+        tgt "$control" --mode logicalunit --op new --tid "$tid" --lun "$lun" \
+            --backing-store "$image" --blocksize "$block_len"
+        # Unlike tgt's default these tell volumes of different tgtd apart.
+        tgt "$control" --mode logicalunit --op update --tid "$tid" --lun "$lun" \
+            --params "scsi_id=sluice-$id,scsi_sn=$id,thin_provisioning=$thin"
+    done
+    # The relay takes what the storage wants; other initiators seldom have data digests.
+    if [[ $digests == on ]]; then
+        tgt "$control" --mode target --op update --tid "$tid" --name HeaderDigest --value CRC32C
+        [[ $name == plain* ]] ||
+            tgt "$control" --mode target --op update --tid "$tid" --name DataDigest --value CRC32C
+    fi
+    tgt "$control" --mode target --op bind --tid "$tid" --initiator-address ALL
 }
 
 storage_down() {

@@ -16,6 +16,7 @@ need_word() {
 
 lab_up() {
     local rtt_ms=40 rate_mbit=100 loss=0 seed=1 volumes=1 size_mib=1024
+    local plain=1 luns=1 block_len=512 thin=0 digests=off
     local mode='' driver='' durability='' log_mib='' config=''
     while [[ $# -gt 0 ]]; do
         local option=$1
@@ -30,6 +31,11 @@ lab_up() {
         --durability) need_word "$1" "$2" memory journal storage && durability=$2 ;;
         --volumes) need_count "$1" "$2" 1 && volumes=$2 ;;
         --size-mib) need_count "$1" "$2" 1 && size_mib=$2 ;;
+        --plain) need_count "$1" "$2" 1 && plain=$2 ;;
+        --luns) need_count "$1" "$2" 1 && luns=$2 ;;
+        --block-len) need_word "$1" "$2" 512 1024 2048 4096 && block_len=$2 ;;
+        --provisioning) need_word "$1" "$2" thick thin && thin=$([[ $2 == thick ]] && echo 0 || echo 1) ;;
+        --digests) need_word "$1" "$2" on off && digests=$2 ;;
         --log-mib) need_count "$1" "$2" 1 && log_mib=$2 ;;
         --config) config=$2 ;;
         *) usage_error "up has no option '$option'" ;;
@@ -91,24 +97,26 @@ up_parts() {
     jq -n --arg lab "$LAB" --argjson facts "$facts" --arg config "$config" --arg logs "$STATE/log" \
         --arg iqn "$IQN" --arg storage "$STORAGE_PORTAL" --arg plain "$PLAIN_PORTAL" \
         --arg images "$IMAGES" --argjson volumes "$volumes" --argjson size_mib "$size_mib" \
+        --argjson plains "$plain" --argjson luns "$luns" --argjson block_len "$block_len" \
         --argjson control "$control" --argjson rtt_ms "$rtt_ms" --argjson rate_mbit "$rate_mbit" \
         --argjson loss_pct "$loss" '
         def target($address; $name): {address: $address, name: "\($iqn):\($name)",
-            luns: [{lun: 1, image: "\($images)/\($name).img", size_bytes: ($size_mib * 1048576)}]};
+            luns: [range(1; $luns + 1) | {lun: ., block_len: $block_len, size_bytes: ($size_mib * 1048576),
+                image: "\($images)/\($name)\(if . == 1 then "" else "-\(.)" end).img"}]};
         {lab: $lab} + $facts + {config: $config, logs: $logs, tgt_control: $control,
             namespaces: {lan: "\($lab)-lan", relay: "\($lab)-relay", wan: "\($lab)-wan",
                 emulator: "\($lab)-emu"},
-            targets: ([range($volumes) | target($storage; "vol\(.)")] + [target($plain; "plain0")]),
+            targets: ([range($volumes) | target($storage; "vol\(.)")] + [range($plains) | target($plain; "plain\(.)")]),
             wan: {rtt_ms: $rtt_ms, rate_mbit: $rate_mbit, loss_pct: $loss_pct, cut: false}}
         ' >"$FACTS"
     relay_places
     wan_up --rtt-ms "$rtt_ms" --rate-mbit "$rate_mbit" --loss "$loss" --seed "$seed"
-    storage_up "$control" "$volumes" "$size_mib"
+    storage_up "$control" "$volumes" "$plain" "$luns" "$size_mib" "$block_len" "$thin" "$digests"
     relay_start dataplane
     relay_start control
     address=$STORAGE_PORTAL
     [[ $(fact .mode) != portal ]] || address=$(fact .portal)
-    mapfile -t names < <(fact ".targets[].name | select(. != \"$IQN:plain0\")")
+    mapfile -t names < <(fact ".targets[].name | select(startswith(\"$IQN:plain\") | not)")
     probe_all "$address" "${names[@]}"
     probe_until "$PLAIN_PORTAL" "$IQN:plain0"
 }
