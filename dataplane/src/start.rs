@@ -15,10 +15,10 @@ use sluice_hugepages::shm::{Birth, SegmentError, SegmentWriter};
 use sluice_hugepages::tables;
 use sluice_proto::Time;
 
-use crate::driver::{self, Port, PortError, PortSpec};
+use crate::driver::{self, Port, PortError, PortSpec, TunSpec};
 use crate::net::{PortConfig, RouteConfig, Router, RouterConfig, RouterError};
 use crate::tcp::{Buffers, Tcp, TcpConfig};
-use crate::worker::publish::{Facts, Publisher};
+use crate::worker::publish::{Facts, KERNEL_PORT, Publisher};
 use crate::worker::recovery::StartError as RelayError;
 use crate::worker::{Relay, RelayConfig, Target, Worker};
 use sluice_proto::cache::flush::policy::FlushPolicy;
@@ -129,6 +129,9 @@ pub fn start(
         ports.push(opened);
     }
     let router = Router::new(router_config(config, &ports))?;
+    if let (Some(device), Some(index)) = (&config.kernel_device, router.kernel_port()) {
+        ports.push(open_kernel_port(config, device, index)?);
+    }
     let mtu = config
         .ports
         .iter()
@@ -163,6 +166,41 @@ pub fn start(
         ports,
         publisher: Publisher::new(segment, facts),
     })
+}
+
+/// The box itself as a host at the router's addresses: each with its port's
+/// subnet, the portal's alone.
+fn open_kernel_port(config: &Config, device: &str, index: u8) -> Result<Port, StartError> {
+    let ports = config.ports.iter();
+    let mut addresses: Vec<(Ipv4Addr, u8)> = ports
+        .map(|port| (port.address.address(), port.address.prefix_len()))
+        .collect();
+    let portal = config.iscsi.portal.map(|portal| *portal.ip());
+    if let Some(portal) = portal
+        && addresses.iter().all(|&(address, _)| address != portal)
+    {
+        addresses.push((portal, 32));
+    }
+    let spec = TunSpec {
+        device: device.to_owned(),
+        index,
+        mtu: config
+            .ports
+            .iter()
+            .map(|port| port.mtu)
+            .min()
+            .unwrap_or(1500),
+        addresses,
+    };
+    let opened = driver::open_tun(&spec).map_err(|source| StartError::Port {
+        name: KERNEL_PORT.to_owned(),
+        source,
+    })?;
+    info!(
+        "port {KERNEL_PORT}: tun device {device} ({})",
+        opened.info().why
+    );
+    Ok(opened)
 }
 
 fn region(config: &Config, name: &str, bytes: u64) -> RegionSpec {
@@ -236,6 +274,7 @@ fn router_config(config: &Config, ports: &[Port]) -> RouterConfig {
             .portal
             .filter(|_| config.iscsi.mode == Mode::Portal)
             .map(|portal| (*portal.ip(), portal.port())),
+        kernel: config.kernel_device.is_some(),
         ..RouterConfig::default()
     }
 }

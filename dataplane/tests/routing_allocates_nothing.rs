@@ -82,6 +82,7 @@ fn routing_allocates_nothing() {
         }],
         intercepts: vec![(storage, 3260)],
         portal: None,
+        kernel: false,
         neighbours: NeighbourLimits {
             entries_max: 64,
             ..NeighbourLimits::default()

@@ -310,6 +310,7 @@ fn router(routes: &[RouteConfig]) -> Router {
         routes: routes.to_vec(),
         intercepts: vec![(Ipv4Addr::new(198, 19, 0, 200), 3260)],
         portal: None,
+        kernel: false,
         neighbours: NeighbourLimits::default(),
     })
     .expect("a configuration that makes sense")

@@ -50,6 +50,8 @@ pub const SESSIONS_MAX: u32 = 8192;
 pub struct Config {
     pub dataplane: DataPlane,
     pub control: Control,
+    /// Name of the TUN device that gives the box itself the ports' addresses.
+    pub kernel_device: Option<String>,
     /// One to [`PORTS_MAX`], in the order of the file: a port's index is its place here.
     pub ports: Vec<Port>,
     /// Static routes only; connected ones follow from the ports' addresses.

@@ -16,6 +16,8 @@ pub(crate) struct File {
     #[serde(default)]
     pub control: Control,
     #[serde(default)]
+    pub kernel: Kernel,
+    #[serde(default)]
     pub port: Vec<Spanned<Port>>,
     #[serde(default)]
     pub route: Vec<Spanned<Route>>,
@@ -46,6 +48,12 @@ pub(crate) struct DataPlane {
 pub(crate) struct Control {
     pub socket: Option<Text>,
     pub state: Option<Text>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Kernel {
+    pub device: Option<Text>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -367,3 +367,17 @@ fn state_is_kept_and_laid_over_the_configuration() {
     assert!(error.contains("version 9 is not 1"), "{error}");
     std::fs::remove_dir_all(&directory).unwrap();
 }
+
+#[test]
+fn the_kernels_device_is_a_new_one() {
+    let with = |device: &str| format!("{GOOD}[kernel]\ndevice = \"{device}\"\n");
+    let config = Config::parse(&with("sluice0")).unwrap();
+    assert_eq!(config.kernel_device.as_deref(), Some("sluice0"));
+    assert_eq!(Config::parse(GOOD).unwrap().kernel_device, None);
+    let taken = faults(&with("lan0"));
+    assert!(taken.contains("port lan is on this device"), "{taken}");
+    for device in ["", "thirteen-long", "a b"] {
+        let bad = faults(&with(device));
+        assert!(bad.contains("1 to 12 letters"), "{bad}");
+    }
+}

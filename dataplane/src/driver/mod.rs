@@ -17,7 +17,9 @@
 //! Drivers: `af_packet` (any link; GSO frames and partial checksums pass
 //! whole, which is faster for TCP on links that have no zero-copy, as veth and
 //! virtio), `af_xdp` (network cards with zero-copy; copy mode elsewhere, for
-//! tests) and `memory` (tests, simulator, benches). `faults` and `pcap` wrap a
+//! tests) and `memory` (tests, simulator, benches). `tun` is no network port but
+//! the way to the host's kernel: its frames start with the IPv4 header, and it
+//! makes a system call a packet, a few a burst. `faults` and `pcap` wrap a
 //! port. Not here: Ethernet, addresses, routes (`net`), and anything that
 //! looks into a frame beyond the checksum it must complete.
 
@@ -32,12 +34,15 @@ mod parts;
 pub mod pcap;
 mod port;
 mod stats;
+mod tun;
+mod vnet_hdr;
 
 pub use error::PortError;
 pub use idle::{Idle, IdlePolicy, Source, Wake};
 pub use memory::MemoryPort;
-pub use port::{Driver, Port, PortInfo, PortSpec, open};
+pub use port::{Driver, Port, PortInfo, PortSpec, open, open_tun};
 pub use stats::PortStats;
+pub use tun::TunSpec;
 
 /// Bytes of an Ethernet header without a VLAN tag.
 pub const ETHERNET_HEADER_LEN: usize = 14;

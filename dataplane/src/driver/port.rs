@@ -12,6 +12,7 @@ use super::device::Device;
 use super::faults::{FaultPlan, FaultyPort};
 use super::memory::{MemoryPort, MemorySpec};
 use super::pcap::{CaptureSpec, TracedPort};
+use super::tun::{TunPort, TunSpec};
 use super::{PortError, PortStats};
 
 /// Which driver a port uses, or should use.
@@ -23,6 +24,8 @@ pub enum Driver {
     AfPacket,
     /// Not for [`open`]: made by [`Port::memory`].
     Memory,
+    /// Not for [`open`]: made by [`open_tun`].
+    Tun,
 }
 
 impl fmt::Display for Driver {
@@ -32,6 +35,7 @@ impl fmt::Display for Driver {
             Self::AfXdp => "af_xdp",
             Self::AfPacket => "af_packet",
             Self::Memory => "memory",
+            Self::Tun => "tun",
         })
     }
 }
@@ -77,6 +81,7 @@ pub enum Port {
     AfPacket(AfPacketPort),
     AfXdp(AfXdpPort),
     Memory(MemoryPort),
+    Tun(TunPort),
     /// Another port, with faults.
     Faulty(Box<FaultyPort>),
     /// Another port, with a capture of what passes.
@@ -90,7 +95,7 @@ pub enum Port {
 /// The device is missing or unsuitable, or the kernel refused a step (the error names it).
 ///
 /// # Panics
-/// `spec.driver` is [`Driver::Memory`].
+/// `spec.driver` is [`Driver::Memory`] or [`Driver::Tun`].
 pub fn open(spec: &PortSpec, pool: &mut Pool, siblings: &[Port]) -> Result<Port, PortError> {
     let device = Device::find(&spec.device)?;
     let kernel_driver = match device.kernel_driver.as_str() {
@@ -100,6 +105,7 @@ pub fn open(spec: &PortSpec, pool: &mut Pool, siblings: &[Port]) -> Result<Port,
     let sibling = siblings.iter().find_map(Port::af_xdp);
     match spec.driver {
         Driver::Memory => panic!("a memory port is made, not opened"),
+        Driver::Tun => panic!("the kernel's port is opened by `open_tun`"),
         Driver::AfPacket => {
             let why = "af_packet asked for by configuration".to_owned();
             AfPacketPort::open(&device, spec.index, why, pool).map(Port::AfPacket)
@@ -130,6 +136,14 @@ pub fn open(spec: &PortSpec, pool: &mut Pool, siblings: &[Port]) -> Result<Port,
             AfPacketPort::open(&device, spec.index, why, pool).map(Port::AfPacket)
         }
     }
+}
+
+/// Makes the device that leads to the host's kernel; it ends with the port.
+///
+/// # Errors
+/// The kernel refused a step (the error names it).
+pub fn open_tun(spec: &TunSpec) -> Result<Port, PortError> {
+    TunPort::open(spec).map(Port::Tun)
 }
 
 /// AF_XDP as asked for: with zero-copy if it can be had, else in copy mode.
@@ -191,6 +205,7 @@ impl Port {
             Self::AfPacket(port) => port.rx(pool, out),
             Self::AfXdp(port) => port.rx(pool, out),
             Self::Memory(port) => port.rx(out),
+            Self::Tun(port) => port.rx(now, pool, out),
             Self::Faulty(port) => port.rx(now, pool, out),
             Self::Traced(port) => port.rx(now, pool, out),
         }
@@ -203,6 +218,7 @@ impl Port {
             Self::AfPacket(port) => port.tx(pool, burst),
             Self::AfXdp(port) => port.tx(pool, burst),
             Self::Memory(port) => port.tx(pool, burst),
+            Self::Tun(port) => port.tx(pool, burst),
             Self::Faulty(port) => port.tx(now, pool, burst),
             Self::Traced(port) => port.tx(now, pool, burst),
         }
@@ -212,7 +228,7 @@ impl Port {
     #[must_use]
     pub fn tx_pending(&self) -> bool {
         match self {
-            Self::AfPacket(_) | Self::Memory(_) => false,
+            Self::AfPacket(_) | Self::Memory(_) | Self::Tun(_) => false,
             Self::AfXdp(port) => port.tx_pending(),
             Self::Faulty(port) => port.tx_pending(),
             Self::Traced(port) => port.inner().tx_pending(),
@@ -225,6 +241,7 @@ impl Port {
             Self::AfPacket(port) => port.info(),
             Self::AfXdp(port) => port.info(),
             Self::Memory(port) => port.info(),
+            Self::Tun(port) => port.info(),
             Self::Faulty(port) => port.inner().info(),
             Self::Traced(port) => port.inner().info(),
         }
@@ -236,6 +253,7 @@ impl Port {
         match self {
             Self::AfPacket(port) => Some(port.fd()),
             Self::AfXdp(port) => Some(port.fd()),
+            Self::Tun(port) => Some(port.fd()),
             Self::Memory(_) => None,
             Self::Faulty(port) => port.inner().fd(),
             Self::Traced(port) => port.inner().fd(),
@@ -249,6 +267,7 @@ impl Port {
             Self::AfPacket(port) => port.stats(),
             Self::AfXdp(port) => port.stats(),
             Self::Memory(port) => port.stats(),
+            Self::Tun(port) => port.stats(),
             Self::Faulty(port) => port.inner().stats(),
             Self::Traced(port) => port.inner().stats(),
         }
@@ -261,6 +280,7 @@ impl Port {
             Self::AfPacket(port) => port.is_up(),
             Self::AfXdp(port) => port.is_up(),
             Self::Memory(port) => port.is_up(),
+            Self::Tun(port) => port.is_up(),
             Self::Faulty(port) => port.inner().is_up(),
             Self::Traced(port) => port.inner().is_up(),
         }
@@ -271,7 +291,7 @@ impl Port {
         match self {
             Self::AfPacket(port) => port.refresh_stats(),
             Self::AfXdp(port) => port.refresh_stats(),
-            Self::Memory(_) => {}
+            Self::Memory(_) | Self::Tun(_) => {}
             Self::Faulty(port) => port.inner_mut().refresh_stats(),
             Self::Traced(port) => port.inner_mut().refresh_stats(),
         }
@@ -283,6 +303,8 @@ impl Port {
             Self::AfPacket(port) => port.close(pool),
             Self::AfXdp(port) => port.close(pool),
             Self::Memory(port) => port.close(pool),
+            // It holds no frames; the device goes with its file descriptor.
+            Self::Tun(_) => {}
             Self::Faulty(port) => port.close(pool),
             Self::Traced(port) => port.close(pool),
         }
@@ -295,7 +317,7 @@ impl Port {
             Self::Memory(port) => Some(port),
             Self::Faulty(port) => port.inner_mut().memory_mut(),
             Self::Traced(port) => port.inner_mut().memory_mut(),
-            Self::AfPacket(_) | Self::AfXdp(_) => None,
+            Self::AfPacket(_) | Self::AfXdp(_) | Self::Tun(_) => None,
         }
     }
 
@@ -314,7 +336,7 @@ impl Port {
             Self::AfXdp(port) => Some(port),
             Self::Faulty(port) => port.inner().af_xdp(),
             Self::Traced(port) => port.inner().af_xdp(),
-            Self::AfPacket(_) | Self::Memory(_) => None,
+            Self::AfPacket(_) | Self::Memory(_) | Self::Tun(_) => None,
         }
     }
 }

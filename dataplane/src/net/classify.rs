@@ -46,13 +46,20 @@ pub(super) struct Classifier {
     shift: u32,
     /// Intercepted address and port pairs, sorted.
     intercepts: Vec<(u32, u16)>,
+    /// Ports of all portals, the storage's and the relay's; few.
+    iscsi_ports: Vec<u16>,
 }
 
 const SLOTS_MIN: usize = 64;
 
 impl Classifier {
     /// `own` are the relay's addresses, `broadcasts` those of its subnets.
-    pub fn new(own: &[Ipv4Addr], broadcasts: &[Ipv4Addr], intercepts: &[(Ipv4Addr, u16)]) -> Self {
+    pub fn new(
+        own: &[Ipv4Addr],
+        broadcasts: &[Ipv4Addr],
+        intercepts: &[(Ipv4Addr, u16)],
+        portal: Option<(Ipv4Addr, u16)>,
+    ) -> Self {
         let meant = own.len() + broadcasts.len() + intercepts.len();
         let len = (meant * 4).next_power_of_two().max(SLOTS_MIN);
         let mut classifier = Self {
@@ -62,8 +69,15 @@ impl Classifier {
                 .iter()
                 .map(|&(address, port)| (address.to_bits(), port))
                 .collect(),
+            iscsi_ports: intercepts
+                .iter()
+                .chain(&portal)
+                .map(|pair| pair.1)
+                .collect(),
         };
         classifier.intercepts.sort_unstable();
+        classifier.iscsi_ports.sort_unstable();
+        classifier.iscsi_ports.dedup();
         for (addresses, flag) in [(own, Meaning::OWN), (broadcasts, Meaning::BROADCAST)] {
             for address in addresses {
                 classifier.mark(address.to_bits(), flag);
@@ -106,6 +120,13 @@ impl Classifier {
         self.meaning(address.to_bits()).has(Meaning::OWN)
     }
 
+    /// Whether a segment for one of the relay's addresses is of its own
+    /// connections, or would be of an iSCSI portal: the kernel never sees it.
+    pub fn is_relays(&self, tcp: &TcpHeader) -> bool {
+        self.iscsi_ports.contains(&tcp.destination.port())
+            || self.is_intercepted(tcp.source.ip().to_bits(), tcp.source.port())
+    }
+
     fn is_intercepted(&self, address: u32, port: u16) -> bool {
         self.intercepts.binary_search(&(address, port)).is_ok()
     }
@@ -117,11 +138,7 @@ impl Classifier {
             return Verdict::Drop(Drop::MartianSource);
         }
         if is_never_unicast(header.destination) {
-            return Verdict::Drop(match header.destination >> 28 {
-                0xe => Drop::Multicast,
-                _ if header.destination == u32::MAX => Drop::Broadcast,
-                _ => Drop::MartianDestination,
-            });
+            return Verdict::Drop(never_sent_to(header.destination));
         }
         let source = self.meaning(header.source);
         let destination = self.meaning(header.destination);
@@ -141,6 +158,26 @@ impl Classifier {
         if source.has(Meaning::OWN | Meaning::BROADCAST) {
             return Verdict::Drop(Drop::MartianSource);
         }
+        self.classify_by_destination(packet, header, destination)
+    }
+
+    /// As [`Self::classify`], for a packet whose source is not in question.
+    pub fn classify_destination(&self, packet: &[u8], header: &Ipv4Header) -> Verdict {
+        if is_never_unicast(header.destination) {
+            return Verdict::Drop(never_sent_to(header.destination));
+        }
+        match self.meaning(header.destination) {
+            Meaning(0) => Verdict::Forward,
+            destination => self.classify_by_destination(packet, header, destination),
+        }
+    }
+
+    fn classify_by_destination(
+        &self,
+        packet: &[u8],
+        header: &Ipv4Header,
+        destination: Meaning,
+    ) -> Verdict {
         if destination.has(Meaning::BROADCAST) {
             return Verdict::Drop(Drop::Broadcast);
         }
@@ -165,6 +202,15 @@ impl Classifier {
         } else {
             Verdict::Forward
         }
+    }
+}
+
+/// Why such a destination is not sent to.
+fn never_sent_to(destination: u32) -> Drop {
+    match destination >> 28 {
+        0xe => Drop::Multicast,
+        _ if destination == u32::MAX => Drop::Broadcast,
+        _ => Drop::MartianDestination,
     }
 }
 

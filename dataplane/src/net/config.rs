@@ -83,6 +83,8 @@ pub struct RouterConfig {
     pub intercepts: Vec<(Ipv4Addr, u16)>,
     /// The proxy portal's address and port, when there is one.
     pub portal: Option<(Ipv4Addr, u16)>,
+    /// What is for the box itself goes to its kernel, by a port behind `ports`.
+    pub kernel: bool,
     pub neighbours: NeighbourLimits,
 }
 

@@ -86,17 +86,19 @@ drops! {
     InterceptedFragment = "intercepted_fragment",
     /// A segment from an intercepted storage address and port, not for the relay.
     InterceptedReply = "intercepted_reply",
+    /// TCP of the host's kernel to an intercepted address and port.
+    KernelIntercepted = "kernel_intercepted",
     /// TCP whose header is cut short or inconsistent, to or from an address that matters.
     TcpMalformed = "tcp_malformed",
-    /// A fragment addressed to the relay itself, which does not reassemble.
+    /// A fragment addressed to the relay itself, which does not reassemble: of TCP always, others with no way to the kernel.
     FragmentToRelay = "fragment_to_relay",
     /// ICMP to the relay with a bad checksum or length.
     IcmpMalformed = "icmp_malformed",
-    /// ICMP to the relay that asks for nothing (replies, errors, unknown types).
+    /// ICMP to the relay that asks for nothing (replies, errors, unknown types), with no way to the kernel.
     IcmpIgnored = "icmp_ignored",
-    /// UDP to the relay, where nobody listens.
+    /// UDP to the relay, with no way to the kernel.
     UdpToRelay = "udp_to_relay",
-    /// Another protocol to the relay, which does not speak it.
+    /// Another protocol to the relay, with no way to the kernel.
     ProtocolToRelay = "protocol_to_relay",
     /// A packet of the relay's own that cannot be sent: malformed, or for itself.
     OutputInvalid = "output_invalid",

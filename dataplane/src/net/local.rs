@@ -1,5 +1,6 @@
-//! Packets for the relay itself: TCP goes to the TCP room, echo requests are
-//! answered, the rest is refused as a host does.
+//! Packets for the relay itself: TCP of its own goes to the TCP room, echo
+//! requests are answered, the rest is the kernel's, or without a way there
+//! refused as a host does.
 
 use sluice_hugepages::pool::Frame;
 
@@ -25,7 +26,7 @@ pub struct Local {
 
 impl Router {
     /// The one place that decides what becomes of a packet for the relay's own
-    /// addresses. What is refused here is what the kernel would get by a TAP.
+    /// addresses.
     pub(super) fn own(
         &mut self,
         step: &mut Step<'_>,
@@ -33,6 +34,12 @@ impl Router {
         header: &Ipv4Header,
         port: u8,
     ) -> Option<Local> {
+        if let Some(kernel) = self.kernel
+            && !self.is_relays(&step.pool.bytes(&frame)[ETHERNET_LEN..], header)
+        {
+            self.hand_to_kernel(step, kernel, frame, header);
+            return None;
+        }
         if header.is_fragment() {
             self.discard(step, frame, Drop::FragmentToRelay);
             return None;
@@ -56,6 +63,24 @@ impl Router {
             ),
         }
         None
+    }
+
+    /// Whether the relay itself is a party to this packet: its connections, and
+    /// pings of a single packet (others are the kernel's to put together).
+    fn is_relays(&self, packet: &[u8], header: &Ipv4Header) -> bool {
+        match header.protocol {
+            // A fragment might be of a connection that the kernel does not
+            // know, and would reset.
+            PROTOCOL_TCP if header.is_fragment() => true,
+            PROTOCOL_TCP => {
+                TcpHeader::parse(packet, header).is_none_or(|tcp| self.classifier.is_relays(&tcp))
+            }
+            PROTOCOL_ICMP => {
+                !header.is_fragment()
+                    && packet.get(usize::from(header.header_len)) == Some(&icmp::ECHO_REQUEST)
+            }
+            _ => false,
+        }
     }
 
     /// A segment for the TCP room.

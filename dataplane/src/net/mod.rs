@@ -3,9 +3,11 @@
 //!
 //! ```text
 //!  burst -> ethernet, ipv4 (checked once) -> classify -+-> forward: fib -> neighbour -> TxQueues
-//!                                                      +-> local:   ICMP echo, or Local for the TCP room
+//!                                                      +-> local:   ICMP echo, Local for the TCP room,
+//!                                                      |            or the rest to the host's kernel
 //!                                                      +-> Drop:    counted by name
 //!  locally made packets -> Router::output -----------------> forward, from the fib on
+//!  the kernel's packets -> kernel (checked) ---------------> forward, from the fib on
 //! ```
 //!
 //! What always holds: no packet for or from an intercepted address and port is
@@ -26,6 +28,7 @@ mod forward;
 mod frame;
 mod icmp;
 mod ipv4;
+mod kernel;
 mod local;
 mod neighbour;
 mod resolve;

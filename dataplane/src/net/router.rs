@@ -66,6 +66,8 @@ pub struct Router {
     pub(super) next_hops: Vec<NextHop>,
     pub(super) classifier: Classifier,
     pub(super) portal: Option<Ipv4Addr>,
+    /// The queue of the host's kernel.
+    pub(super) kernel: Option<u8>,
     pub(super) neighbours: Neighbours,
     pub(super) pending: Pending,
     pub(super) icmp_limit: IcmpLimit,
@@ -134,7 +136,8 @@ impl Router {
         }
         let limits = config.neighbours;
         let mut router = Self {
-            classifier: Classifier::new(&own, &broadcasts, &config.intercepts),
+            classifier: Classifier::new(&own, &broadcasts, &config.intercepts, config.portal),
+            kernel: config.kernel.then(|| port_number(config.ports.len())),
             ports: config
                 .ports
                 .into_iter()

@@ -27,6 +27,10 @@ pub struct RouterCounters {
     pub local: u64,
     /// IPv4 packets of the relay's own.
     pub own: u64,
+    /// Packets for the box itself, handed to its kernel.
+    pub to_kernel: u64,
+    /// Packets of the box's kernel, sent on.
+    pub from_kernel: u64,
     /// Packets cut into fragments.
     pub fragmented: u64,
     pub echo_replies: u64,

@@ -4,6 +4,7 @@
 //! Only copies out; nothing here changes what a packet or a write does, but
 //! for the commands.
 
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use sluice_hugepages::log::SEGMENT_PAYLOAD_LEN;
@@ -59,6 +60,9 @@ pub struct Publisher {
     /// Rows written last time, so that those gone are cleared.
     neighbours: usize,
 }
+
+/// The name of the port that leads to the host's kernel.
+pub const KERNEL_PORT: &str = "kernel";
 
 impl Publisher {
     pub fn new(segment: SegmentWriter, facts: Facts) -> Self {
@@ -120,31 +124,21 @@ impl Publisher {
 
     fn ports(&mut self, worker: &Worker, ports: &[Port]) {
         for ((row, port), index) in worker.router.ports().zip(ports).zip(0..) {
-            let (info, stats) = (port.info(), port.stats());
-            self.segment.put(
-                index,
-                &tables::Port {
-                    name: text(row.name),
-                    device: text(&info.device),
-                    driver: text(&info.driver.to_string()),
-                    why: text(&info.why),
-                    mac: row.mac,
-                    address: row.address,
-                    prefix_len: row.prefix_len,
-                    mtu: row.mtu,
-                    link: if port.is_up() {
-                        tables::LinkState::Up
-                    } else {
-                        tables::LinkState::Down
-                    },
-                    rx_packets: stats.rx_frames,
-                    rx_bytes: stats.rx_bytes,
-                    rx_drops: stats.rx_drops(),
-                    tx_packets: stats.tx_frames,
-                    tx_bytes: stats.tx_bytes,
-                    tx_drops: stats.tx_drops(),
-                },
+            let port = port_row(
+                port,
+                row.name,
+                row.mac,
+                (row.address, row.prefix_len),
+                row.mtu,
             );
+            self.segment.put(index, &port);
+        }
+        if let Some(index) = worker.router.kernel_port().map(usize::from)
+            && let (Some(port), Some(first)) = (ports.get(index), worker.router.ports().next())
+        {
+            let mtu = u16::try_from(port.info().mtu).unwrap_or(u16::MAX);
+            let port = port_row(port, KERNEL_PORT, [0; 6], (first.address, 32), mtu);
+            self.segment.put(index, &port);
         }
     }
 
@@ -494,5 +488,36 @@ pub(super) fn apply(policy: &mut FlushPolicy, setting: &FlushSetting) {
     }
     if let Some(ms) = setting.period_ms {
         policy.period = Duration::from_millis(ms);
+    }
+}
+
+fn port_row(
+    port: &Port,
+    name: &str,
+    mac: [u8; 6],
+    (address, prefix_len): (Ipv4Addr, u8),
+    mtu: u16,
+) -> tables::Port {
+    let (info, stats) = (port.info(), port.stats());
+    tables::Port {
+        name: text(name),
+        device: text(&info.device),
+        driver: text(&info.driver.to_string()),
+        why: text(&info.why),
+        mac,
+        address,
+        prefix_len,
+        mtu,
+        link: if port.is_up() {
+            tables::LinkState::Up
+        } else {
+            tables::LinkState::Down
+        },
+        rx_packets: stats.rx_frames,
+        rx_bytes: stats.rx_bytes,
+        rx_drops: stats.rx_drops(),
+        tx_packets: stats.tx_frames,
+        tx_bytes: stats.tx_bytes,
+        tx_drops: stats.tx_drops(),
     }
 }

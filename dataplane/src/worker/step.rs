@@ -16,6 +16,7 @@ use crate::tcp::Tcp;
 /// What the worker reaches outside itself.
 #[derive(Debug)]
 pub struct Io<'a> {
+    /// The router's, and behind them the one to the kernel, if there is one.
     pub ports: &'a mut [Port],
     /// The control segment: commands in, rows out. None where nobody looks on.
     pub control: Option<&'a mut Publisher>,
@@ -54,7 +55,8 @@ pub struct Worker {
 
 impl Worker {
     pub fn new(pool: Pool, router: Router, tcp: Tcp, relay: Relay) -> Self {
-        let ports = router.ports().len();
+        // The kernel's is behind the network's.
+        let ports = router.ports().len() + usize::from(router.kernel_port().is_some());
         Self {
             tcp,
             relay,
@@ -125,6 +127,11 @@ impl Worker {
             }
             did_work = true;
             self.counters.frames += self.burst.len() as u64;
+            if self.router.kernel_port() == Some(index) {
+                self.router
+                    .input_kernel(now, &mut self.pool, &mut self.burst, &mut self.tx);
+                continue;
+            }
             self.router.input_burst(
                 now,
                 &mut self.pool,

@@ -54,7 +54,7 @@ pub struct TableSpec {
 }
 
 /// Every table, in the order of [`Table`]. Row counts:
-/// - ports: what a configuration may have (8);
+/// - ports: what a configuration may have (8), and the way to the kernel;
 /// - routes: static ones (1016) and a connected one a port (8);
 /// - neighbours: four /24 nets full;
 /// - sessions: what a configuration may have, one row a session and LUN;
@@ -62,7 +62,7 @@ pub struct TableSpec {
 /// - buffers: one a NUMA node; runtime: one a worker;
 /// - counters: every named drop and fault, with room to grow.
 pub const SPECS: [TableSpec; TABLES] = [
-    spec::<Port>("ports", 8),
+    spec::<Port>("ports", 9),
     spec::<Route>("routes", 1024),
     spec::<Neighbour>("neighbours", 1024),
     spec::<Session>("sessions", 8192),

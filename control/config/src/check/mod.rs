@@ -61,6 +61,7 @@ impl Checker<'_> {
     fn whole(&mut self, raw: &raw::File) -> Config {
         let driver = self.driver(raw.dataplane.driver.as_ref(), Driver::Auto);
         let ports = self.ports(&raw.port, driver);
+        let kernel_device = self.kernel_device(raw.kernel.device.as_ref(), &ports);
         self.nets_known = self.faults.is_empty();
         let routes = self.routes(&raw.route, &ports);
         self.nets_known = self.faults.is_empty();
@@ -70,6 +71,7 @@ impl Checker<'_> {
         let mut config = Config {
             dataplane,
             control,
+            kernel_device,
             ports,
             routes,
             iscsi,

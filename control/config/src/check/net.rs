@@ -14,6 +14,8 @@ const MTU_MIN: u64 = 576;
 const MTU_MAX: u64 = 9000;
 /// IFNAMSIZ less the NUL.
 const DEVICE_LEN_MAX: usize = 15;
+/// The same less `:NN`, the label of a further address.
+const KERNEL_DEVICE_LEN_MAX: usize = 12;
 
 impl Checker<'_> {
     pub(super) fn ports(&mut self, raw: &[Spanned<raw::Port>], driver: Driver) -> Vec<Port> {
@@ -75,6 +77,22 @@ impl Checker<'_> {
             ports.push(port);
         }
         ports
+    }
+
+    pub(super) fn kernel_device(&mut self, raw: Option<&Text>, ports: &[Port]) -> Option<String> {
+        let at = raw?;
+        let device = at.get_ref();
+        if !is_word(device, KERNEL_DEVICE_LEN_MAX) {
+            let hint = "a device to be made: 1 to 12 letters, digits, '-', '_' or '.'";
+            self.bad("device", at, hint);
+        } else if let Some(port) = ports.iter().find(|port| port.device == *device) {
+            let hint = format!(
+                "port {} is on this device; name one that does not exist, it is made at start",
+                port.name
+            );
+            self.bad("device", at, &hint);
+        }
+        Some(device.clone())
     }
 
     fn port_address(&mut self, at: &Text) -> Cidr {

@@ -18,7 +18,6 @@
 //! sees (a drop rule, set up by whoever starts the relay).
 
 mod socket;
-mod vnet_hdr;
 
 use std::io;
 use std::os::fd::RawFd;
@@ -29,7 +28,7 @@ use self::socket::{PacketSocket, ReceiveSlots, SendSlots};
 use super::device::Device;
 use super::parts;
 use super::port::{Driver, PortInfo};
-use super::{ETHERNET_HEADER_LEN, PortError, PortStats};
+use super::{ETHERNET_HEADER_LEN, PortError, PortStats, vnet_hdr};
 
 /// Frames received in one call, each with a frame and a page armed for it: 2 MiB of pages a port.
 pub const RX_SLOTS: usize = 32;

@@ -10,9 +10,9 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use sluice_hugepages::pool::BURST_LEN;
 
-use super::vnet_hdr::VNET_HDR_LEN;
 use crate::driver::PortError;
 use crate::driver::device::Device;
+use crate::driver::vnet_hdr::VNET_HDR_LEN;
 
 // linux/if_packet.h
 const PACKET_STATISTICS: libc::c_int = 6;

@@ -183,6 +183,12 @@ fn provoke(drop: Drop) -> Lab {
             }
             .bytes(),
         ),
+        Drop::KernelIntercepted => {
+            let mut lab = kernel::lab();
+            let dial = Ip::tcp((RELAY_WAN, 5000), (STORAGE, 3260), TcpFlags::SYN, &[]);
+            kernel::send(&mut lab, &dial.bytes());
+            return lab;
+        }
         Drop::OutputInvalid => {
             lab.output(&[0x45; 20]);
             return lab;

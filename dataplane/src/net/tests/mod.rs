@@ -6,6 +6,7 @@ mod fail_closed;
 mod forward;
 mod fragment;
 mod hostile;
+mod kernel;
 mod local;
 mod output;
 
@@ -56,6 +57,7 @@ pub(super) fn config() -> RouterConfig {
         }],
         intercepts: vec![(STORAGE, 3260)],
         portal: None,
+        kernel: false,
         neighbours: NeighbourLimits {
             pending_max: 2,
             pending_total_max: 4,
@@ -94,7 +96,7 @@ impl Lab {
     /// Nobody on the links is known yet.
     pub fn cold(config: RouterConfig) -> Self {
         let pool = Pool::anonymous(8);
-        let ports = config.ports.len();
+        let ports = config.ports.len() + usize::from(config.kernel);
         let in_use_at_start = in_use(&pool);
         Self {
             router: Router::new(config).unwrap(),

@@ -1,6 +1,7 @@
 //! `struct virtio_net_hdr`: what stands in front of each frame on an AF_PACKET
-//! socket with `PACKET_VNET_HDR`, and carries the marks of [`Frame`] through
-//! the kernel, so that a forwarded GSO frame stays whole.
+//! socket with `PACKET_VNET_HDR` and on a TUN device with `IFF_VNET_HDR`, and
+//! carries the marks of [`Frame`] through the kernel, so that a GSO frame stays
+//! whole.
 //!
 //! ```text
 //!   0     1         2..4     4..6      6..8        8..10
