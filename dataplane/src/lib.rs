@@ -5,4 +5,5 @@ pub mod driver;
 pub mod net;
 pub mod start;
 pub mod tcp;
+pub mod wheel;
 pub mod worker;

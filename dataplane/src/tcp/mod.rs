@@ -2,7 +2,7 @@
 //!
 //! One small smoltcp stack a flow, found by the room's own flow table, its
 //! buffers leased from the pool; only flows that a segment, their owner or a
-//! timer ([`wheel`]) has touched are looked at, so an idle one costs nothing.
+//! timer ([`crate::wheel`]) has touched are looked at, so an idle one costs nothing.
 //! Packets come in as frames at their IPv4 header and
 //! go out the same way; the room knows nothing of links, routes or iSCSI.
 //!
@@ -39,7 +39,6 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod time_wait;
-pub mod wheel;
 mod wire;
 
 use std::net::SocketAddrV4;
@@ -55,13 +54,13 @@ pub use rows::Row;
 pub use stream::ConnectError;
 pub use table::FlowId;
 
+use crate::wheel::Wheel;
 use handshake::HalfOpen;
 use keyed::Keyed;
 use profile::{Side, Terms};
 use queue::Queue;
 use table::Table;
 use time_wait::TimeWait;
-use wheel::Wheel;
 
 /// How the room is set up. All tables are of the sizes given here.
 #[derive(Clone, Debug)]

@@ -87,6 +87,7 @@ impl Relay {
         let lan = &mut self.lans[key.0];
         lan.state = LanState::Closing;
         lan.login_deadline = now + CLOSING_MAX;
+        self.look_at_lan(key);
     }
 
     /// Feeds the connection from its stream until an event needs a decision.

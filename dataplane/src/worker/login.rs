@@ -16,7 +16,7 @@ use super::publish::apply;
 use super::relay::{Mode, Net, Relay, Side, VOLUMES_MAX};
 use super::staging::STAGE_LEN;
 use super::task::{LanKey, NexusKey, VolumeKey};
-use super::upkeep::Turn;
+use super::upkeep::{lan_slot, nexus_slot};
 use super::volume::{Geometry, Volume};
 use crate::tcp::{FlowEvent, FlowId};
 use sluice_proto::cache::flush::policy::FlushPolicy;
@@ -50,6 +50,7 @@ impl Relay {
             (Some(Side::Wan(key)), FlowEvent::Ready) => self.touch_nexus(key),
             (Some(Side::Lan(key)), FlowEvent::Finished) => {
                 self.lans[key.0].finished = true;
+                self.look_at_lan(key);
                 self.touch_lan(key);
             }
             (Some(Side::Lan(key)), FlowEvent::Closed(_)) => self.lose_lan(net, key),
@@ -110,6 +111,7 @@ impl Relay {
             login_deadline: now + LOGIN_MAX,
         }));
         self.bind(flow, Side::Lan(key));
+        self.look_at_lan(key);
         self.touch_lan(key);
     }
 
@@ -224,7 +226,7 @@ impl Relay {
         computer: std::net::SocketAddrV4,
         log_id: NexusId,
     ) -> NexusKey {
-        NexusKey(self.nexuses.insert(Nexus {
+        let key = NexusKey(self.nexuses.insert(Nexus {
             initiator_name,
             lan_isid,
             wan_isid,
@@ -247,11 +249,14 @@ impl Relay {
             sent: 0,
             acknowledged: 0,
             progressed: Time::ZERO,
+            watched: false,
             pinged: None,
             logins: 0,
             commands: 0,
             since: Time::ZERO,
-        }))
+        }));
+        self.look_at_nexus(key);
+        key
     }
 
     /// RFC 7143 11.12.5, type 10b (random): 24 random bits, and a qualifier
@@ -496,41 +501,38 @@ impl Relay {
             }
         }
         let lan = self.lans.remove(key.0);
+        self.lan_timers.disarm(lan_slot(key));
         for page in lan.pages_out {
             self.staging.give(page);
         }
         self.lans_queued.retain(|&queued| queued != key);
         if let Some(nexus) = lan.nexus {
             self.nexuses[nexus.0].lan = None;
+            self.look_at_nexus(nexus);
         }
     }
 
     /// Logs a nexus out that nobody needs: no computer, no task, nothing to
     /// flush by it. One that is logged out already is forgotten.
-    pub(super) fn retire_nexuses(&mut self, net: &mut Net<'_>, now: Time, slots: &Turn) {
-        for at in slots.clone() {
-            let key = NexusKey(at);
-            let Some(nexus) = self.nexuses.get(at) else {
-                continue;
-            };
-            if nexus.lan.is_some() || nexus.tasks > 0 || self.carries_flush(key) {
-                continue;
-            }
-            match nexus.state {
-                WanState::Ready => {
-                    let nexus = &mut self.nexuses[at];
-                    nexus.state = WanState::LoggingOut;
-                    nexus.state_deadline = now + LOGIN_MAX;
-                    if let Some(conn) = nexus.conn.as_mut() {
-                        conn.logout();
-                    }
-                    self.touch_nexus(key);
+    pub(super) fn retire_nexus(&mut self, net: &mut Net<'_>, now: Time, key: NexusKey) {
+        let nexus = &self.nexuses[key.0];
+        if nexus.lan.is_some() || nexus.tasks > 0 || self.carries_flush(key) {
+            return;
+        }
+        match self.nexuses[key.0].state {
+            WanState::Ready => {
+                let nexus = &mut self.nexuses[key.0];
+                nexus.state = WanState::LoggingOut;
+                nexus.state_deadline = now + LOGIN_MAX;
+                if let Some(conn) = nexus.conn.as_mut() {
+                    conn.logout();
                 }
-                WanState::LoggingOut if now < nexus.state_deadline => {}
-                WanState::LoggingOut => self.lose_wan(net, now, key),
-                WanState::Gone | WanState::Backoff(_) => self.remove_nexus(key),
-                WanState::Connecting | WanState::LoggingIn | WanState::Probing => {}
+                self.touch_nexus(key);
             }
+            WanState::LoggingOut if now < self.nexuses[key.0].state_deadline => {}
+            WanState::LoggingOut => self.lose_wan(net, now, key),
+            WanState::Gone | WanState::Backoff(_) => self.remove_nexus(key),
+            WanState::Connecting | WanState::LoggingIn | WanState::Probing => {}
         }
     }
 
@@ -553,6 +555,7 @@ impl Relay {
 
     fn remove_nexus(&mut self, key: NexusKey) {
         let nexus = self.nexuses.remove(key.0);
+        self.nexus_timers.disarm(nexus_slot(key));
         self.log
             .remove_nexus(nexus.log_id)
             .expect("the row of a nexus of ours");

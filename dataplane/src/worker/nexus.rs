@@ -90,6 +90,8 @@ pub struct Nexus {
     pub acknowledged: u64,
     /// When bytes were last acknowledged, or none were outstanding.
     pub progressed: Time,
+    /// Bytes are, or may be, outstanding: it is looked at often enough to see a stall.
+    pub watched: bool,
     pub pinged: Option<Time>,
     pub logins: u64,
     pub commands: u64,

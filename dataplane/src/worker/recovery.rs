@@ -13,6 +13,7 @@ use super::relay::{Counters, Relay, RelayConfig, VOLUMES_MAX};
 use super::staging::Staging;
 use super::task::VolumeKey;
 use super::volume::{Geometry, Volume};
+use crate::wheel::Wheel;
 
 /// Commands of all computers under way; one more is answered TASK SET FULL.
 /// 16,384 full windows of a 100 Gbit/s LAN are 4 KiB each in 5 ms: enough for
@@ -48,7 +49,11 @@ impl Relay {
         let sessions = config.sessions_max;
         let margin_segments = (log.room().segments_total / 64).max(1);
         // A nexus may outlive its session by a flush: twice as many.
-        let nexuses = sessions * 2;
+        let nexuses_max = sessions * 2;
+        let (lans, nexuses) = (
+            Slab::with_capacity(sessions),
+            Slab::with_capacity(nexuses_max),
+        );
         let tasks = (sessions * SESSION_TASKS_MAX).min(TASKS_MAX);
         let mut relay = Self {
             index: Index::new(
@@ -65,19 +70,21 @@ impl Relay {
             superseded: Vec::with_capacity(WRITE_LEN_MAX / 512),
             overrides: Vec::new(),
             volumes: (0..VOLUMES_MAX).map(|_| None).collect(),
-            lans: Slab::with_capacity(sessions),
-            nexuses: Slab::with_capacity(nexuses),
             tasks: Slab::with_capacity(tasks),
-            wan_tasks: Slab::with_capacity(tasks + nexuses),
+            wan_tasks: Slab::with_capacity(tasks + nexuses_max),
             staging,
             held: std::collections::VecDeque::with_capacity(tasks),
             starved: std::collections::VecDeque::with_capacity(tasks),
             flows: Vec::with_capacity(sessions * 4),
             lans_queued: std::collections::VecDeque::with_capacity(sessions),
-            nexuses_queued: std::collections::VecDeque::with_capacity(nexuses),
+            nexuses_queued: std::collections::VecDeque::with_capacity(nexuses_max),
             next_sweep: now,
-            lan_turn: 0,
-            nexus_turn: 0,
+            lan_timers: Wheel::new(slots(lans.capacity())),
+            nexus_timers: Wheel::new(slots(nexuses.capacity())),
+            lans,
+            nexuses,
+            task_turn: 0,
+            wan_task_turn: 0,
             next_tsih: 1,
             random: config.seed,
             counters: Counters::default(),
@@ -204,6 +211,10 @@ impl Relay {
             }
         }
     }
+}
+
+fn slots(capacity: usize) -> u32 {
+    u32::try_from(capacity).expect("sessions are counted in 16 bits")
 }
 
 #[cfg(test)]

@@ -26,6 +26,7 @@ use super::staging::Staging;
 use super::task::{LanKey, NexusKey, Task, TaskKey, VolumeKey, WanTask};
 use super::volume::{Volume, same_lun};
 use crate::tcp::{Buffers, FlowId, Tcp};
+use crate::wheel::Wheel;
 
 /// How computers reach the relay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -171,9 +172,12 @@ pub struct Relay {
     pub(super) lans_queued: VecDeque<LanKey>,
     pub(super) nexuses_queued: VecDeque<NexusKey>,
     pub(super) next_sweep: Time,
-    /// Where the next sweep begins in the tables of sessions and nexuses.
-    pub(super) lan_turn: usize,
-    pub(super) nexus_turn: usize,
+    /// When each session and nexus is to be looked at, though nothing arrives.
+    pub(super) lan_timers: Wheel,
+    pub(super) nexus_timers: Wheel,
+    /// Where the next sweep begins in the tables of commands.
+    pub(super) task_turn: usize,
+    pub(super) wan_task_turn: usize,
     pub(super) next_tsih: u16,
     pub(super) random: u64,
     pub counters: Counters,

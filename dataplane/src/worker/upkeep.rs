@@ -19,18 +19,36 @@ const SWEEP_PERIOD: Duration = Duration::from_millis(20);
 /// A command at the storage without an answer for this long: twice what Linux waits.
 const WAN_ANSWER_MAX: Duration = Duration::from_secs(60);
 
-/// Slots of a table that one sweep looks at.
-pub(super) type Turn = std::iter::Chain<Range<usize>, Range<usize>>;
+/// Between two looks at a session whose computer has closed its side, and at a
+/// storage's that could not be asked.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// Between two looks at a nexus that nobody needs but its records, or that has
+/// bytes outstanding: a fraction of the bounds kept there.
+const WATCH_PERIOD: Duration = Duration::from_millis(100);
+/// Sessions looked at in one step: a thousand timers that are due at once do
+/// not make a packet wait for them all.
+const LOOKS_MAX: usize = 32;
 
-/// The slots whose turn it is: 16, or as many as let each have its turn in some
-/// ten seconds, so that thousands of idle sessions do not fill the caches of
-/// the packets between two sweeps. A small table is looked at whole each time.
-fn turn(next: &mut usize, capacity: usize) -> Turn {
-    let count = (capacity / 512).max(16).min(capacity);
-    let begin = *next % capacity.max(1);
-    let end = begin + count;
-    *next = end % capacity.max(1);
-    (begin..end.min(capacity)).chain(0..end.saturating_sub(capacity))
+/// A session's or nexus's timer.
+pub(super) fn lan_slot(key: LanKey) -> u32 {
+    slot(key.0)
+}
+
+pub(super) fn nexus_slot(key: NexusKey) -> u32 {
+    slot(key.0)
+}
+
+fn slot(at: usize) -> u32 {
+    u32::try_from(at).expect("sessions are counted in 16 bits")
+}
+
+/// The slots of a table of commands that this sweep looks at: one part in
+/// `parts` of it, so that a long table is not read in one go, and every slot
+/// once in as many sweeps.
+fn turn(next: &mut usize, capacity: usize, parts: usize) -> Range<usize> {
+    let begin = if *next < capacity { *next } else { 0 };
+    *next = begin + capacity.div_ceil(parts);
+    begin..(*next).min(capacity)
 }
 
 impl Relay {
@@ -66,6 +84,7 @@ impl Relay {
                 }
             }
         }
+        left_over |= self.look(net, now);
         if now >= self.next_sweep {
             self.next_sweep = now + SWEEP_PERIOD;
             self.sweep(net, now);
@@ -75,14 +94,54 @@ impl Relay {
 
     /// When [`Relay::work`] wants to be called again though nothing arrives.
     pub fn deadline(&self) -> Time {
-        self.next_sweep
+        let timers = [self.lan_timers.next(), self.nexus_timers.next()];
+        let timers = timers.into_iter().flatten();
+        timers.fold(self.next_sweep, |first, at| first.min(at))
+    }
+
+    /// Has a session looked at in this step or the next, whenever it was due.
+    pub(super) fn look_at_lan(&mut self, key: LanKey) {
+        self.lan_timers.arm(lan_slot(key), Time::ZERO);
+    }
+
+    /// As [`Self::look_at_lan`], for a nexus.
+    pub(super) fn look_at_nexus(&mut self, key: NexusKey) {
+        self.nexus_timers.arm(nexus_slot(key), Time::ZERO);
+    }
+
+    /// Looks at the sessions and nexuses whose time has come. Each says when it
+    /// wants to be looked at again; what shortens that time arms it anew. So an
+    /// idle session is touched once in its time of silence.
+    /// Returns whether some are left.
+    fn look(&mut self, net: &mut Net<'_>, now: Time) -> bool {
+        for _ in 0..LOOKS_MAX {
+            let lan = self.lan_timers.expire(now);
+            let nexus = self.nexus_timers.expire(now);
+            if (lan, nexus) == (None, None) {
+                return false;
+            }
+            if let Some(at) = lan {
+                let key = LanKey(at as usize);
+                if let Some(next) = self.see_to_lan(net, now, key) {
+                    self.lan_timers.arm(at, next);
+                }
+            }
+            if let Some(at) = nexus {
+                let key = NexusKey(at as usize);
+                self.see_to_nexus(net, now, key);
+                if self.nexuses.contains(key.0) {
+                    self.retire_nexus(net, now, key);
+                }
+                if let Some(next) = self.next_look_at_nexus(now, key) {
+                    self.nexus_timers.arm(at, next);
+                }
+            }
+        }
+        true
     }
 
     fn sweep(&mut self, net: &mut Net<'_>, now: Time) {
         self.sweep_tasks(net, now);
-        self.sweep_lans(net, now);
-        let nexuses = turn(&mut self.nexus_turn, self.nexuses.capacity());
-        self.sweep_nexuses(net, now, &nexuses);
         self.sweep_wan_tasks(net, now);
         for volume in self.volume_keys() {
             self.recheck(now, volume);
@@ -92,7 +151,6 @@ impl Relay {
             self.flush_volume(now, volume);
         }
         self.admit_held(net, now);
-        self.retire_nexuses(net, now, &nexuses);
     }
 
     /// What passed through is synced after a flush period, as records are: a
@@ -109,7 +167,7 @@ impl Relay {
     /// C-16: what has waited too long ends BUSY, so that the initiator tries again
     /// long before its own timeout. What is in the log stays there.
     fn sweep_tasks(&mut self, net: &mut Net<'_>, now: Time) {
-        for at in 0..self.tasks.capacity() {
+        for at in turn(&mut self.task_turn, self.tasks.capacity(), 4) {
             let Some(task) = self.tasks.get(at) else {
                 continue;
             };
@@ -129,50 +187,52 @@ impl Relay {
         }
     }
 
-    fn sweep_lans(&mut self, net: &mut Net<'_>, now: Time) {
-        for at in turn(&mut self.lan_turn, self.lans.capacity()) {
-            let Some(lan) = self.lans.get_mut(at) else {
-                continue;
-            };
-            let key = LanKey(at);
-            // a computer that has closed its side is a disconnected one.
-            if lan.finished && net.tcp.recv_available(lan.flow) == 0 && !lan.conn.has_output() {
-                self.lose_lan(net, key);
-                continue;
+    /// Does what time brings to a session; says when it is to be looked at next.
+    fn see_to_lan(&mut self, net: &mut Net<'_>, now: Time, key: LanKey) -> Option<Time> {
+        let lan = self.lans.get_mut(key.0)?;
+        // a computer that has closed its side is a disconnected one.
+        if lan.finished {
+            if net.tcp.recv_available(lan.flow) > 0 || lan.conn.has_output() {
+                return Some(now + LOOK_AGAIN);
             }
-            match lan.state {
-                LanState::Login if lan.conn.is_logged_in() => lan.state = LanState::FullFeature,
-                LanState::Login | LanState::Closing if now >= lan.login_deadline => {
-                    self.counters.logins_refused += u64::from(lan.state == LanState::Login);
-                    if let Some(nexus) = lan.nexus {
-                        self.refuse_waiting_login(
-                            net,
-                            now,
-                            nexus,
-                            login_status::SERVICE_UNAVAILABLE,
-                        );
-                    }
-                    if self.lans.contains(at) {
-                        self.lose_lan(net, key);
-                    }
+            self.lose_lan(net, key);
+            return None;
+        }
+        match lan.state {
+            LanState::Login | LanState::Closing if now < lan.login_deadline => {
+                Some(lan.login_deadline)
+            }
+            LanState::Login | LanState::Closing => {
+                self.counters.logins_refused += u64::from(lan.state == LanState::Login);
+                if let Some(nexus) = lan.nexus {
+                    let status = login_status::SERVICE_UNAVAILABLE;
+                    self.refuse_waiting_login(net, now, nexus, status);
                 }
-                LanState::Login | LanState::Closing => {}
-                LanState::FullFeature => {
-                    let silence = self.config.silence_max;
-                    match lan.pinged {
-                        // an idle computer is not a disconnected one; one that does not answer is.
-                        Some(since) if now.since(since) >= silence && lan.last_heard < since => {
+                if self.lans.contains(key.0) {
+                    self.lose_lan(net, key);
+                }
+                None
+            }
+            LanState::FullFeature => {
+                let silence = self.config.silence_max;
+                match lan.pinged {
+                    // an idle computer is not a disconnected one; one that does not answer is.
+                    Some(since) if lan.last_heard <= since => {
+                        if now.since(since) >= silence {
                             self.lose_lan(net, key);
+                            return None;
                         }
-                        Some(since) if lan.last_heard > since => lan.pinged = None,
-                        None if now.since(lan.last_heard) >= silence => {
-                            lan.conn.ping();
-                            lan.pinged = Some(now);
-                            self.touch_lan(key);
-                        }
-                        _ => {}
+                        return Some(since + silence);
                     }
+                    _ => lan.pinged = None,
                 }
+                if now.since(lan.last_heard) < silence {
+                    return Some(lan.last_heard + silence);
+                }
+                lan.conn.ping();
+                lan.pinged = Some(now);
+                self.touch_lan(key);
+                Some(now + silence)
             }
         }
     }
@@ -180,7 +240,7 @@ impl Relay {
     /// A storage that answers pings but not a command is as good as gone: what
     /// is out comes back with its session.
     fn sweep_wan_tasks(&mut self, net: &mut Net<'_>, now: Time) {
-        for at in 0..self.wan_tasks.capacity() {
+        for at in turn(&mut self.wan_task_turn, self.wan_tasks.capacity(), 16) {
             if let Some(task) = self.wan_tasks.get(at)
                 && now.since(task.sent) >= WAN_ANSWER_MAX
             {
@@ -189,44 +249,63 @@ impl Relay {
         }
     }
 
-    fn sweep_nexuses(&mut self, net: &mut Net<'_>, now: Time, slots: &Turn) {
-        for at in slots.clone() {
-            let Some(nexus) = self.nexuses.get_mut(at) else {
-                continue;
-            };
-            let key = NexusKey(at);
-            match nexus.state {
-                WanState::Backoff(until) if now >= until => self.connect(net, now, key),
-                WanState::Connecting | WanState::LoggingIn | WanState::Probing
-                    if now >= nexus.state_deadline =>
-                {
-                    self.lose_wan(net, now, key);
-                    self.refuse_waiting_login(net, now, key, login_status::SERVICE_UNAVAILABLE);
-                }
-                WanState::Probing => self.ask(now, key),
-                WanState::Ready => {
-                    let unacknowledged = nexus.flow.map_or(0, |flow| net.tcp.unacknowledged(flow));
-                    if nexus.is_stalled(now, unacknowledged) {
-                        self.lose_wan(net, now, key);
-                        continue;
-                    }
-                    let silence = self.config.silence_max;
-                    match nexus.pinged {
-                        Some(since) if nexus.last_heard > since => nexus.pinged = None,
-                        Some(since) if now.since(since) >= silence => self.lose_wan(net, now, key),
-                        None if now.since(nexus.last_heard) >= silence => {
-                            if let Some(conn) = nexus.conn.as_mut() {
-                                conn.ping();
-                            }
-                            nexus.pinged = Some(now);
-                            self.touch_nexus(key);
-                        }
-                        _ => {}
-                    }
-                }
-                _ => {}
+    /// Does what time brings to a nexus.
+    fn see_to_nexus(&mut self, net: &mut Net<'_>, now: Time, key: NexusKey) {
+        let Some(nexus) = self.nexuses.get_mut(key.0) else {
+            return;
+        };
+        match nexus.state {
+            WanState::Backoff(until) if now >= until => self.connect(net, now, key),
+            WanState::Connecting | WanState::LoggingIn | WanState::Probing
+                if now >= nexus.state_deadline =>
+            {
+                self.lose_wan(net, now, key);
+                self.refuse_waiting_login(net, now, key, login_status::SERVICE_UNAVAILABLE);
             }
+            WanState::Probing => self.ask(now, key),
+            WanState::Ready => {
+                let unacknowledged = nexus.flow.map_or(0, |flow| net.tcp.unacknowledged(flow));
+                if nexus.watched && nexus.is_stalled(now, unacknowledged) {
+                    return self.lose_wan(net, now, key);
+                }
+                nexus.watched = unacknowledged > 0;
+                let silence = self.config.silence_max;
+                match nexus.pinged {
+                    Some(since) if nexus.last_heard > since => nexus.pinged = None,
+                    Some(since) if now.since(since) >= silence => self.lose_wan(net, now, key),
+                    None if now.since(nexus.last_heard) >= silence => {
+                        if let Some(conn) = nexus.conn.as_mut() {
+                            conn.ping();
+                        }
+                        nexus.pinged = Some(now);
+                        self.touch_nexus(key);
+                    }
+                    _ => {}
+                }
+            }
+            _ => {}
         }
+    }
+
+    /// When a nexus is to be looked at again; `None` once it is gone.
+    fn next_look_at_nexus(&self, now: Time, key: NexusKey) -> Option<Time> {
+        let nexus = self.nexuses.get(key.0)?;
+        let due = match nexus.state {
+            WanState::Backoff(until) => until,
+            WanState::Connecting | WanState::LoggingIn => nexus.state_deadline,
+            WanState::Probing => now + LOOK_AGAIN,
+            WanState::Ready if nexus.watched => now + WATCH_PERIOD,
+            WanState::Ready => {
+                nexus.pinged.map_or(nexus.last_heard, |since| since) + self.config.silence_max
+            }
+            WanState::LoggingOut | WanState::Gone => now + WATCH_PERIOD,
+        };
+        // It may be the one that a flush waits for to be over.
+        Some(if nexus.lan.is_none() {
+            due.min(now + WATCH_PERIOD)
+        } else {
+            due
+        })
     }
 
     /// Nothing of the task is out at the storage.

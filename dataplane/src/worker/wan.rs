@@ -17,6 +17,7 @@ use super::nexus::{Probe, SENSE_LEN, TARGET_LUNS_MAX, WanState};
 use super::relay::{Net, Relay, Side};
 use super::staging::{STAGE_LEN, StagePage};
 use super::task::{ChunkState, NexusKey, ProbeStep, TaskKey, VolumeKey, WanKind, WanTask, Work};
+use super::upkeep::nexus_slot;
 use super::volume::{Geometry, ReadOut};
 
 /// A connection attempt, a login or a logout that takes longer is given up.
@@ -69,9 +70,10 @@ impl Relay {
                 let nexus = &mut self.nexuses[key.0];
                 nexus.flow = Some(flow);
                 nexus.conn = Some(Box::new(conn));
-                (nexus.sent, nexus.acknowledged) = (0, 0);
+                (nexus.sent, nexus.acknowledged, nexus.watched) = (0, 0, false);
                 nexus.state = WanState::Connecting;
                 nexus.state_deadline = now + STEP_MAX;
+                self.look_at_nexus(key);
                 self.bind(flow, Side::Wan(key));
             }
             Err(_) => self.back_off(now, key),
@@ -103,6 +105,7 @@ impl Relay {
                         step: Some(ProbeStep::ReportLuns),
                         ..Probe::default()
                     };
+                    self.look_at_nexus(key);
                     self.ask(now, key);
                 }
                 Arrived::LoginFailed(status) => self.wan_refused(net, now, key, status),
@@ -137,7 +140,7 @@ impl Relay {
                 self.flush_volume(now, volume);
             }
         }
-        self.transmit_nexus(net, key);
+        self.transmit_nexus(net, now, key);
         budget == 0
     }
 
@@ -234,13 +237,14 @@ impl Relay {
     }
 
     /// Sends what is queued for the storage, as far as its window and buffer go.
-    fn transmit_nexus(&mut self, net: &mut Net<'_>, key: NexusKey) {
+    fn transmit_nexus(&mut self, net: &mut Net<'_>, now: Time, key: NexusKey) {
         let Self {
             nexuses,
             tasks,
             wan_tasks,
             staging,
             log,
+            nexus_timers,
             ..
         } = self;
         let Some(nexus) = nexuses.get_mut(key.0) else {
@@ -298,6 +302,10 @@ impl Relay {
                 break;
             }
             nexus.sent += sent as u64;
+            if !nexus.watched {
+                (nexus.watched, nexus.progressed) = (true, now);
+                nexus_timers.arm(nexus_slot(key), Time::ZERO);
+            }
         }
     }
 
@@ -676,6 +684,7 @@ impl Relay {
         }
         if self.nexuses[key.0].state == WanState::LoggingOut {
             self.nexuses[key.0].state = WanState::Gone;
+            self.look_at_nexus(key);
         } else {
             self.back_off(now, key);
         }
@@ -688,6 +697,7 @@ impl Relay {
         let pause = nexus.backoff(random);
         nexus.attempts += 1;
         nexus.state = WanState::Backoff(now + pause);
+        self.look_at_nexus(key);
     }
 
     /// A chunk goes back to be asked again, or its page home if nobody waits.

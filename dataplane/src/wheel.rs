@@ -8,21 +8,22 @@
 //! early and at most one [tick](TICK_NANOS) late; timers of one tick fire in
 //! no particular, but always the same, order.
 //!
-//! It knows nothing of flows, and keeps no time of its own.
+//! Used for flows and for sessions; it knows nothing of either, and keeps no
+//! time of its own.
 
 use sluice_proto::Time;
 
-use super::queue::NONE;
-
 const TICK_SHIFT: u32 = 16;
-/// Resolution, ns (65.5 us): fine against the shortest timer of a flow, the
-/// 250 us it waits after finding the pool exhausted.
+/// Resolution, ns (65.5 us): fine against the shortest timer there is, the
+/// 250 us that a flow waits after finding the pool exhausted.
 pub const TICK_NANOS: u64 = 1 << TICK_SHIFT;
 
 const GROUP_BITS: u32 = 6;
 const SLOTS: usize = 1 << GROUP_BITS;
 const LEVELS: usize = (u64::BITS - TICK_SHIFT).div_ceil(GROUP_BITS) as usize;
 const LAST_TICK: u64 = u64::MAX >> TICK_SHIFT;
+/// "No timer" in a list.
+const NONE: u32 = u32::MAX;
 /// `place` of a timer that is not armed.
 const DISARMED: u16 = u16::MAX;
 
