@@ -125,7 +125,7 @@ pub struct Size {
     pub log_len: usize,
     pub wan_pages: u32,
     pub silence_max: Duration,
-    /// TCP keep-alives towards computers.
+    /// TCP keep-alives towards computers and the storage.
     pub asks_idle: bool,
 }
 
@@ -203,8 +203,9 @@ impl Site {
         self
     }
 
-    /// Drops the computer's end of a session without a word: it stays, idle, at
-    /// the relay, where nobody asks it for a sign of life ([`Size::asks_idle`]).
+    /// Drops the computer's end of a session without a word, and the storage's of
+    /// all but the first: they stay, idle, at the relay, where nobody asks them
+    /// for a sign of life ([`Size::asks_idle`]).
     pub fn leave_idle(&mut self, session: &Session) {
         let Session {
             computer, handle, ..
@@ -212,6 +213,7 @@ impl Site {
         self.received
             .retain(|(known, owner, _)| (*known, *owner) != (handle, computer));
         self.computers[computer].close(handle);
+        self.storage.forget_all_but_first();
     }
 
     /// Hands a frame to the relay's LAN port.
@@ -542,8 +544,9 @@ fn start(log: Region, size: Size, random: &mut Random, now: Time) -> (Worker, Ve
         random.seed(),
     );
     if !size.asks_idle {
-        settings.accept.keep_alive = None;
-        settings.accept.timeout = None;
+        for side in [&mut settings.accept, &mut settings.connect] {
+            (side.keep_alive, side.timeout) = (None, None);
+        }
     }
     let mut tcp = Tcp::new(settings);
     tcp.listen(SocketAddrV4::new(STORAGE, PORT));

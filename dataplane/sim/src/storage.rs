@@ -150,6 +150,20 @@ impl Storage {
         }
     }
 
+    /// Drops the storage's end of every session but the first without a word.
+    /// They stay at the relay, and cost this model nothing more.
+    pub fn forget_all_but_first(&mut self) {
+        let mut kept = false;
+        let host = &mut self.host;
+        self.sessions.retain(|session| {
+            let stays = !session.open || !std::mem::replace(&mut kept, true);
+            if !stays {
+                host.close(session.handle);
+            }
+            stays
+        });
+    }
+
     /// Sends these bytes on every session, whatever is due.
     pub fn babble(&mut self, bytes: &[u8]) {
         for session in &self.sessions {

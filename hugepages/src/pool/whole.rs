@@ -56,11 +56,18 @@ impl WholePages {
             return None;
         }
         let mut run = 0;
-        for page in (0..self.free.len() * WORD_BITS).rev() {
-            run = if self.contains(page) { run + 1 } else { 0 };
-            if run == len {
-                (page..page + len).for_each(|page| self.remove(page));
-                return Some(page);
+        for word in (0..self.free.len()).rev() {
+            // Most of a full pool is passed over 64 pages at a time.
+            if self.free[word] == 0 {
+                run = 0;
+                continue;
+            }
+            for page in (word * WORD_BITS..(word + 1) * WORD_BITS).rev() {
+                run = if self.contains(page) { run + 1 } else { 0 };
+                if run == len {
+                    (page..page + len).for_each(|page| self.remove(page));
+                    return Some(page);
+                }
             }
         }
         None
