@@ -15,6 +15,7 @@ pub mod host;
 pub mod link;
 pub mod oracle;
 pub mod random;
+pub mod reservation;
 pub mod site;
 pub mod storage;
 pub mod world;

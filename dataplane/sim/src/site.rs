@@ -127,6 +127,8 @@ pub struct Size {
     pub silence_max: Duration,
     /// TCP keep-alives towards computers and the storage.
     pub asks_idle: bool,
+    /// Several computers may be on one target.
+    pub shared: bool,
 }
 
 impl Size {
@@ -137,6 +139,7 @@ impl Size {
         wan_pages: 4,
         silence_max: Duration::from_secs(5),
         asks_idle: true,
+        shared: false,
     };
 }
 
@@ -495,7 +498,7 @@ fn start(log: Region, size: Size, random: &mut Random, now: Time) -> (Worker, Ve
                 name: (*name).to_owned(),
                 address: SocketAddrV4::new(STORAGE, PORT),
                 initiators: Vec::new(),
-                shared: false,
+                shared: size.shared,
                 luns: vec![LUN],
                 wan_address: RELAY_WAN,
             })

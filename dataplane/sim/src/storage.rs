@@ -6,6 +6,7 @@
 //! and the sessions; a reset takes it away and leaves them, with what they have
 //! under way, to be told by a unit attention.
 
+use std::collections::VecDeque;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use sluice_proto::Time;
 use sluice_proto::iscsi::{
     CommandEvent, TargetConfig, TargetConn, TargetEvent, TaskFunctionResponse, TaskId,
 };
+use sluice_proto::scsi::reservation::Change;
 use sluice_proto::scsi::{self, Access, ScsiStatus, Sense, SenseKey, opcode};
 use smoltcp::iface::SocketHandle;
 use smoltcp::socket::tcp::State;
@@ -21,6 +23,7 @@ use crate::block::{self, BLOCK_LEN};
 use crate::host::Host;
 use crate::oracle::Image;
 use crate::random::Random;
+use crate::reservation::{InitiatorPort, Refused, Reservations, Told};
 
 pub const PORT: u16 = 3260;
 const LISTENERS: usize = 4;
@@ -46,6 +49,9 @@ struct Session {
     /// Data-in under way, by token.
     answers: Vec<(u64, Vec<u8>)>,
     attention: bool,
+    /// Other unit attentions, oldest first.
+    told: VecDeque<Sense>,
+    port: Option<InitiatorPort>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -74,6 +80,7 @@ pub struct Storage {
     pub busy_percent: u64,
     /// No volatile cache: GOOD means stable media (WCE = 0).
     pub write_through: bool,
+    pub reservations: Reservations,
     pub torn: u64,
     /// The command window of sessions to come.
     pub window: u16,
@@ -95,6 +102,7 @@ impl Storage {
             latency_max: Duration::from_millis(2),
             busy_percent: 0,
             write_through: false,
+            reservations: Reservations::default(),
             torn: 0,
             window: TargetConfig::default().max_tasks,
             hangs: false,
@@ -126,6 +134,8 @@ impl Storage {
             pending: Vec::new(),
             answers: Vec::new(),
             attention: true,
+            told: VecDeque::new(),
+            port: None,
         });
     }
 
@@ -148,6 +158,39 @@ impl Storage {
         for session in &mut self.sessions {
             session.pending.clear();
         }
+        self.reservations.forget();
+    }
+
+    /// Every nexus is told this once, on its next command.
+    pub fn announce(&mut self, sense: Sense) {
+        for session in &mut self.sessions {
+            session.told.push_back(sense);
+        }
+    }
+
+    fn tell(&mut self, told: Vec<Told>) {
+        for (port, sense) in told {
+            for session in &mut self.sessions {
+                if session.port.as_ref() == Some(&port) {
+                    session.told.push_back(sense);
+                }
+            }
+        }
+    }
+
+    /// A PERSISTENT RESERVE OUT of an initiator that does not come by the relay.
+    ///
+    /// # Errors
+    /// As the storage would answer.
+    pub fn change_from_outside(
+        &mut self,
+        port: &InitiatorPort,
+        cdb: &[u8; 16],
+        parameters: &[u8],
+    ) -> Result<(), Refused> {
+        let told = self.reservations.change(port, cdb, parameters)?;
+        self.tell(told);
+        Ok(())
     }
 
     /// Drops the storage's end of every session but the first without a word.
@@ -183,6 +226,7 @@ impl Storage {
         for session in &mut self.sessions {
             session.attention = true;
         }
+        self.reservations.end_reserve(None);
     }
 
     /// The volume grows, or shrinks.
@@ -238,7 +282,10 @@ impl Storage {
             let handle = self.sessions[at].handle;
             if self.sessions[at].open && !self.host.socket(handle).is_open() {
                 self.host.close(handle);
-                self.sessions.remove(at);
+                let gone = self.sessions.remove(at);
+                if gone.isid.is_some() {
+                    self.reservations.end_reserve(gone.port.as_ref());
+                }
             }
         }
         while self.sessions.iter().filter(|session| !session.open).count() < LISTENERS {
@@ -348,6 +395,16 @@ impl Storage {
                 self.host.socket(handle).abort();
             }
         }
+        let port = InitiatorPort {
+            name: self.sessions[at]
+                .conn
+                .login_request()
+                .initiator_name
+                .to_string(),
+            isid,
+        };
+        self.reservations.end_reserve(Some(&port));
+        self.sessions[at].port = Some(port);
         self.sessions[at].isid = Some(isid);
         let tsih = self.next_tsih;
         self.next_tsih = self.next_tsih.checked_add(1).unwrap_or(1);
@@ -443,11 +500,42 @@ impl Storage {
         if std::mem::take(&mut self.sessions[at].attention) {
             return check(Sense::POWER_ON_OR_RESET);
         }
+        if let Some(sense) = self.sessions[at].told.pop_front() {
+            return check(sense);
+        }
         if random.chance(self.busy_percent) {
             self.counters.busy += 1;
             return (ScsiStatus::BUSY, Vec::new(), Vec::new());
         }
         let access = scsi::classify(cdb);
+        let port = self.sessions[at].port.clone().expect("logged in");
+        let refused = |refused| match refused {
+            Refused::Conflict => (ScsiStatus::RESERVATION_CONFLICT, Vec::new(), Vec::new()),
+            Refused::Sense(sense) => check(sense),
+        };
+        let judged = access.map(|access| self.reservations.judge(&port, cdb, access));
+        if let Ok(Err(conflict)) = judged {
+            return refused(conflict);
+        }
+        match Change::from_cdb(cdb) {
+            Some(Change::Persistent) => {
+                return match self.reservations.change(&port, cdb, &pending.data) {
+                    Ok(told) => {
+                        self.tell(told);
+                        good(Vec::new())
+                    }
+                    Err(why) => refused(why),
+                };
+            }
+            Some(change) => {
+                self.reservations.reserve(&port, change);
+                return good(Vec::new());
+            }
+            None if cdb[0] == opcode::PERSISTENT_RESERVE_IN => {
+                return self.reservations.read(cdb).map_or_else(refused, good);
+            }
+            None => {}
+        }
         if let Err(sense) = access.and_then(|access| access.check(self.media.len() as u64)) {
             return check(sense);
         }

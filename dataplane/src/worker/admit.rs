@@ -2,7 +2,9 @@
 //! to the room that does it. The way of a write starts here.
 
 use sluice_proto::Time;
-use sluice_proto::iscsi::{CommandEvent, TargetEvent, TaskFunction, TaskFunctionResponse, TaskId};
+use sluice_proto::iscsi::{
+    CommandEvent, TargetEvent, TaskAttribute, TaskFunction, TaskFunctionResponse, TaskId,
+};
 use sluice_proto::scsi::{self, Access, ScsiStatus, Sense};
 
 use super::lan::LanState;
@@ -237,9 +239,16 @@ impl Relay {
         }
         let known =
             volume.and_then(|key| self.volume(key).geometry.map(|geometry| (key, geometry)));
+        let judged = self.is_for_storage(
+            volume,
+            nexus_key,
+            access,
+            command.attribute == TaskAttribute::Ordered,
+        );
         let work = match (known, access) {
             (Some((_, geometry)), Access::Write { lba, blocks, fua })
-                if command.write
+                if !judged
+                    && command.write
                     && !command.read
                     && u64::from(command.expected_len)
                         == u64::from(blocks) * u64::from(geometry.block_len) =>
@@ -254,7 +263,9 @@ impl Relay {
             {
                 Self::plan_read(geometry, lba, blocks)
             }
-            (Some((key, _)), Access::Sync { immed, .. }) if !command.read && !command.write => {
+            (Some((key, _)), Access::Sync { immed, .. })
+                if !judged && !command.read && !command.write =>
+            {
                 let work = self.plan_sync(key);
                 if immed {
                     // Answered now (SBC-4 5.26): the volume remembers, no task need do so.
@@ -285,6 +296,10 @@ impl Relay {
         self.nexuses[nexus_key.0].tasks += 1;
         self.nexuses[nexus_key.0].commands += 1;
         self.lans[lan.0].tasks[usize::from(command.task.0)] = Some(key);
+        if let (Some((volume, _)), false) = (known, matches!(self.tasks[key.0].work, Work::Pass(_)))
+        {
+            self.note_local(nexus_key, volume);
+        }
         match self.tasks[key.0].work {
             Work::Write(_) => self.start_write(key),
             Work::Read(_) => self.start_read(net, now, key),

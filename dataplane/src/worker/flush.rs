@@ -90,6 +90,9 @@ impl Relay {
         if volume.misfit || volume.strays > 0 || now < volume.retry_at {
             return false;
         }
+        if volume.holding.is_asked_after_conflict() {
+            return false;
+        }
         let policy = volume.policy;
         // What is written but not synced has no other way to become durable.
         let finishing = view.dirty_bytes == 0 && volume.gate.asked().is_some();
@@ -108,6 +111,7 @@ impl Relay {
         if let Some(current) = volume
             .flush_nexus
             .filter(|current| self.nexuses.contains(current.0))
+            && !self.flush_must_move(key, current)
         {
             if self.nexuses[current.0].is_ready() {
                 return Some(current);
@@ -116,11 +120,16 @@ impl Relay {
                 return None;
             }
         }
-        let ready = self
+        let mut ready = self
             .nexuses
             .iter()
-            .find(|(_, nexus)| nexus.target == target && nexus.is_ready())
-            .map(|(at, _)| NexusKey(at))?;
+            .filter(|(_, nexus)| nexus.target == target && nexus.is_ready())
+            .map(|(at, _)| NexusKey(at));
+        // The storage has the last word on one that, as far as is known, may not write.
+        let ready = ready
+            .clone()
+            .find(|&nexus| self.may_carry(key, nexus))
+            .or_else(|| ready.next())?;
         self.volume_mut(key).flush_nexus = Some(ready);
         Some(ready)
     }
@@ -208,6 +217,9 @@ impl Relay {
         sense: &[u8],
     ) {
         let good = status == ScsiStatus::GOOD;
+        if good {
+            self.flush_agreed(key);
+        }
         self.flush.write_done(
             key.0,
             record,
@@ -248,6 +260,9 @@ impl Relay {
     /// it stays and is tried again; after a reset, so is all that was not synced.
     fn flush_refused(&mut self, now: Time, key: VolumeKey, status: ScsiStatus, bytes: &[u8]) {
         self.counters.flush_failures += 1;
+        if status == ScsiStatus::RESERVATION_CONFLICT && !self.flush_conflict(now, key) {
+            return;
+        }
         let received = (status == ScsiStatus::CHECK_CONDITION)
             .then(|| sense::parse(bytes))
             .flatten();
@@ -256,10 +271,6 @@ impl Relay {
         {
             if received.sense.is_reset() {
                 self.flush_lost(key);
-            }
-            if let Some(nexus) = self.volume(key).flush_nexus {
-                let lun = self.volume(key).lun;
-                self.keep_unit_attention(nexus, lun, bytes);
             }
             return;
         }

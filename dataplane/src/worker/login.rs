@@ -8,10 +8,10 @@ use arrayvec::{ArrayString, ArrayVec};
 use sluice_hugepages::log::{NexusEntry, NexusId, VolumeEntry, VolumeFlags};
 use sluice_proto::Time;
 use sluice_proto::iscsi::login_status::{self, Status};
-use sluice_proto::iscsi::{CommandEvent, Offers, TargetConfig, TargetConn};
+use sluice_proto::iscsi::{Offers, TargetConfig, TargetConn};
 
 use super::lan::{Lan, LanState, SESSION_TASKS_MAX};
-use super::nexus::{Nexus, Probe, SENSE_LEN, WanState};
+use super::nexus::{Nexus, Probe, WanState};
 use super::publish::apply;
 use super::relay::{Mode, Net, Relay, Side, VOLUMES_MAX};
 use super::staging::STAGE_LEN;
@@ -20,6 +20,7 @@ use super::upkeep::{lan_slot, nexus_slot};
 use super::volume::{Geometry, Volume};
 use crate::tcp::{FlowEvent, FlowId};
 use sluice_proto::cache::flush::policy::FlushPolicy;
+use sluice_proto::scsi::Sense;
 
 /// A login that is not through after this long is closed (half of the 30 s
 /// that common initiators wait).
@@ -242,6 +243,9 @@ impl Relay {
             established: false,
             probe: Probe::default(),
             unit_attentions: ArrayVec::new(),
+            entered: 0,
+            unasked: 0,
+            polled_at: Time::ZERO,
             tasks: 0,
             wanted: VecDeque::with_capacity(SESSION_TASKS_MAX * 2),
             queued: false,
@@ -401,6 +405,10 @@ impl Relay {
         volume.geometry = Some(geometry);
         self.index.set_block_len(id.0, geometry.block_len);
         self.volumes[usize::from(id.0)] = Some(volume);
+        let volume = VolumeKey(id.0);
+        self.ask_holding(now, volume);
+        // Uncached till now, it showed the storage's own WCE (C-1).
+        self.raise_attention(volume, Sense::MODE_PARAMETERS_CHANGED);
     }
 
     /// A volume that is known may have another form now. The log's row says what
@@ -453,23 +461,6 @@ impl Relay {
         policy
     }
 
-    /// The unit attention that this command must carry, if one is kept (SAM-5 5.14).
-    pub(super) fn take_unit_attention(
-        &mut self,
-        key: NexusKey,
-        command: &CommandEvent,
-    ) -> Option<[u8; SENSE_LEN]> {
-        const REQUEST_SENSE: u8 = 0x03;
-        const INQUIRY: u8 = 0x12;
-        const REPORT_LUNS: u8 = 0xA0;
-        if matches!(command.cdb[0], REQUEST_SENSE | INQUIRY | REPORT_LUNS) {
-            return None;
-        }
-        let attentions = &mut self.nexuses[key.0].unit_attentions;
-        let at = attentions.iter().position(|(lun, _)| *lun == command.lun)?;
-        Some(attentions.remove(at).1)
-    }
-
     pub(super) fn send_targets(&mut self, key: LanKey) {
         let Self { lans, config, .. } = self;
         let lan = &mut lans[key.0];
@@ -508,6 +499,7 @@ impl Relay {
         self.lans_queued.retain(|&queued| queued != key);
         if let Some(nexus) = lan.nexus {
             self.nexuses[nexus.0].lan = None;
+            self.release_reserved(nexus);
             self.look_at_nexus(nexus);
         }
     }
@@ -516,7 +508,11 @@ impl Relay {
     /// flush by it. One that is logged out already is forgotten.
     pub(super) fn retire_nexus(&mut self, net: &mut Net<'_>, now: Time, key: NexusKey) {
         let nexus = &self.nexuses[key.0];
-        if nexus.lan.is_some() || nexus.tasks > 0 || self.carries_flush(key) {
+        if nexus.lan.is_some()
+            || nexus.tasks > 0
+            || self.carries_flush(key)
+            || self.may_be_registered(key)
+        {
             return;
         }
         match self.nexuses[key.0].state {
@@ -560,6 +556,7 @@ impl Relay {
             .remove_nexus(nexus.log_id)
             .expect("the row of a nexus of ours");
         self.nexuses_queued.retain(|&queued| queued != key);
+        self.forget_registrations(key);
         for volume in self.volumes.iter_mut().flatten() {
             if volume.flush_nexus == Some(key) {
                 volume.flush_nexus = None;

@@ -7,13 +7,16 @@
 //! [`read`] and [`pass`] are the ways of the other commands, [`login`] and
 //! [`wan`] the lives of the two sides' sessions, [`upkeep`] what time brings,
 //! [`recovery`] what a start finds, [`publish`] what operators see,
-//! [`writable`] whether the storage takes writes at all.
+//! [`writable`] whether the storage takes writes at all, [`reservation`] from
+//! whom, and [`attention`] what it has to say of itself.
 //!
 //! Not for: anything that reads a clock, or a byte of a protocol (that is
 //! `sluice_proto`'s).
 
 pub mod admit;
+pub mod attention;
 pub mod flush;
+pub mod holding;
 pub mod lan;
 pub mod login;
 pub mod nexus;
@@ -22,6 +25,7 @@ pub mod publish;
 pub mod read;
 pub mod recovery;
 pub mod relay;
+pub mod reservation;
 pub mod staging;
 pub mod step;
 pub mod task;

@@ -55,6 +55,8 @@ pub struct Probe {
     pub tries: u32,
     /// The question is out. If not, it waits for a window or a staging page.
     pub asked: bool,
+    /// The storage has changed meanwhile: to be asked from the beginning.
+    pub again: bool,
 }
 
 #[derive(Debug)]
@@ -78,6 +80,12 @@ pub struct Nexus {
     pub probe: Probe,
     /// Unit attentions met by the relay's own commands, kept for the computer (C-14).
     pub unit_attentions: ArrayVec<(u64, [u8; SENSE_LEN]), TARGET_LUNS_MAX>,
+    /// When it logged in, in the relay's sequence ([`super::reservation`]); 0 when it is not.
+    pub entered: u64,
+    /// By bit, volumes of which the cache alone has answered its computer since
+    /// it was last asked for unit attentions; and when that was.
+    pub unasked: u64,
+    pub polled_at: Time,
     /// Tasks that name this nexus.
     pub tasks: usize,
     /// Reads with chunks to ask for, and commands to forward, in order.
@@ -114,6 +122,11 @@ impl Nexus {
             self.progressed = now;
         }
         now.since(self.progressed) >= STALL_MAX
+    }
+
+    /// Something is to be asked of the storage, or may be soon.
+    pub fn has_to_ask(&self) -> bool {
+        self.probe.step.is_some() || self.unasked != 0
     }
 
     /// Commands that the storage's window still takes.

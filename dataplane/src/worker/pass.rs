@@ -9,12 +9,15 @@ use sluice_hugepages::log::WRITE_LEN_MAX;
 use sluice_proto::Time;
 use sluice_proto::iscsi::CommandEvent;
 use sluice_proto::scsi::mode::ModeSense;
+use sluice_proto::scsi::reservation::Change;
 use sluice_proto::scsi::{Access, ScsiStatus, Sense, vpd};
 
 use super::admit::Refusal;
 use super::relay::{Net, Relay};
 use super::staging::{STAGE_LEN, StagePage};
-use super::task::{PASS_BYTES_MAX, PassTask, SyncTask, TaskKey, VolumeKey, Work};
+use super::task::{
+    PASS_BYTES_MAX, PassTask, SyncTask, TaskKey, VolumeKey, Work, WriteState, WriteTask,
+};
 use super::writable::may_change;
 
 /// A range wider than this is drained as the whole volume: looking each of its
@@ -70,6 +73,9 @@ impl Relay {
                 blocks,
                 changes,
             } => Some(narrow(lba, blocks, changes)),
+            Access::Medium if Change::from_cdb(&command.cdb).is_some() => {
+                volume.map(|volume| self.whole(volume))
+            }
             Access::Sync { .. } | Access::Medium => Some(Access::Medium),
         };
         let len = command.expected_len as usize;
@@ -138,6 +144,7 @@ impl Relay {
             }
             self.volume_mut(volume).waiting.retain(|&task| task != key);
         }
+        self.reservation_passes(key);
         self.pass_mut(key).passing = true;
         self.counters.commands_passed += 1;
         let nexus = self.tasks[key.0].nexus;
@@ -149,8 +156,8 @@ impl Relay {
     /// still pins: it would be laid over what the command changes.
     fn is_clean(&self, volume: VolumeKey, barrier: Access) -> bool {
         match barrier {
-            Access::Range { lba, blocks, .. } => {
-                let blocks = u32::try_from(blocks).expect("ranges are at most RANGE_BLOCKS_MAX");
+            Access::Range { lba, blocks, .. } if blocks <= RANGE_BLOCKS_MAX => {
+                let blocks = u32::try_from(blocks).expect("at most RANGE_BLOCKS_MAX");
                 !self.index.overlaps(volume.0, lba, blocks)
             }
             _ => self.flush.records(volume.0) == 0 && self.volume(volume).durable.is_empty(),
@@ -183,6 +190,7 @@ impl Relay {
         status: ScsiStatus,
         sense: &[u8],
     ) {
+        self.heed_passed(net, now, key, status, sense);
         self.end_pass(key);
         let pass = self.pass_mut(key);
         pass.asked = None;
@@ -201,9 +209,11 @@ impl Relay {
             (true, _) => transferred,
             (false, _) => 0,
         };
-        self.answer(key, status, sense, moved);
         let (volume, cdb) = (self.tasks[key.0].volume, self.tasks[key.0].cdb);
-        self.forget(key);
+        if status != ScsiStatus::GOOD || !self.wait_for_media(key) {
+            self.answer(key, status, sense, moved);
+            self.forget(key);
+        }
         if let Some(volume) = volume {
             if may_change(&cdb) {
                 // Its write cache may be on now: a needless SYNCHRONIZE CACHE loses nothing.
@@ -216,6 +226,30 @@ impl Relay {
             self.release_durable(net, now, volume);
         }
         self.feed_starved(net, now);
+    }
+
+    /// A write with FUA that the storage was left to judge is answered when a
+    /// SYNCHRONIZE CACHE of the flusher has covered it, as any other (C-2).
+    fn wait_for_media(&mut self, key: TaskKey) -> bool {
+        let task = &mut self.tasks[key.0];
+        let (Some((lba, blocks)), Some(volume), Some(_)) =
+            (task.fua_write(), task.volume, task.lan)
+        else {
+            return false;
+        };
+        let len = task.expected_len;
+        let sequence = self.volume(volume).next_sequence - 1;
+        self.tasks[key.0].work = Work::Write(WriteTask {
+            lba,
+            blocks,
+            len,
+            ordering: true,
+            fua: true,
+            state: WriteState::Durable { sequence },
+        });
+        self.volume_mut(volume).waiting.push(key);
+        self.ask_flush(volume);
+        true
     }
 
     /// Hands passed-through data to the session, told truthfully: where a

@@ -121,6 +121,11 @@ impl Relay {
                 return;
             };
             let state = match self.overlay(pool, volume_key, page, lba, blocks) {
+                // The storage is to say whether it may be read; its answer is laid over as any.
+                Overlay::Whole if !self.may_read(volume_key, key) => {
+                    self.counters.reads_partly_cached += 1;
+                    ChunkState::Wanted
+                }
                 Overlay::Whole => {
                     self.counters.reads_cached += 1;
                     ChunkState::Ready

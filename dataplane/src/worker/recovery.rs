@@ -2,12 +2,13 @@
 //! and put back in order.
 
 use slab::Slab;
-use sluice_hugepages::log::{Log, Record, Recovery, WRITE_LEN_MAX};
+use sluice_hugepages::log::{Log, Record, Recovery, VolumeFlags, WRITE_LEN_MAX};
 use sluice_hugepages::pool::Pool;
 use sluice_proto::Time;
 use sluice_proto::cache::flush::{Entry, FlushQueue};
 use sluice_proto::cache::index::{Index, IndexCapacity};
 
+use super::holding::Holding;
 use super::lan::SESSION_TASKS_MAX;
 use super::relay::{Counters, Relay, RelayConfig, VOLUMES_MAX};
 use super::staging::Staging;
@@ -87,6 +88,7 @@ impl Relay {
             wan_task_turn: 0,
             next_tsih: 1,
             random: config.seed,
+            stamp: 0,
             counters: Counters::default(),
             margin_segments,
             accepting: true,
@@ -128,6 +130,7 @@ impl Relay {
                 volume.epoch = found.epoch_max + 1;
                 volume.next_sequence = found.sequence_max + 1;
             }
+            volume.holding = Holding::new(!entry.flags.contains(VolumeFlags::RESERVED), false);
             self.index.set_block_len(id.0, entry.block_len);
             self.volumes[usize::from(id.0)] = Some(volume);
         }

@@ -103,10 +103,16 @@ pub struct Counters {
     pub writes_behind: u64,
     pub commands_passed: u64,
     pub records_superseded: u64,
+    /// Unit attentions met by the relay's own commands, for the computer to hear.
+    pub attentions_kept: u64,
+    pub reservation_questions: u64,
+    pub reservation_conflicts: u64,
+    /// Writes that the storage was left to judge.
+    pub writes_judged: u64,
 }
 
 impl Counters {
-    pub fn rows(&self) -> [(&'static str, u64); 19] {
+    pub fn rows(&self) -> [(&'static str, u64); 23] {
         [
             ("login_accepted", self.logins),
             ("login_refused", self.logins_refused),
@@ -127,6 +133,10 @@ impl Counters {
             ("write_behind_command", self.writes_behind),
             ("command_passed", self.commands_passed),
             ("record_superseded", self.records_superseded),
+            ("unit_attention_kept", self.attentions_kept),
+            ("reservation_question", self.reservation_questions),
+            ("reservation_conflict", self.reservation_conflicts),
+            ("write_left_to_storage", self.writes_judged),
         ]
     }
 }
@@ -180,6 +190,8 @@ pub struct Relay {
     pub(super) wan_task_turn: usize,
     pub(super) next_tsih: u16,
     pub(super) random: u64,
+    /// Places in the sequence of questions, logins and doubts: see [`super::reservation`].
+    pub(super) stamp: u64,
     pub counters: Counters,
     /// The log's free room never goes below this many segments (A-11's margin).
     pub(super) margin_segments: usize,
@@ -324,4 +336,5 @@ impl Relay {
 }
 
 /// Volumes of one worker. A LUN beyond them is not cached; its commands pass.
+/// A nexus has a word of bits for them.
 pub const VOLUMES_MAX: usize = 64;

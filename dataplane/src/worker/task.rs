@@ -11,6 +11,7 @@ use sluice_proto::Time;
 use sluice_proto::iscsi::TaskId;
 use sluice_proto::scsi::Access;
 
+use super::reservation::Question;
 use super::staging::{STAGE_LEN, StagePage};
 use super::writable::CheckStep;
 
@@ -46,6 +47,23 @@ pub struct Task {
     /// When a task that waits for room, the storage or durability ends BUSY (C-16).
     pub deadline: Time,
     pub work: Work,
+}
+
+impl Task {
+    /// The write with FUA that this passing command is: LBA and blocks.
+    pub fn fua_write(&self) -> Option<(u64, u32)> {
+        match (&self.work, sluice_proto::scsi::classify(&self.cdb)) {
+            (
+                Work::Pass(_),
+                Ok(Access::Write {
+                    lba,
+                    blocks,
+                    fua: true,
+                }),
+            ) if self.volume.is_some() => Some((lba, blocks)),
+            _ => None,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -193,6 +211,15 @@ pub enum WanKind {
         page: StagePage,
         received: u32,
     },
+    /// The relay's own question who holds a volume.
+    Holding {
+        volume: VolumeKey,
+        question: Question,
+        page: StagePage,
+        received: u32,
+    },
+    /// Whether the nexus has a unit attention to tell: TEST UNIT READY.
+    Poll { volume: VolumeKey },
     /// The relay's own question after login (capacity, caching mode).
     Probe {
         step: ProbeStep,

@@ -145,6 +145,7 @@ impl Relay {
         self.sweep_wan_tasks(net, now);
         for volume in self.volume_keys() {
             self.recheck(now, volume);
+            self.recheck_holding(now, volume);
             self.commit_behind(now, volume);
             self.release_durable(net, now, volume);
             self.sync_passed(now, volume);
@@ -282,6 +283,8 @@ impl Relay {
                     }
                     _ => {}
                 }
+                self.ask(now, key);
+                self.poll_nexus(now, key);
             }
             _ => {}
         }
@@ -294,7 +297,7 @@ impl Relay {
             WanState::Backoff(until) => until,
             WanState::Connecting | WanState::LoggingIn => nexus.state_deadline,
             WanState::Probing => now + LOOK_AGAIN,
-            WanState::Ready if nexus.watched => now + WATCH_PERIOD,
+            WanState::Ready if nexus.watched || nexus.has_to_ask() => now + WATCH_PERIOD,
             WanState::Ready => {
                 nexus.pinged.map_or(nexus.last_heard, |since| since) + self.config.silence_max
             }

@@ -14,6 +14,7 @@ use sluice_proto::Time;
 use sluice_proto::cache::flush::policy::{FlushGate, FlushPolicy};
 use sluice_proto::scsi::Access;
 
+use super::holding::Holding;
 use super::nexus::SENSE_LEN;
 use super::task::{NexusKey, TaskKey, bars, overlap};
 
@@ -55,6 +56,8 @@ pub struct Volume {
     pub refusal: Option<[u8; SENSE_LEN]>,
     /// When that was asked last.
     pub checked_at: Option<Time>,
+    /// Who holds it, by reservation.
+    pub holding: Holding,
     /// The storage's blocks are of another length than the log's: no command
     /// touches it, and nothing is flushed, until that is set right.
     pub misfit: bool,
@@ -119,6 +122,7 @@ impl Volume {
             in_doubt: false,
             refusal: None,
             checked_at: None,
+            holding: Holding::new(false, true),
             misfit: false,
             retry_at: Time::ZERO,
             flush_nexus: None,

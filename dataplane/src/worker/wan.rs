@@ -13,7 +13,8 @@ use sluice_proto::iscsi::{
 };
 use sluice_proto::scsi::{Capacity, ScsiStatus, Sense, SenseKey, cdb, mode::ModeSense, sense};
 
-use super::nexus::{Probe, SENSE_LEN, TARGET_LUNS_MAX, WanState};
+use super::holding::Deed;
+use super::nexus::{Probe, TARGET_LUNS_MAX, WanState};
 use super::relay::{Net, Relay, Side};
 use super::staging::{STAGE_LEN, StagePage};
 use super::task::{ChunkState, NexusKey, ProbeStep, TaskKey, VolumeKey, WanKind, WanTask, Work};
@@ -107,6 +108,7 @@ impl Relay {
                     };
                     self.look_at_nexus(key);
                     self.ask(now, key);
+                    self.nexus_entered(now, key);
                 }
                 Arrived::LoginFailed(status) => self.wan_refused(net, now, key, status),
                 Arrived::Response {
@@ -292,6 +294,8 @@ impl Relay {
                         | WanKind::Stray { record: None, .. }
                         | WanKind::Chunk { .. }
                         | WanKind::Check { .. }
+                        | WanKind::Holding { .. }
+                        | WanKind::Poll { .. }
                         | WanKind::Probe { .. } => {
                             unreachable!("these commands have no data-out")
                         }
@@ -330,7 +334,11 @@ impl Relay {
     /// the list wants something: one that is answered is on it no more.
     fn send_for(&mut self, now: Time, key: NexusKey, task_key: TaskKey) -> bool {
         let task = &mut self.tasks[task_key.0];
-        let (lun, cdb, volume) = (task.lun, task.cdb, task.volume);
+        let (lun, mut cdb, volume) = (task.lun, task.cdb, task.volume);
+        if task.fua_write().is_some() {
+            // The computer was told that FUA is honoured; the storage may not know it.
+            cdb[1] &= !(cdb::DPO | cdb::FUA);
+        }
         let expected = task.expected_len;
         let direction = match &mut task.work {
             Work::Read(read) => {
@@ -426,7 +434,7 @@ impl Relay {
             (status, sense)
         };
         if status == ScsiStatus::CHECK_CONDITION {
-            self.heed_attention(nexus, kind, sense);
+            self.heed_attention(now, nexus, kind, sense);
         }
         match kind {
             WanKind::Flush { volume, record } => {
@@ -442,6 +450,7 @@ impl Relay {
                 ..
             } => {
                 self.volume_mut(volume).sample_load(now.since(sent));
+                self.judged(now, volume, nexus, Deed::Read, status);
                 self.chunk_answered(net, now, at, task, volume, status, sense, received == len);
             }
             WanKind::Forward { task } => self.pass_answered(net, now, task, status, sense),
@@ -455,6 +464,16 @@ impl Relay {
                 page,
                 received,
             } => self.check_answered(net, now, volume, step, (page, received), (status, sense)),
+            WanKind::Holding {
+                volume,
+                question,
+                page,
+                received,
+            } => {
+                let answer = (page, received);
+                self.holding_answered(net, now, volume, question, answer, (status, sense));
+            }
+            WanKind::Poll { volume } => self.judged(now, volume, nexus, Deed::Write, status),
             WanKind::Probe {
                 step,
                 page,
@@ -463,28 +482,6 @@ impl Relay {
             } => {
                 self.probe_answered(net, now, nexus, step, page, lun, received, status, sense);
             }
-        }
-    }
-
-    /// A unit attention comes once, on whichever command is next: a read or a
-    /// passing command may take what the flusher must know.
-    fn heed_attention(&mut self, nexus: NexusKey, kind: WanKind, sense: &[u8]) {
-        let volume = match kind {
-            WanKind::Chunk { volume, .. }
-            | WanKind::Check { volume, .. }
-            | WanKind::Stray { volume, .. } => Some(volume),
-            WanKind::Forward { task } => self.tasks[task.0].volume,
-            // The flusher looks for itself; before readiness nothing is unsynced.
-            WanKind::Flush { .. } | WanKind::FlushSync { .. } | WanKind::Probe { .. } => None,
-        };
-        let (Some(volume), Some(received)) = (volume, sense::parse(sense)) else {
-            return;
-        };
-        if received.sense.is_reset() && self.volume(volume).flush_nexus == Some(nexus) {
-            self.flush_lost(volume);
-        }
-        if received.sense == Sense::MODE_PARAMETERS_CHANGED {
-            self.volume_mut(volume).storage_wce = true;
         }
     }
 
@@ -556,9 +553,6 @@ impl Relay {
             && sense::parse(sense)
                 .is_some_and(|received| received.sense.key == SenseKey::UNIT_ATTENTION);
         let busy = matches!(status, ScsiStatus::BUSY | ScsiStatus::TASK_SET_FULL);
-        if attention {
-            self.keep_unit_attention(key, lun, sense);
-        }
         if (attention || busy) && self.nexuses[key.0].probe.tries < PROBE_TRIES_MAX {
             self.nexuses[key.0].probe.tries += 1;
             return self.ask(now, key);
@@ -614,7 +608,11 @@ impl Relay {
             }
         };
         self.nexuses[key.0].probe.step = next;
-        if next.is_some() {
+        if next.is_none() && std::mem::take(&mut self.nexuses[key.0].probe.again) {
+            self.nexuses[key.0].probe.step = Some(ProbeStep::ReportLuns);
+            self.nexuses[key.0].probe.at = 0;
+        }
+        if self.nexuses[key.0].probe.step.is_some() {
             self.ask(now, key);
         } else {
             self.wan_ready(now, key);
@@ -625,18 +623,6 @@ impl Relay {
         let probe = &mut self.nexuses[key.0].probe;
         probe.at += 1;
         (probe.at < probe.luns.len()).then_some(ProbeStep::Capacity16)
-    }
-
-    /// A unit attention met by the relay's own command is the computer's to hear (C-14).
-    pub(super) fn keep_unit_attention(&mut self, key: NexusKey, lun: u64, sense: &[u8]) {
-        let mut kept = [0; SENSE_LEN];
-        let len = sense.len().min(SENSE_LEN);
-        kept[..len].copy_from_slice(&sense[..len]);
-        let attentions = &mut self.nexuses[key.0].unit_attentions;
-        if !attentions.contains(&(lun, kept)) {
-            // The list holds one a LUN; a fuller one has told the computer enough.
-            let _ = attentions.try_push((lun, kept));
-        }
     }
 
     /// The session is lost: everything out comes back to where it came from.
@@ -650,6 +636,7 @@ impl Relay {
             self.counters.wan_losses += 1;
         }
         self.nexuses[key.0].pinged = None;
+        self.nexus_left(key);
         for volume in self.volume_keys() {
             if self.volume(volume).flush_nexus == Some(key) {
                 self.flush.session_lost(volume.0);
@@ -677,6 +664,8 @@ impl Relay {
                 WanKind::Probe { page, .. } | WanKind::Check { page, .. } => {
                     self.staging.give(page)
                 }
+                WanKind::Holding { volume, page, .. } => self.holding_lost(volume, page),
+                WanKind::Poll { .. } => {}
             }
         }
         for volume in self.volume_keys() {
@@ -751,6 +740,7 @@ fn store_data_in(
     match &mut wan_task.kind {
         WanKind::Chunk { page, received, .. }
         | WanKind::Check { page, received, .. }
+        | WanKind::Holding { page, received, .. }
         | WanKind::Probe { page, received, .. } => {
             put(*page, offset, bytes);
             *received = end;
@@ -772,6 +762,9 @@ fn store_data_in(
             }
             pass.transferred = end;
         }
-        WanKind::Flush { .. } | WanKind::FlushSync { .. } | WanKind::Stray { .. } => {}
+        WanKind::Flush { .. }
+        | WanKind::FlushSync { .. }
+        | WanKind::Poll { .. }
+        | WanKind::Stray { .. } => {}
     }
 }

@@ -112,12 +112,6 @@ impl Relay {
                 }),
             )
             | (ScsiStatus::BUSY | ScsiStatus::TASK_SET_FULL, _) => {
-                if status == ScsiStatus::CHECK_CONDITION
-                    && let Some(nexus) = self.volume(key).flush_nexus
-                {
-                    let lun = self.volume(key).lun;
-                    self.keep_unit_attention(nexus, lun, bytes);
-                }
                 self.volume_mut(key).checked_at = None;
             }
             (ScsiStatus::CHECK_CONDITION, _) if step == CheckStep::Ready => {

@@ -8,6 +8,7 @@ use sluice_proto::iscsi::{CommandEvent, TaskAttribute};
 use sluice_proto::scsi::{ScsiStatus, Sense};
 
 use super::admit::Refusal;
+use super::holding::{Deed, Standing};
 use super::relay::{Net, Relay};
 use super::task::{TaskKey, VolumeKey, Work, WriteState, WriteTask};
 use super::volume::Geometry;
@@ -110,16 +111,23 @@ impl Relay {
             WriteState::Held { .. } => return,
             WriteState::Durable { .. } => unreachable!("a write is committed once"),
         };
+        let standing = self.standing(volume_key, self.tasks[key.0].nexus, Deed::Write);
         let volume = self.volumes[usize::from(volume_key.0)]
             .as_mut()
             .expect("the task's volume");
-        if volume.barrier_over(lba, u64::from(blocks)) {
+        if volume.barrier_over(lba, u64::from(blocks)) || standing == Standing::Unread {
             if !waited {
                 volume.behind.push_back(key);
                 self.counters.writes_behind += 1;
                 self.write_mut(key).state = WriteState::Behind(id);
             }
             return;
+        }
+        match standing {
+            Standing::Free | Standing::Unread => {}
+            Standing::Barred => return self.give_up(key, ScsiStatus::RESERVATION_CONFLICT, &[]),
+            // Sent again, it is the storage's to judge.
+            Standing::Unclear => return self.give_up(key, ScsiStatus::BUSY, &[]),
         }
         if let Some(sense) = volume.refusal {
             return self.give_up(key, ScsiStatus::CHECK_CONDITION, &sense);
@@ -180,7 +188,9 @@ impl Relay {
             };
             let write = self.write_mut(key);
             let (lba, blocks) = (write.lba, u64::from(write.blocks));
-            if self.volume(volume).barrier_over(lba, blocks) {
+            let nexus = self.tasks[key.0].nexus;
+            let unread = self.standing(volume, nexus, Deed::Write) == Standing::Unread;
+            if unread || self.volume(volume).barrier_over(lba, blocks) {
                 self.volume_mut(volume).behind.push_back(key);
             } else {
                 self.commit_write(now, key);

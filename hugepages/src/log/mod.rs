@@ -248,8 +248,8 @@ impl Log {
     /// Replaces a volume's row.
     ///
     /// # Errors
-    /// There is none, its block length would change under its records, or one
-    /// of them would be outside it.
+    /// There is none, or the log holds writes for it and it would shrink or its
+    /// block length change.
     pub fn update_volume(&mut self, id: VolumeId, entry: VolumeEntry) -> Result<(), LogError> {
         check_block_len(&entry)?;
         let Some(old) = self.volume(id) else {
@@ -258,8 +258,8 @@ impl Log {
                 id: id.0,
             });
         };
-        let same_size = (old.block_len, old.blocks) == (entry.block_len, entry.blocks);
-        if !same_size {
+        let holds_records = old.block_len == entry.block_len && old.blocks <= entry.blocks;
+        if !holds_records {
             self.check_unused(id)?;
         }
         self.volume_rows

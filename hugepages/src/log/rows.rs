@@ -21,6 +21,9 @@ impl VolumeFlags {
     pub const REFUSES_WRITES: VolumeFlags = VolumeFlags(1);
     /// A flush was refused for good; later epochs wait for the operator (C-4).
     pub const FAILED: VolumeFlags = VolumeFlags(2);
+    /// A reservation is or may be held: nothing is acknowledged before the
+    /// storage has been asked who holds it (C-9).
+    pub const RESERVED: VolumeFlags = VolumeFlags(4);
 
     /// Whether all of `flags` are set.
     pub const fn contains(self, flags: VolumeFlags) -> bool {
@@ -31,6 +34,12 @@ impl VolumeFlags {
     #[must_use]
     pub const fn with(self, flags: VolumeFlags) -> VolumeFlags {
         VolumeFlags(self.0 | flags.0)
+    }
+
+    /// These flags without those of the other set.
+    #[must_use]
+    pub const fn without(self, flags: VolumeFlags) -> VolumeFlags {
+        VolumeFlags(self.0 & !flags.0)
     }
 }
 

@@ -2,6 +2,10 @@
 
 use super::{be32, be64, opcode};
 
+/// In byte 1 of reads and writes of ten bytes and more (SBC-4).
+pub const DPO: u8 = 1 << 4;
+pub const FUA: u8 = 1 << 3;
+
 /// READ (10), or READ (16) for a block that does not fit 32 bits (SBC-4).
 #[must_use]
 pub fn read(lba: u64, blocks: u32) -> [u8; 16] {
@@ -18,7 +22,7 @@ pub fn write(lba: u64, blocks: u32) -> [u8; 16] {
 #[must_use]
 pub fn write_fua(lba: u64, blocks: u32) -> [u8; 16] {
     let mut cdb = write(lba, blocks);
-    cdb[1] |= 1 << 3;
+    cdb[1] |= FUA;
     cdb
 }
 

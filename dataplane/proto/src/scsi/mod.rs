@@ -5,6 +5,7 @@
 //!   blocks, and [`classify`] over it;
 //! * [`status`], [`sense`]: how a command ends;
 //! * [`capacity`], [`mode`], [`vpd`]: the storage's answers about itself;
+//! * [`reservation`]: who may do what while somebody holds the volume;
 //! * [`cdb`]: the commands that the relay itself sends.
 //!
 //! Nothing here knows iSCSI or the cache. Bytes come from the network, so every
@@ -17,6 +18,7 @@ pub mod cdb;
 pub mod command;
 pub mod mode;
 pub mod opcode;
+pub mod reservation;
 pub mod sense;
 pub mod status;
 pub mod vpd;

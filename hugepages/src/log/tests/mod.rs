@@ -189,8 +189,10 @@ fn the_directory_keeps_its_rules() {
         log.update_volume(volume, shrunk),
         Err(LogError::InUse { .. })
     ));
+    // One that grows holds its records as before.
     let refusing = VolumeEntry {
         flags: VolumeFlags::REFUSES_WRITES,
+        blocks: volume_entry(1).blocks + 1,
         ..volume_entry(1)
     };
     log.update_volume(volume, refusing.clone()).unwrap();

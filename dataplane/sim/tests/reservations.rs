@@ -1,0 +1,450 @@
+//! Several computers on one volume: what one reserves, the other meets; what the
+//! storage has to say, each hears once; and neither reads what is old (C-9, C-14, C-7).
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test ends where its site does not hold"
+)]
+
+use std::time::Duration;
+
+use sluice_proto::scsi::reservation::Kind;
+use sluice_proto::scsi::{Sense, cdb, opcode, sense};
+use sluice_sim::block::{self, BLOCK_LEN};
+use sluice_sim::reservation::InitiatorPort;
+use sluice_sim::site::{BLOCKS, Pdu, Session, Site, Size, op};
+
+const GOOD: u8 = 0x00;
+const CHECK_CONDITION: u8 = 0x02;
+const BUSY: u8 = 0x08;
+const RESERVATION_CONFLICT: u8 = 0x18;
+
+const REGISTER: u8 = 0;
+const RESERVE: u8 = 1;
+const RELEASE: u8 = 2;
+const CLEAR: u8 = 3;
+const PREEMPT: u8 = 4;
+
+const KINDS: [Kind; 6] = [
+    Kind::WriteExclusive,
+    Kind::ExclusiveAccess,
+    Kind::WriteExclusiveRegistrants,
+    Kind::ExclusiveAccessRegistrants,
+    Kind::WriteExclusiveAll,
+    Kind::ExclusiveAccessAll,
+];
+
+/// Two computers on one target, and whether its storage knows READ FULL STATUS.
+struct Pair {
+    site: Site,
+    a: Session,
+    b: Session,
+}
+
+impl Pair {
+    fn new(full_status: bool) -> Self {
+        let size = Size {
+            shared: true,
+            ..Size::SMALL
+        };
+        let mut site = Site::of(size, |storage| {
+            storage.reservations.no_full_status = !full_status;
+        });
+        let a = site.login(0, 0, 1);
+        let b = site.login(1, 0, 1);
+        Self { site, a, b }
+    }
+}
+
+/// Sends a command; its status and sense, or the data it brought.
+fn send(
+    site: &mut Site,
+    session: &mut Session,
+    flags: u8,
+    len: u32,
+    cdb: &[u8],
+    out: &[u8],
+) -> (u8, Vec<u8>) {
+    let mut pdu = Site::command(session, flags, len, cdb);
+    if !out.is_empty() {
+        pdu = pdu.data(out);
+    }
+    site.send(session, &pdu.bytes());
+    site.finish(session, pdu.itt()).expect("a status")
+}
+
+/// As [`send`] for commands without data; the sense of a CHECK CONDITION.
+fn sense_of(site: &mut Site, session: &mut Session, cdb: &[u8]) -> (u8, Option<Sense>) {
+    let pdu = Site::command(session, 0, 0, cdb);
+    site.send(session, &pdu.bytes());
+    loop {
+        let answer: Pdu = site.next_pdu(session).expect("an answer");
+        if answer.itt() == pdu.itt() && answer.opcode() == op::RESPONSE {
+            let sense = answer.data.get(2..).and_then(sense::parse);
+            return (answer.status(), sense.map(|received| received.sense));
+        }
+    }
+}
+
+fn reserve_out(
+    site: &mut Site,
+    session: &mut Session,
+    action: u8,
+    kind: Kind,
+    key: u64,
+    action_key: u64,
+) -> u8 {
+    let (cdb, list) = persistent(action, kind, key, action_key);
+    send(site, session, 0x20, 24, &cdb, &list).0
+}
+
+fn persistent(action: u8, kind: Kind, key: u64, action_key: u64) -> ([u8; 16], [u8; 24]) {
+    let mut cdb = [0; 16];
+    (cdb[0], cdb[1], cdb[2], cdb[8]) = (opcode::PERSISTENT_RESERVE_OUT, action, kind.code(), 24);
+    let mut list = [0; 24];
+    list[..8].copy_from_slice(&key.to_be_bytes());
+    list[8..16].copy_from_slice(&action_key.to_be_bytes());
+    (cdb, list)
+}
+
+fn ready(site: &mut Site, session: &mut Session) -> (u8, Option<Sense>) {
+    sense_of(site, session, &[0; 6])
+}
+
+#[test]
+fn c9_what_one_reserves_the_other_meets() {
+    for full_status in [true, false] {
+        for kind in KINDS {
+            let Pair {
+                mut site,
+                mut a,
+                mut b,
+            } = Pair::new(full_status);
+            assert_eq!(reserve_out(&mut site, &mut a, REGISTER, kind, 0, 0xA), GOOD);
+            // In the log of the relay when the reservation passes, and drained by it.
+            assert_eq!(site.write(&mut b, 7, 70), Some(GOOD));
+            assert_eq!(reserve_out(&mut site, &mut a, RESERVE, kind, 0xA, 0), GOOD);
+            assert_eq!(site.storage.visible[7], 70, "drained before it passed");
+
+            assert_eq!(
+                site.write(&mut b, 7, 71),
+                Some(RESERVATION_CONFLICT),
+                "{kind:?}"
+            );
+            let acked = site.counter("write_left_to_storage");
+            assert_eq!(site.write(&mut a, 7, 72), Some(GOOD), "{kind:?}");
+            assert_eq!(
+                site.counter("write_left_to_storage"),
+                acked,
+                "the holder is cached"
+            );
+            // The log holds the block, and the storage does not: the other may not have it.
+            let read = site.read(&mut b, 7).unwrap();
+            if kind.forbids_reads() {
+                assert_eq!(read.0, RESERVATION_CONFLICT, "{kind:?}");
+            } else {
+                assert_eq!(read, (GOOD, Some(72)), "{kind:?}");
+            }
+            // The holder's nexus flushes.
+            site.run(Duration::from_secs(4));
+            assert_eq!(
+                (site.storage.media[7], site.counter("flush_failed")),
+                (72, 0)
+            );
+
+            // Registered, the other may do what the kind says.
+            assert_eq!(reserve_out(&mut site, &mut b, REGISTER, kind, 0, 0xB), GOOD);
+            let expected = if kind.admits_registrants() {
+                GOOD
+            } else {
+                RESERVATION_CONFLICT
+            };
+            assert_eq!(site.write(&mut b, 8, 80), Some(expected), "{kind:?}");
+
+            assert_eq!(reserve_out(&mut site, &mut a, RELEASE, kind, 0xA, 0), GOOD);
+            if kind.admits_registrants() {
+                assert_eq!(ready(&mut site, &mut b).1.unwrap().ascq, 4, "released");
+            }
+            assert_eq!(site.write(&mut b, 9, 90), Some(GOOD), "{kind:?}");
+            assert_eq!(site.read(&mut a, 9), Some((GOOD, Some(90))));
+            assert!(site.storage.reservations.is_free());
+        }
+    }
+}
+
+#[test]
+fn c9_reserve_is_the_holders_until_it_goes() {
+    let Pair {
+        mut site,
+        mut a,
+        mut b,
+    } = Pair::new(true);
+    assert_eq!(
+        sense_of(&mut site, &mut a, &[opcode::RESERVE_6, 0, 0, 0, 0, 0]).0,
+        GOOD
+    );
+    assert_eq!(site.write(&mut a, 1, 10), Some(GOOD));
+    assert_eq!(site.write(&mut b, 1, 11), Some(RESERVATION_CONFLICT));
+    assert_eq!(site.read(&mut b, 1).unwrap().0, RESERVATION_CONFLICT);
+    assert_eq!(
+        sense_of(&mut site, &mut b, &[opcode::RELEASE_6, 0, 0, 0, 0, 0]).0,
+        GOOD
+    );
+    assert_eq!(
+        site.write(&mut b, 1, 12),
+        Some(RESERVATION_CONFLICT),
+        "not its to release"
+    );
+    // The computer goes, the relay's nexus stays to flush: released all the same.
+    site.close(&a);
+    site.run(Duration::from_millis(200));
+    assert_eq!(site.write(&mut b, 1, 13), Some(GOOD));
+    assert_eq!(
+        sense_of(&mut site, &mut b, &[opcode::RESERVE_6, 0, 0, 0, 0, 0]).0,
+        GOOD
+    );
+    site.run(Duration::from_secs(4));
+    assert_eq!(
+        (site.storage.media[1], site.counter("flush_failed")),
+        (13, 0)
+    );
+}
+
+#[test]
+fn c9_a_computer_that_preempts_fences_the_other_off() {
+    for full_status in [true, false] {
+        let Pair {
+            mut site,
+            mut a,
+            mut b,
+        } = Pair::new(full_status);
+        let kind = Kind::WriteExclusiveRegistrants;
+        assert_eq!(reserve_out(&mut site, &mut a, REGISTER, kind, 0, 0xA), GOOD);
+        assert_eq!(reserve_out(&mut site, &mut b, REGISTER, kind, 0, 0xB), GOOD);
+        assert_eq!(reserve_out(&mut site, &mut a, RESERVE, kind, 0xA, 0), GOOD);
+        assert_eq!(site.write(&mut a, 1, 10), Some(GOOD));
+        assert_eq!(
+            reserve_out(&mut site, &mut b, PREEMPT, kind, 0xB, 0xA),
+            GOOD
+        );
+        assert_eq!(
+            site.storage.visible[1], 10,
+            "what was acknowledged went first"
+        );
+        let (status, sense) = ready(&mut site, &mut a);
+        assert_eq!(
+            (status, sense.unwrap().ascq),
+            (CHECK_CONDITION, 5),
+            "preempted"
+        );
+        assert_eq!(ready(&mut site, &mut a).0, GOOD, "told once");
+        assert_eq!(site.write(&mut a, 1, 11), Some(RESERVATION_CONFLICT));
+        assert_eq!(site.write(&mut b, 1, 12), Some(GOOD));
+        assert_eq!(reserve_out(&mut site, &mut b, CLEAR, kind, 0xB, 0), GOOD);
+        assert_eq!(site.write(&mut a, 1, 13), Some(GOOD));
+    }
+}
+
+/// Somebody who does not come by the relay takes the volume: the next the relay
+/// hears of it stops what it acknowledges.
+#[test]
+fn c9_one_from_outside_is_met_by_its_unit_attention() {
+    let Pair {
+        mut site,
+        mut a,
+        mut b,
+    } = Pair::new(true);
+    let kind = Kind::WriteExclusiveRegistrants;
+    assert_eq!(reserve_out(&mut site, &mut a, REGISTER, kind, 0, 0xA), GOOD);
+    assert_eq!(reserve_out(&mut site, &mut b, REGISTER, kind, 0, 0xB), GOOD);
+    assert_eq!(reserve_out(&mut site, &mut a, RESERVE, kind, 0xA, 0), GOOD);
+    assert_eq!(site.write(&mut b, 1, 10), Some(GOOD));
+    site.run(Duration::from_secs(4));
+    let outsider = InitiatorPort {
+        name: "iqn.2004-03.example.elsewhere:c".to_owned(),
+        isid: [0x40, 0, 0, 0, 0, 1],
+    };
+    let (cdb, list) = persistent(REGISTER, kind, 0, 0xC);
+    site.storage
+        .change_from_outside(&outsider, &cdb, &list)
+        .unwrap();
+    let (cdb, list) = persistent(PREEMPT, kind, 0xC, 0xB);
+    site.storage
+        .change_from_outside(&outsider, &cdb, &list)
+        .unwrap();
+    // Its writes are answered from the log and flushed by another's nexus; it is asked
+    // all the same, in a quarter of a second.
+    let mut status = GOOD;
+    for round in 0..8 {
+        status = site.write(&mut b, 2, 20 + round).unwrap();
+        site.run(Duration::from_millis(100));
+        if status != GOOD {
+            break;
+        }
+    }
+    assert_eq!(status, CHECK_CONDITION, "the unit attention comes first");
+    assert_eq!(site.write(&mut b, 2, 99), Some(RESERVATION_CONFLICT));
+    assert_eq!(
+        site.write(&mut a, 3, 30),
+        Some(GOOD),
+        "the other is as before"
+    );
+}
+
+/// A start finds the reservation before anything is acknowledged.
+#[test]
+fn c9_after_a_crash_the_storage_is_asked_first() {
+    for full_status in [true, false] {
+        let Pair {
+            mut site, mut a, ..
+        } = Pair::new(full_status);
+        let kind = Kind::WriteExclusive;
+        assert_eq!(reserve_out(&mut site, &mut a, REGISTER, kind, 0, 0xA), GOOD);
+        assert_eq!(reserve_out(&mut site, &mut a, RESERVE, kind, 0xA, 0), GOOD);
+        assert_eq!(site.write(&mut a, 5, 50), Some(GOOD));
+        let mut site = site.restart();
+        let mut b = site.login(1, 0, 1);
+        let mut a = site.login(0, 0, 1);
+        assert_eq!(site.write(&mut b, 5, 51), Some(RESERVATION_CONFLICT));
+        let mut status = site.write(&mut a, 5, 52).unwrap();
+        if status == BUSY {
+            status = site.write(&mut a, 5, 52).unwrap();
+        }
+        assert_eq!(status, GOOD, "its nexus is the same as before");
+        site.run(Duration::from_secs(4));
+        assert_eq!(site.storage.media[5], 52);
+    }
+}
+
+#[test]
+fn c9_compare_and_write_of_two_computers_takes_turns() {
+    let Pair {
+        mut site,
+        mut a,
+        mut b,
+    } = Pair::new(true);
+    let mut compare = [0; 16];
+    (compare[0], compare[9], compare[13]) = (opcode::COMPARE_AND_WRITE, 40, 1);
+    let blocks = |expected: u32, new: u32| {
+        let mut data = [0; 2 * BLOCK_LEN];
+        block::fill(&mut data[..BLOCK_LEN], expected, 40);
+        block::fill(&mut data[BLOCK_LEN..], new, 40);
+        data
+    };
+    let len = u32::try_from(2 * BLOCK_LEN).unwrap();
+    // What it compares with stands in the log, written by the other.
+    let mut number = 1;
+    assert_eq!(site.write(&mut a, 40, number), Some(GOOD));
+    for round in 0..20 {
+        let (first, second) = if round % 2 == 0 {
+            (&mut a, &mut b)
+        } else {
+            (&mut b, &mut a)
+        };
+        // Both at once, with the same expectation: one of them wins.
+        let won = Site::command(first, 0x20, len, &compare).data(&blocks(number, number + 1));
+        let lost = Site::command(second, 0x20, len, &compare).data(&blocks(number, number + 2));
+        site.send(first, &won.bytes());
+        site.send(second, &lost.bytes());
+        let ends = [
+            site.finish(first, won.itt()).unwrap().0,
+            site.finish(second, lost.itt()).unwrap().0,
+        ];
+        assert!(
+            ends == [GOOD, CHECK_CONDITION] || ends == [CHECK_CONDITION, GOOD],
+            "{ends:?}"
+        );
+        number += if ends[0] == GOOD { 1 } else { 2 };
+        assert_eq!(site.read(first, 40), Some((GOOD, Some(number))));
+        assert_eq!(site.read(second, 40), Some((GOOD, Some(number))));
+        // And a cached write between.
+        number += 10;
+        assert_eq!(site.write(second, 40, number), Some(GOOD));
+    }
+}
+
+#[test]
+fn c14_each_computer_hears_once() {
+    for told in [
+        Sense::MODE_PARAMETERS_CHANGED,
+        Sense::CAPACITY_DATA_CHANGED,
+        Sense::REPORTED_LUNS_CHANGED,
+        Sense::THIN_THRESHOLD_REACHED,
+        Sense::POWER_ON_OR_RESET,
+    ] {
+        let Pair {
+            mut site,
+            mut a,
+            mut b,
+        } = Pair::new(true);
+        // One nexus carries the flush, and is met by it in the relay's own commands.
+        assert_eq!(site.write(&mut a, 1, 10), Some(GOOD));
+        assert_eq!(site.write(&mut b, 2, 20), Some(GOOD));
+        site.storage.announce(told);
+        site.run(Duration::from_secs(4));
+        assert!(site.counter("unit_attention_kept") > 0);
+        for session in [&mut a, &mut b] {
+            assert_eq!(ready(&mut site, session), (CHECK_CONDITION, Some(told)));
+            assert_eq!(ready(&mut site, session), (GOOD, None), "{told:?} once");
+        }
+        assert_eq!((site.storage.media[1], site.storage.media[2]), (10, 20));
+    }
+}
+
+#[test]
+fn c14_a_volume_that_has_grown_is_written_to_its_end() {
+    let Pair {
+        mut site,
+        mut a,
+        mut b,
+    } = Pair::new(true);
+    let end = BLOCKS as u64;
+    assert_eq!(site.write(&mut a, 1, 10), Some(GOOD));
+    assert_eq!(
+        site.write(&mut b, end, 1),
+        Some(CHECK_CONDITION),
+        "beyond the end"
+    );
+    site.storage.resize(BLOCKS * 2);
+    site.storage.announce(Sense::CAPACITY_DATA_CHANGED);
+    site.run(Duration::from_secs(1));
+    assert_eq!(
+        ready(&mut site, &mut a).1,
+        Some(Sense::CAPACITY_DATA_CHANGED)
+    );
+    assert_eq!(
+        ready(&mut site, &mut b).1,
+        Some(Sense::CAPACITY_DATA_CHANGED)
+    );
+    assert_eq!(site.write(&mut b, end, 7), Some(GOOD));
+    assert_eq!(site.read(&mut a, end), Some((GOOD, Some(7))));
+    site.run(Duration::from_secs(4));
+    assert_eq!(site.storage.media[BLOCKS], 7);
+}
+
+/// A write with FUA that is left to the storage ends when it is on stable media,
+/// though nobody tells the storage of FUA.
+#[test]
+fn c2_fua_left_to_the_storage_is_on_stable_media() {
+    let Pair {
+        mut site,
+        mut a,
+        mut b,
+    } = Pair::new(false);
+    let kind = Kind::WriteExclusiveRegistrants;
+    assert_eq!(reserve_out(&mut site, &mut a, REGISTER, kind, 0, 0xA), GOOD);
+    // The same key twice: which of the two holds is not known, and neither is cached.
+    let kind = Kind::WriteExclusive;
+    assert_eq!(reserve_out(&mut site, &mut b, REGISTER, kind, 0, 0xA), GOOD);
+    assert_eq!(reserve_out(&mut site, &mut a, RESERVE, kind, 0xA, 0), GOOD);
+    // Until the storage has said who holds it, a write that was begun is to come again.
+    site.run(Duration::from_millis(50));
+    let mut data = [0; BLOCK_LEN];
+    block::fill(&mut data, 33, 3);
+    let len = u32::try_from(BLOCK_LEN).unwrap();
+    let (status, _) = send(&mut site, &mut a, 0x20, len, &cdb::write_fua(3, 1), &data);
+    assert_eq!((status, site.storage.media[3]), (GOOD, 33));
+    assert!(site.counter("write_left_to_storage") > 0);
+    let (status, _) = send(&mut site, &mut b, 0x20, len, &cdb::write_fua(3, 1), &data);
+    assert_eq!(status, RESERVATION_CONFLICT);
+}

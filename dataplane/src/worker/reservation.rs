@@ -1,0 +1,637 @@
+//! Who holds the volume (C-9; SPC-4 5.12).
+//!
+//! The storage judges every command that reaches it. What the relay answers by
+//! itself it must judge as the storage would, so it asks who holds the volume:
+//! when a nexus logs in, when a unit attention says that it changed, and after
+//! a command of a computer that may have changed it. What always holds:
+//!
+//! * no write is acknowledged, and no read answered, from the cache alone by a
+//!   nexus for which the storage was not asked since then ([`Standing::Unread`]);
+//! * a nexus that may not write, or of which it is not certain, has its writes
+//!   passed to the storage on its own nexus, and its reads asked of the storage:
+//!   to be in doubt costs time, never safety;
+//! * the flush goes by a nexus that may write, and moves to another only when
+//!   nothing of it is under way (C-8).
+//!
+//! A persistent reservation is asked for. One by RESERVE (SPC-2) cannot be: it is
+//! known from the commands that passed, or from a conflict that nothing else explains.
+
+use std::time::Duration;
+
+use arrayvec::ArrayVec;
+use sluice_hugepages::log::VolumeFlags;
+use sluice_proto::Time;
+use sluice_proto::iscsi::Direction;
+use sluice_proto::scsi::reservation::{self, Change, Held, Kind, Registration, ReserveIn};
+use sluice_proto::scsi::{Access, ScsiStatus, Sense, SenseKey, sense};
+
+use super::holding::{Deed, Legacy, Registrant, Standing};
+use super::nexus::WanState;
+use super::relay::{Net, Relay};
+use super::staging::StagePage;
+use super::task::{NexusKey, PassTask, Task, TaskKey, VolumeKey, WanKind, Work};
+
+/// Bytes asked for: some 200 registrants with names of usual length.
+const ANSWER_LEN: u16 = 48 * 1024;
+/// Pause before a question that was not answered is asked again.
+const REST: Duration = Duration::from_millis(100);
+
+/// What is asked, in order; the later ones where the first is not known to the storage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Question {
+    FullStatus,
+    Reservation,
+    Keys,
+}
+
+impl Relay {
+    /// The next place in the sequence of questions, logins and doubts.
+    fn next_stamp(&mut self) -> u64 {
+        self.stamp += 1;
+        self.stamp
+    }
+
+    /// Whether the nexus may do this without the storage being asked.
+    pub(super) fn standing(&self, key: VolumeKey, nexus: NexusKey, deed: Deed) -> Standing {
+        let holding = &self.volume(key).holding;
+        if holding.read < holding.doubted.max(self.nexuses[nexus.0].entered) {
+            return Standing::Unread;
+        }
+        holding.standing(nexus, deed)
+    }
+
+    /// The storage is to judge this command: the cache may not take it. While
+    /// the storage is being asked a write is taken up, and waits to be committed.
+    pub(super) fn is_for_storage(
+        &mut self,
+        volume: Option<VolumeKey>,
+        nexus: NexusKey,
+        access: Access,
+        ordered: bool,
+    ) -> bool {
+        let Some(volume) = volume else { return false };
+        let judged = matches!(access, Access::Write { .. } | Access::Sync { .. })
+            && matches!(
+                self.standing(volume, nexus, Deed::Write),
+                Standing::Barred | Standing::Unclear
+            );
+        if judged {
+            self.counters.writes_judged += 1;
+            if ordered || access.orders() {
+                // What was before it is durable before it passes.
+                self.volume_mut(volume).close_epoch();
+            }
+        }
+        judged
+    }
+
+    /// Whether the read's computer may be answered from the cache alone.
+    pub(super) fn may_read(&self, volume: VolumeKey, read: TaskKey) -> bool {
+        let nexus = self.tasks[read.0].nexus;
+        self.standing(volume, nexus, Deed::Read) == Standing::Free
+    }
+
+    /// What was read of the volume's reservations does not count any more.
+    pub(super) fn doubt_holding(&mut self, now: Time, key: VolumeKey) {
+        let stamp = self.next_stamp();
+        let holding = &mut self.volume_mut(key).holding;
+        (holding.doubted, holding.wanted) = (stamp, stamp);
+        self.ask_holding(now, key);
+    }
+
+    /// A nexus has logged in: for it nothing counts that was read before.
+    pub(super) fn nexus_entered(&mut self, now: Time, nexus: NexusKey) {
+        let stamp = self.next_stamp();
+        self.nexuses[nexus.0].entered = stamp;
+        let target = Some(self.nexuses[nexus.0].target);
+        for volume in self.volume_keys() {
+            if self.volume(volume).target == target {
+                self.volume_mut(volume).holding.wanted = stamp;
+                self.ask_holding(now, volume);
+            }
+        }
+    }
+
+    /// Its session is gone: until the next one what was known stands, as it
+    /// would in any outage; what was reserved by RESERVE is free (SPC-2 5.5.2).
+    pub(super) fn nexus_left(&mut self, nexus: NexusKey) {
+        self.nexuses[nexus.0].entered = 0;
+        for volume in self.volumes.iter_mut().flatten() {
+            if volume.holding.legacy == Legacy::Ours(nexus) {
+                volume.holding.legacy = Legacy::None;
+            }
+        }
+    }
+
+    /// The nexus is no more: its key may be another's soon.
+    pub(super) fn forget_registrations(&mut self, nexus: NexusKey) {
+        for volume in self.volumes.iter_mut().flatten() {
+            let holding = &mut volume.holding;
+            holding.registrants.retain(|known| known.nexus != nexus);
+            holding.tried.retain(|tried| *tried != nexus);
+        }
+    }
+
+    /// A registration is an initiator port's, whether it is logged in or not
+    /// (SPC-4 5.12.4): the computer must find it under the same ISID. Where that
+    /// is not certain, it counts as registered.
+    pub(super) fn may_be_registered(&self, nexus: NexusKey) -> bool {
+        let target = Some(self.nexuses[nexus.0].target);
+        self.volumes.iter().flatten().any(|volume| {
+            let holding = &volume.holding;
+            volume.target == target && holding.held.is_some() && !holding.sure
+                || holding.registrant(nexus).is_some()
+        })
+    }
+
+    pub(super) fn ask_holding(&mut self, now: Time, key: VolumeKey) {
+        if self.volume(key).holding.asked.is_some() {
+            return;
+        }
+        let stamp = self.next_stamp();
+        let question = if self.volume(key).holding.full_status {
+            Question::FullStatus
+        } else {
+            Question::Reservation
+        };
+        self.put_question(now, key, question, stamp);
+    }
+
+    /// Asks, or leaves it to the sweep when there is no way to.
+    fn put_question(&mut self, now: Time, key: VolumeKey, question: Question, stamp: u64) {
+        self.volume_mut(key).holding.asked = None;
+        let Some(target) = self.volume(key).target else {
+            return;
+        };
+        let nexus = self
+            .nexuses
+            .iter()
+            .find(|(_, nexus)| {
+                nexus.target == target
+                    && matches!(nexus.state, WanState::Ready | WanState::Probing)
+                    && nexus.window() > 0
+            })
+            .map(|(at, _)| NexusKey(at));
+        let full = self.wan_tasks.len() == self.wan_tasks.capacity();
+        let (Some(nexus), false) = (nexus, full) else {
+            return;
+        };
+        let Some(page) = self.staging.take() else {
+            return;
+        };
+        self.counters.reservation_questions += 1;
+        let action = match question {
+            Question::FullStatus => ReserveIn::ReadFullStatus,
+            Question::Reservation => ReserveIn::ReadReservation,
+            Question::Keys => ReserveIn::ReadKeys,
+        };
+        let volume = self.volume_mut(key);
+        volume.holding.asked = Some(stamp);
+        volume.holding.asked_at = now;
+        let lun = volume.lun;
+        let kind = WanKind::Holding {
+            volume: key,
+            question,
+            page,
+            received: 0,
+        };
+        let data = Direction::In(u32::from(ANSWER_LEN));
+        self.submit(now, nexus, kind, lun, action.cdb(ANSWER_LEN), data);
+    }
+
+    /// The question went down with its session.
+    pub(super) fn holding_lost(&mut self, key: VolumeKey, page: StagePage) {
+        self.staging.give(page);
+        self.volume_mut(key).holding.asked = None;
+    }
+
+    /// Asks again what could not be asked, or was not answered.
+    pub(super) fn recheck_holding(&mut self, now: Time, key: VolumeKey) {
+        let holding = &self.volume(key).holding;
+        if holding.wanted > holding.read && now.since(holding.asked_at) >= REST {
+            self.ask_holding(now, key);
+        }
+    }
+
+    /// An answer: on to the next question, or it is known.
+    pub(super) fn holding_answered(
+        &mut self,
+        net: &mut Net<'_>,
+        now: Time,
+        key: VolumeKey,
+        question: Question,
+        (page, received): (StagePage, u32),
+        (status, sense): (ScsiStatus, &[u8]),
+    ) {
+        let stamp = self.volume_mut(key).holding.asked.take();
+        let found = sense::parse(sense).map(|received| received.sense);
+        let attention = found.is_some_and(|sense| sense.key == SenseKey::UNIT_ATTENTION);
+        let next = match status {
+            ScsiStatus::GOOD => self.read_holding(net, key, question, page, received),
+            // Known to the storage or not, it says nothing else.
+            ScsiStatus::CHECK_CONDITION if !attention => self.holding_unknown(key, question),
+            ScsiStatus::RESERVATION_CONFLICT => {
+                let holding = &mut self.volume_mut(key).holding;
+                holding.held = None;
+                if holding.legacy == Legacy::None {
+                    holding.legacy = Legacy::Other;
+                }
+                None
+            }
+            _ => {
+                self.staging.give(page);
+                if attention {
+                    self.ask_holding(now, key);
+                }
+                return;
+            }
+        };
+        self.staging.give(page);
+        let Some(stamp) = stamp else { return };
+        if let Some(question) = next {
+            return self.put_question(now, key, question, stamp);
+        }
+        self.holding_read(now, key, stamp);
+    }
+
+    /// The storage does not answer this question: the next one, if there is one.
+    fn holding_unknown(&mut self, key: VolumeKey, question: Question) -> Option<Question> {
+        let holding = &mut self.volume_mut(key).holding;
+        match question {
+            Question::FullStatus => {
+                holding.full_status = false;
+                return Some(Question::Reservation);
+            }
+            // It has no persistent reservations.
+            Question::Reservation => {
+                holding.held = None;
+                holding.registrants.clear();
+            }
+            Question::Keys => {
+                holding.registrants.clear();
+                holding.sure = false;
+            }
+        }
+        None
+    }
+
+    fn read_holding(
+        &mut self,
+        net: &mut Net<'_>,
+        key: VolumeKey,
+        question: Question,
+        page: StagePage,
+        received: u32,
+    ) -> Option<Question> {
+        let Self {
+            volumes,
+            nexuses,
+            staging,
+            ..
+        } = self;
+        let volume = volumes[usize::from(key.0)]
+            .as_mut()
+            .expect("a volume key names a volume of the directory");
+        let target = volume.target;
+        let holding = &mut volume.holding;
+        let data = &staging.bytes(net.pool, page)[..received as usize];
+        match question {
+            Question::FullStatus => {
+                let Ok(listed) = reservation::full_status(data) else {
+                    return self.holding_unknown(key, question);
+                };
+                let mut found = ArrayVec::new();
+                let mut sure = true;
+                for (at, nexus) in nexuses
+                    .iter()
+                    .filter(|(_, nexus)| Some(nexus.target) == target)
+                {
+                    let ours = listed
+                        .clone()
+                        .find(|port| port.is(&nexus.initiator_name, nexus.wan_isid));
+                    if let Some(port) = ours {
+                        let registrant = Registrant {
+                            nexus: NexusKey(at),
+                            key: port.key,
+                            holds: port.holds.is_some(),
+                        };
+                        sure &= found.try_push(registrant).is_ok();
+                    }
+                }
+                // One that passed here is listed by its key, under a name that we do
+                // not read as its port's: this storage has to be asked otherwise.
+                let misnamed = holding.registrants.iter().any(|known| {
+                    found.iter().all(|ours| ours.nexus != known.nexus)
+                        && listed.clone().any(|port| port.key == known.key)
+                });
+                if misnamed {
+                    return self.holding_unknown(key, question);
+                }
+                holding.held = listed.clone().find_map(|port| {
+                    let key = port.key;
+                    port.holds.map(|kind| Held { key, kind })
+                });
+                holding.registrants = found;
+                holding.sure = sure;
+                None
+            }
+            Question::Reservation => {
+                match reservation::held(data) {
+                    Ok(held) => holding.held = held,
+                    // What cannot be read counts as held, nobody knows by whom.
+                    Err(_) => {
+                        let kind = Kind::ExclusiveAccess;
+                        holding.held = Some(Held { key: 0, kind });
+                        holding.registrants.clear();
+                        holding.sure = false;
+                        return None;
+                    }
+                }
+                (holding.held.is_some() || !holding.registrants.is_empty())
+                    .then_some(Question::Keys)
+            }
+            Question::Keys => match reservation::keys(data) {
+                Ok(keys) => {
+                    holding.match_keys(keys);
+                    None
+                }
+                Err(_) => self.holding_unknown(key, question),
+            },
+        }
+    }
+
+    /// It is known again, as of when it was asked: what waited goes on.
+    fn holding_read(&mut self, now: Time, key: VolumeKey, stamp: u64) {
+        let holding = &mut self.volume_mut(key).holding;
+        holding.read = stamp;
+        let unexplained = std::mem::take(&mut holding.conflict) && !holding.is_held();
+        if unexplained {
+            holding.legacy = Legacy::Other;
+        }
+        if !holding.is_held() && stamp > holding.doubted {
+            self.mark_reserved(key, false);
+        }
+        let holding = &self.volume(key).holding;
+        if holding.wanted > holding.read {
+            self.ask_holding(now, key);
+        }
+        self.commit_behind(now, key);
+        self.flush_volume(now, key);
+    }
+
+    /// The directory says whether a start may take the volume for free.
+    fn mark_reserved(&mut self, key: VolumeKey, reserved: bool) {
+        let id = super::log_volume(key);
+        let row = self
+            .log
+            .volume(id)
+            .expect("a volume is a row of the directory");
+        if row.flags.contains(VolumeFlags::RESERVED) == reserved {
+            return;
+        }
+        let mut row = row.clone();
+        row.flags = if reserved {
+            row.flags.with(VolumeFlags::RESERVED)
+        } else {
+            row.flags.without(VolumeFlags::RESERVED)
+        };
+        self.log
+            .update_volume(id, row)
+            .expect("a row of the same size");
+    }
+
+    /// A command that may reserve the volume goes to the storage now.
+    pub(super) fn reservation_passes(&mut self, key: TaskKey) {
+        let task = &self.tasks[key.0];
+        if let (Some(volume), Some(_)) = (task.volume, Change::from_cdb(&task.cdb)) {
+            self.mark_reserved(volume, true);
+        }
+    }
+
+    /// A passing command of a computer has ended; what it says of reservations
+    /// is heeded before anything else is done. Its data-out is still in its pages.
+    pub(super) fn heed_passed(
+        &mut self,
+        net: &mut Net<'_>,
+        now: Time,
+        key: TaskKey,
+        status: ScsiStatus,
+        sense: &[u8],
+    ) {
+        let task = &self.tasks[key.0];
+        let (Some(volume), nexus, cdb) = (task.volume, task.nexus, task.cdb) else {
+            return;
+        };
+        let Some(change) = Change::from_cdb(&cdb) else {
+            return self.heed_judgement(now, volume, nexus, &cdb, status);
+        };
+        let refused = status == ScsiStatus::RESERVATION_CONFLICT
+            || sense::parse(sense).is_some_and(|received| {
+                matches!(
+                    received.sense.key,
+                    SenseKey::ILLEGAL_REQUEST | SenseKey::UNIT_ATTENTION
+                )
+            });
+        if refused || status.asks_retry() {
+            // Nothing was changed; if nobody holds it, the next reading says so to the directory.
+            let stamp = self.next_stamp();
+            self.volume_mut(volume).holding.wanted = stamp;
+            return self.ask_holding(now, volume);
+        }
+        if status == ScsiStatus::GOOD {
+            let Work::Pass(pass) = &self.tasks[key.0].work else {
+                unreachable!("the caller knows the task for a passing command")
+            };
+            let len = pass.transferred as usize;
+            let parameters = pass.pages.first().map_or(&[][..], |&page| {
+                let bytes = self.staging.bytes(net.pool, page);
+                &bytes[..len.min(bytes.len())]
+            });
+            let registration = reservation::registration(&cdb, parameters);
+            let holding = &mut self.volume_mut(volume).holding;
+            match (change, registration) {
+                (Change::Reserve, _) => holding.legacy = Legacy::Ours(nexus),
+                (Change::Release, _) if holding.legacy == Legacy::Ours(nexus) => {
+                    holding.legacy = Legacy::None;
+                }
+                (Change::Release, _) | (Change::Persistent, Registration::Unchanged) => {}
+                (Change::Persistent, Registration::Own(key)) => holding.register(nexus, key),
+                (Change::Persistent, Registration::Others) => holding.sure = false,
+            }
+        }
+        self.doubt_holding(now, volume);
+    }
+
+    /// The storage has judged a command that the relay could have judged: if
+    /// they differ, it is to be asked again.
+    pub(super) fn heed_judgement(
+        &mut self,
+        now: Time,
+        volume: VolumeKey,
+        nexus: NexusKey,
+        cdb: &[u8; 16],
+        status: ScsiStatus,
+    ) {
+        let deed = match sluice_proto::scsi::classify(cdb) {
+            Ok(
+                Access::Write { .. } | Access::Sync { .. } | Access::Range { changes: true, .. },
+            ) => Deed::Write,
+            Ok(Access::Read { .. } | Access::Range { .. }) => Deed::Read,
+            Ok(Access::None | Access::Medium) | Err(_) => return,
+        };
+        self.judged(now, volume, nexus, deed, status);
+    }
+
+    /// As [`Relay::heed_judgement`], of a command that did this deed.
+    pub(super) fn judged(
+        &mut self,
+        now: Time,
+        volume: VolumeKey,
+        nexus: NexusKey,
+        deed: Deed,
+        status: ScsiStatus,
+    ) {
+        let standing = self.standing(volume, nexus, deed);
+        let conflict = status == ScsiStatus::RESERVATION_CONFLICT;
+        self.counters.reservation_conflicts += u64::from(conflict);
+        let holding = &mut self.volume_mut(volume).holding;
+        match (status, standing) {
+            (_, Standing::Free | Standing::Unread) if conflict => {
+                holding.conflict = true;
+                self.doubt_holding(now, volume);
+            }
+            (ScsiStatus::GOOD, Standing::Barred) => self.doubt_holding(now, volume),
+            (ScsiStatus::GOOD, Standing::Unclear) if holding.legacy == Legacy::Other => {
+                holding.legacy = Legacy::None;
+                self.doubt_holding(now, volume);
+            }
+            _ => {}
+        }
+    }
+
+    /// What a unit attention says of reservations.
+    pub(super) fn heed_reservation(
+        &mut self,
+        now: Time,
+        nexus: NexusKey,
+        key: VolumeKey,
+        found: Sense,
+    ) {
+        // One that logs in has been told of the reset before its time, and is asked anyway.
+        let reset = found.is_reset()
+            && found != Sense::NEXUS_LOSS
+            && found != Sense::COMMANDS_CLEARED
+            && self.nexuses[nexus.0].is_ready();
+        if reset {
+            // SPC-2 5.5.2: a reset ends RESERVE.
+            self.volume_mut(key).holding.legacy = Legacy::None;
+        }
+        if reset || found.is_reservation_change() {
+            self.doubt_holding(now, key);
+        }
+    }
+
+    /// The computer's session is gone, the nexus stays: what it has reserved by
+    /// RESERVE is released as if that were gone too (SPC-2 5.5.2).
+    pub(super) fn release_reserved(&mut self, nexus: NexusKey) {
+        for volume in self.volume_keys() {
+            if self.volume(volume).holding.legacy != Legacy::Ours(nexus)
+                || self.tasks.len() == self.tasks.capacity()
+            {
+                continue;
+            }
+            let lun = self.volume(volume).lun;
+            let key = TaskKey(self.tasks.insert(Task {
+                lan: None,
+                nexus,
+                volume: Some(volume),
+                lun,
+                cdb: reservation::release_6_cdb(),
+                expected_len: 0,
+                deadline: Time::FAR,
+                work: Work::Pass(PassTask {
+                    read: false,
+                    write: false,
+                    pages: ArrayVec::new(),
+                    transferred: 0,
+                    data_complete: true,
+                    barrier: Some(self.whole(volume)),
+                    passing: false,
+                    asked: None,
+                }),
+            }));
+            self.nexuses[nexus.0].tasks += 1;
+            self.keep_unit_attention(nexus, lun, &Sense::NEXUS_LOSS.fixed());
+            self.start_pass(Time::ZERO, key);
+        }
+    }
+
+    /// What a change of reservations waits for, and holds up: every block, and it changes none.
+    pub(super) fn whole(&self, volume: VolumeKey) -> Access {
+        Access::Range {
+            lba: 0,
+            blocks: self
+                .volume(volume)
+                .geometry
+                .map_or(0, |geometry| geometry.blocks),
+            changes: false,
+        }
+    }
+
+    /// Whether the flush has to go by another nexus than this one; never while
+    /// something of it is under way there (C-8).
+    pub(super) fn flush_must_move(&self, key: VolumeKey, nexus: NexusKey) -> bool {
+        !self.may_carry(key, nexus)
+            && self.volume(key).strays == 0
+            && self.flush.in_flight(key.0).0 == 0
+            && !self.wan_tasks.iter().any(
+                |(_, task)| matches!(task.kind, WanKind::FlushSync { volume } if volume == key),
+            )
+            && self.nexuses.iter().any(|(at, other)| {
+                Some(other.target) == self.volume(key).target
+                    && other.is_ready()
+                    && self.may_carry(key, NexusKey(at))
+            })
+    }
+
+    /// Whether the nexus may write the log's records, by what was read last:
+    /// the storage judges each of them anyway.
+    pub(super) fn may_carry(&self, key: VolumeKey, nexus: NexusKey) -> bool {
+        let holding = &self.volume(key).holding;
+        match holding.standing(nexus, Deed::Write) {
+            Standing::Free => true,
+            Standing::Unclear => !holding.tried.contains(&nexus),
+            Standing::Barred | Standing::Unread => false,
+        }
+    }
+
+    /// A record or sync of the flush has met a reservation. True: no nexus of
+    /// ours may carry it, as far as is known (C-4).
+    pub(super) fn flush_conflict(&mut self, now: Time, key: VolumeKey) -> bool {
+        let Some(nexus) = self.volume(key).flush_nexus else {
+            return false;
+        };
+        let known = self.standing(key, nexus, Deed::Write);
+        self.judged(
+            now,
+            key,
+            nexus,
+            Deed::Write,
+            ScsiStatus::RESERVATION_CONFLICT,
+        );
+        let holding = &mut self.volume_mut(key).holding;
+        if !holding.tried.contains(&nexus) {
+            let _ = holding.tried.try_push(nexus);
+        }
+        let target = self.volume(key).target;
+        matches!(known, Standing::Barred | Standing::Unclear)
+            && !self.nexuses.iter().any(|(at, other)| {
+                Some(other.target) == target && self.may_carry(key, NexusKey(at))
+            })
+    }
+
+    /// Something of the flush was GOOD: whoever was in the way is no more.
+    pub(super) fn flush_agreed(&mut self, key: VolumeKey) {
+        self.volume_mut(key).holding.tried.clear();
+    }
+}
