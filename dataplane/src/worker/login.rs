@@ -244,6 +244,7 @@ impl Relay {
             probe: Probe::default(),
             unit_attentions: ArrayVec::new(),
             entered: 0,
+            entered_at: Time::ZERO,
             unasked: 0,
             polled_at: Time::ZERO,
             tasks: 0,

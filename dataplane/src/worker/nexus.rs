@@ -82,6 +82,7 @@ pub struct Nexus {
     pub unit_attentions: ArrayVec<(u64, [u8; SENSE_LEN]), TARGET_LUNS_MAX>,
     /// When it logged in, in the relay's sequence ([`super::reservation`]); 0 when it is not.
     pub entered: u64,
+    pub entered_at: Time,
     /// By bit, volumes of which the cache alone has answered its computer since
     /// it was last asked for unit attentions; and when that was.
     pub unasked: u64,
@@ -126,7 +127,7 @@ impl Nexus {
 
     /// Something is to be asked of the storage, or may be soon.
     pub fn has_to_ask(&self) -> bool {
-        self.probe.step.is_some() || self.unasked != 0
+        self.probe.step.is_some() || self.unasked != 0 || self.entered != 0
     }
 
     /// Commands that the storage's window still takes.

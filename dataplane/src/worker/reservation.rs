@@ -5,8 +5,9 @@
 //! when a nexus logs in, when a unit attention says that it changed, and after
 //! a command of a computer that may have changed it. What always holds:
 //!
-//! * no write is acknowledged, and no read answered, from the cache alone by a
+//! * no write is acknowledged, and no read answered, from the cache alone for a
 //!   nexus for which the storage was not asked since then ([`Standing::Unread`]);
+//!   but an outage leaves what was known before it, or it would not be bridged;
 //! * a nexus that may not write, or of which it is not certain, has its writes
 //!   passed to the storage on its own nexus, and its reads asked of the storage:
 //!   to be in doubt costs time, never safety;
@@ -33,6 +34,9 @@ use super::task::{NexusKey, PassTask, Task, TaskKey, VolumeKey, WanKind, Work};
 
 /// Bytes asked for: some 200 registrants with names of usual length.
 const ANSWER_LEN: u16 = 48 * 1024;
+/// How long a login keeps back what its computer writes, if the storage does not
+/// say who holds the volume: several round trips of a long path, with a loss.
+const ENTRY_MAX: Duration = Duration::from_secs(2);
 /// Pause before a question that was not answered is asked again.
 const REST: Duration = Duration::from_millis(100);
 
@@ -103,12 +107,22 @@ impl Relay {
     pub(super) fn nexus_entered(&mut self, now: Time, nexus: NexusKey) {
         let stamp = self.next_stamp();
         self.nexuses[nexus.0].entered = stamp;
+        self.nexuses[nexus.0].entered_at = now;
         let target = Some(self.nexuses[nexus.0].target);
         for volume in self.volume_keys() {
             if self.volume(volume).target == target {
                 self.volume_mut(volume).holding.wanted = stamp;
                 self.ask_holding(now, volume);
             }
+        }
+    }
+
+    /// A storage that lets a nexus in and answers nothing is as good as away, and
+    /// what was known of it stands, as in any outage.
+    pub(super) fn entry_grows_old(&mut self, now: Time, nexus: NexusKey) {
+        let state = &mut self.nexuses[nexus.0];
+        if state.entered != 0 && now.since(state.entered_at) >= ENTRY_MAX {
+            state.entered = 0;
         }
     }
 

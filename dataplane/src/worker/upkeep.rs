@@ -252,9 +252,11 @@ impl Relay {
 
     /// Does what time brings to a nexus.
     fn see_to_nexus(&mut self, net: &mut Net<'_>, now: Time, key: NexusKey) {
-        let Some(nexus) = self.nexuses.get_mut(key.0) else {
+        if !self.nexuses.contains(key.0) {
             return;
-        };
+        }
+        self.entry_grows_old(now, key);
+        let nexus = &mut self.nexuses[key.0];
         match nexus.state {
             WanState::Backoff(until) if now >= until => self.connect(net, now, key),
             WanState::Connecting | WanState::LoggingIn | WanState::Probing
