@@ -63,6 +63,8 @@ pub struct Holding {
     pub(super) wanted: u64,
     pub(super) asked: Option<u64>,
     pub(super) asked_at: Time,
+    /// Who asks, if it can.
+    pub(super) asks: Option<NexusKey>,
     /// The storage answers READ FULL STATUS as we understand it.
     pub(super) full_status: bool,
     pub(super) held: Option<Held>,
@@ -87,6 +89,7 @@ impl Holding {
             wanted: doubted,
             asked: None,
             asked_at: Time::ZERO,
+            asks: None,
             full_status: true,
             held: None,
             legacy: Legacy::None,

@@ -95,11 +95,15 @@ impl Relay {
         self.standing(volume, nexus, Deed::Read) == Standing::Free
     }
 
-    /// What was read of the volume's reservations does not count any more.
-    pub(super) fn doubt_holding(&mut self, now: Time, key: VolumeKey) {
+    /// What was read of the volume's reservations does not count any more. The
+    /// storage is asked by the nexus that gave the reason: it has heard what
+    /// there is to hear, while a question by another might meet a unit attention
+    /// that a command of its computer, on its way at that moment, should have met.
+    pub(super) fn doubt_holding(&mut self, now: Time, key: VolumeKey, by: NexusKey) {
         let stamp = self.next_stamp();
         let holding = &mut self.volume_mut(key).holding;
         (holding.doubted, holding.wanted) = (stamp, stamp);
+        holding.asks = Some(by);
         self.ask_holding(now, key);
     }
 
@@ -111,7 +115,8 @@ impl Relay {
         let target = Some(self.nexuses[nexus.0].target);
         for volume in self.volume_keys() {
             if self.volume(volume).target == target {
-                self.volume_mut(volume).holding.wanted = stamp;
+                let holding = &mut self.volume_mut(volume).holding;
+                (holding.wanted, holding.asks) = (stamp, Some(nexus));
                 self.ask_holding(now, volume);
             }
         }
@@ -177,15 +182,18 @@ impl Relay {
         let Some(target) = self.volume(key).target else {
             return;
         };
-        let nexus = self
-            .nexuses
-            .iter()
-            .find(|(_, nexus)| {
-                nexus.target == target
-                    && matches!(nexus.state, WanState::Ready | WanState::Probing)
-                    && nexus.window() > 0
+        let preferred = self.volume(key).holding.asks.map(|nexus| nexus.0);
+        let nexus = preferred
+            .into_iter()
+            .chain(self.nexuses.iter().map(|(at, _)| at))
+            .find(|&at| {
+                self.nexuses.get(at).is_some_and(|nexus| {
+                    nexus.target == target
+                        && matches!(nexus.state, WanState::Ready | WanState::Probing)
+                        && nexus.window() > 0
+                })
             })
-            .map(|(at, _)| NexusKey(at));
+            .map(NexusKey);
         let full = self.wan_tasks.len() == self.wan_tasks.capacity();
         let (Some(nexus), false) = (nexus, full) else {
             return;
@@ -473,7 +481,7 @@ impl Relay {
                 (Change::Persistent, Registration::Others) => holding.sure = false,
             }
         }
-        self.doubt_holding(now, volume);
+        self.doubt_holding(now, volume, nexus);
     }
 
     /// The storage has judged a command that the relay could have judged: if
@@ -512,12 +520,12 @@ impl Relay {
         match (status, standing) {
             (_, Standing::Free | Standing::Unread) if conflict => {
                 holding.conflict = true;
-                self.doubt_holding(now, volume);
+                self.doubt_holding(now, volume, nexus);
             }
-            (ScsiStatus::GOOD, Standing::Barred) => self.doubt_holding(now, volume),
+            (ScsiStatus::GOOD, Standing::Barred) => self.doubt_holding(now, volume, nexus),
             (ScsiStatus::GOOD, Standing::Unclear) if holding.legacy == Legacy::Other => {
                 holding.legacy = Legacy::None;
-                self.doubt_holding(now, volume);
+                self.doubt_holding(now, volume, nexus);
             }
             _ => {}
         }
@@ -541,7 +549,7 @@ impl Relay {
             self.volume_mut(key).holding.legacy = Legacy::None;
         }
         if reset || found.is_reservation_change() {
-            self.doubt_holding(now, key);
+            self.doubt_holding(now, key, nexus);
         }
     }
 
