@@ -245,7 +245,14 @@ impl Relay {
         (page, received): (StagePage, u32),
         (status, sense): (ScsiStatus, &[u8]),
     ) {
-        let stamp = self.volume_mut(key).holding.asked.take();
+        let holding = &mut self.volume_mut(key).holding;
+        let stamp = holding.asked.take();
+        if stamp.is_none_or(|stamp| stamp < holding.doubted) {
+            // Out of date when it came: by it, a registration that has passed
+            // meanwhile would be none.
+            self.staging.give(page);
+            return self.ask_holding(now, key);
+        }
         let found = sense::parse(sense).map(|received| received.sense);
         let attention = found.is_some_and(|sense| sense.key == SenseKey::UNIT_ATTENTION);
         let next = match status {
