@@ -448,3 +448,42 @@ fn c2_fua_left_to_the_storage_is_on_stable_media() {
     let (status, _) = send(&mut site, &mut b, 0x20, len, &cdb::write_fua(3, 1), &data);
     assert_eq!(status, RESERVATION_CONFLICT);
 }
+
+/// The nexus that carries the flush may not write any more, another of ours may:
+/// it takes over, and nothing is lost (C-8). When none may, the records stay.
+#[test]
+fn c9_a_flush_that_meets_a_reservation_moves_to_the_holders_nexus() {
+    let Pair {
+        mut site,
+        mut a,
+        mut b,
+    } = Pair::new(true);
+    let kind = Kind::WriteExclusiveRegistrants;
+    assert_eq!(reserve_out(&mut site, &mut a, REGISTER, kind, 0, 0xA), GOOD);
+    assert_eq!(reserve_out(&mut site, &mut b, REGISTER, kind, 0, 0xB), GOOD);
+    assert_eq!(reserve_out(&mut site, &mut b, RESERVE, kind, 0xB, 0), GOOD);
+    // A's nexus carries the flush, as it has from the beginning.
+    assert_eq!(site.write(&mut a, 1, 10), Some(GOOD));
+    assert_eq!(site.write(&mut b, 2, 20), Some(GOOD));
+    let outsider = InitiatorPort {
+        name: "iqn.2004-03.example.elsewhere:c".to_owned(),
+        isid: [0x40, 0, 0, 0, 0, 1],
+    };
+    let (cdb, list) = persistent(REGISTER, kind, 0, 0xC);
+    let outside = &mut site.storage;
+    outside.change_from_outside(&outsider, &cdb, &list).unwrap();
+    let (cdb, list) = persistent(PREEMPT, kind, 0xC, 0xA);
+    outside.change_from_outside(&outsider, &cdb, &list).unwrap();
+    site.run(Duration::from_secs(4));
+    assert_eq!((site.storage.media[1], site.storage.media[2]), (10, 20));
+
+    assert_eq!(site.write(&mut b, 3, 30), Some(GOOD));
+    let (cdb, list) = persistent(PREEMPT, kind, 0xC, 0xB);
+    let outside = &mut site.storage;
+    outside.change_from_outside(&outsider, &cdb, &list).unwrap();
+    site.run(Duration::from_secs(4));
+    assert_eq!(site.storage.visible[3], 0, "the storage does not let it in");
+    assert!(!site.worker.relay.is_drained(), "and the relay keeps it");
+    let refused = site.write(&mut b, 4, 40);
+    assert_ne!(refused, Some(GOOD));
+}
