@@ -244,6 +244,7 @@ impl Relay {
             nexus_key,
             access,
             command.attribute == TaskAttribute::Ordered,
+            command.expected_len,
         );
         let work = match (known, access) {
             (Some((_, geometry)), Access::Write { lba, blocks, fua })

@@ -2,7 +2,7 @@
 //! (C-9; SPC-4 5.12.1, tables of allowed commands).
 //!
 //! Pure bookkeeping: what the storage said and which commands passed come in,
-//! a [`Standing`] comes out. Asking is [`super::reservation`]'s.
+//! a [`Standing`] comes out. Asking is [`super::inquiry`]'s.
 
 use arrayvec::ArrayVec;
 use sluice_proto::Time;

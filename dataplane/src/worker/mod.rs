@@ -17,6 +17,7 @@ pub mod admit;
 pub mod attention;
 pub mod flush;
 pub mod holding;
+pub mod inquiry;
 pub mod lan;
 pub mod login;
 pub mod nexus;

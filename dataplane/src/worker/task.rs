@@ -11,7 +11,7 @@ use sluice_proto::Time;
 use sluice_proto::iscsi::TaskId;
 use sluice_proto::scsi::Access;
 
-use super::reservation::Question;
+use super::inquiry::Question;
 use super::staging::{STAGE_LEN, StagePage};
 use super::writable::CheckStep;
 
