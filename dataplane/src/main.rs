@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Parser;
 use log::{error, info};
-use sluice_config::{Config, MemoryBudget, State};
+use sluice_config::{Config, MemoryBudget, Secrets, State};
 use sluice_dataplane::driver::{Idle, IdlePolicy, Source};
 use sluice_dataplane::start::{self, Seeds, Started};
 use sluice_dataplane::worker::Io;
@@ -42,7 +42,7 @@ extern "C" fn stop(_: libc::c_int) {
 fn main() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
     let arguments = Arguments::parse();
-    let (config, state) = match load(&arguments) {
+    let (config, state, secrets) = match load(&arguments) {
         Ok(loaded) => loaded,
         Err(message) => {
             error!("{message}");
@@ -70,7 +70,7 @@ fn main() -> ExitCode {
             return ExitCode::from(EXIT_START);
         }
     };
-    match start::start(&config, &state, seeds, now(), ticks_per_second) {
+    match start::start(&config, &state, &secrets, seeds, now(), ticks_per_second) {
         Ok(started) => {
             run(&config, started);
             info!("stopped");
@@ -83,13 +83,14 @@ fn main() -> ExitCode {
     }
 }
 
-fn load(arguments: &Arguments) -> Result<(Config, State), String> {
+fn load(arguments: &Arguments) -> Result<(Config, State, Secrets), String> {
     let config = Config::load(&arguments.config).map_err(|error| error.to_string())?;
+    let secrets = Secrets::load(&config).map_err(|error| error.to_string())?;
     let state = State::load(&config.control.state).map_err(|error| error.to_string())?;
     MemoryBudget::of(&config)
         .check(memory_available())
         .map_err(|error| error.to_string())?;
-    Ok((config, state))
+    Ok((config, state, secrets))
 }
 
 /// Steps until told to stop, sleeping as the idle policy says.
@@ -190,15 +191,17 @@ fn measure_ticks() -> u64 {
 }
 
 fn seeds() -> std::io::Result<Seeds> {
-    let mut bytes = [0_u8; 24];
+    let mut bytes = [0_u8; 56];
     // SAFETY: the buffer is as long as is said.
     let got = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
     if usize::try_from(got) != Ok(bytes.len()) {
         return Err(std::io::Error::last_os_error());
     }
-    let (key, rest) = bytes.split_first_chunk().expect("24 bytes hold 16");
+    let (key, rest) = bytes.split_first_chunk().expect("56 bytes hold 16");
+    let (challenge_key, rest) = rest.split_first_chunk().expect("and 32");
     Ok(Seeds {
         isn_key: *key,
+        challenge_key: *challenge_key,
         relay: u64::from_le_bytes(*rest.first_chunk().expect("and 8 more")),
     })
 }

@@ -7,20 +7,25 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use log::{info, warn};
-use sluice_config::{Config, Driver, Initiators, Mode, State};
+use sluice_config::{
+    Account, ChapAlgorithm, Config, Digest, Driver, Initiators, Mode, Secrets, State,
+};
 use sluice_hugepages::log::{Log, LogError};
 use sluice_hugepages::pool::Pool;
 use sluice_hugepages::region::{Directories, Region, RegionError, RegionSpec};
 use sluice_hugepages::shm::{Birth, SegmentError, SegmentWriter};
 use sluice_hugepages::tables;
 use sluice_proto::Time;
+use sluice_proto::iscsi::DigestPolicy;
+use sluice_proto::iscsi::chap::{self, Algorithms, ChapName, Credential};
 
 use crate::driver::{self, Port, PortError, PortSpec, TunSpec};
 use crate::net::{PortConfig, RouteConfig, Router, RouterConfig, RouterError};
 use crate::tcp::{Buffers, Tcp, TcpConfig};
 use crate::worker::publish::{Facts, KERNEL_PORT, Publisher};
 use crate::worker::recovery::StartError as RelayError;
-use crate::worker::{Relay, RelayConfig, Target, Worker};
+use crate::worker::security::{ComputerChap, Security, StorageChap};
+use crate::worker::{Digests, Relay, RelayConfig, Target, Worker};
 use sluice_proto::cache::flush::policy::FlushPolicy;
 
 /// Seconds of silence on an iSCSI connection before it is asked by NOP.
@@ -52,6 +57,8 @@ pub enum StartError {
 pub struct Seeds {
     /// Keys sequence numbers and ephemeral ports.
     pub isn_key: [u8; 16],
+    /// CHAP's challenges follow from it.
+    pub challenge_key: [u8; 32],
     /// ISIDs, jitter, hash seeds.
     pub relay: u64,
 }
@@ -71,6 +78,7 @@ pub struct Started {
 pub fn start(
     config: &Config,
     state: &State,
+    secrets: &Secrets,
     seeds: Seeds,
     now: Time,
     ticks_per_second: u64,
@@ -140,7 +148,7 @@ pub fn start(
         .unwrap_or(1500);
     let gso = ports.iter().all(|port| port.info().gso);
     let tcp = tcp(config, mtu, gso, seeds.isn_key);
-    let relay = relay_config(config, &router, seeds.relay)?;
+    let relay = relay_config(config, secrets, &router, seeds)?;
     let mut relay = Relay::new(relay, log, &recovery, &mut pool, now)?;
     for change in &state.volumes {
         let setting = setting(&change.flush);
@@ -301,7 +309,12 @@ fn tcp(config: &Config, mtu: u16, gso: bool, isn_key: [u8; 16]) -> Tcp {
     tcp
 }
 
-fn relay_config(config: &Config, router: &Router, seed: u64) -> Result<RelayConfig, StartError> {
+fn relay_config(
+    config: &Config,
+    secrets: &Secrets,
+    router: &Router,
+    seeds: Seeds,
+) -> Result<RelayConfig, StartError> {
     let mut targets = Vec::new();
     for target in &config.targets {
         let address = *target.address.ip();
@@ -318,6 +331,7 @@ fn relay_config(config: &Config, router: &Router, seed: u64) -> Result<RelayConf
             },
             shared: target.shared,
             luns: target.luns.clone(),
+            chap: secrets.demanded_by(target),
             wan_address: path.source,
         });
     }
@@ -342,6 +356,58 @@ fn relay_config(config: &Config, router: &Router, seed: u64) -> Result<RelayConf
             tx_pages: config.iscsi.wan_send_bytes / PAGE_LEN,
         },
         silence_max: SILENCE_MAX,
-        seed,
+        lan_digests: digests(config.iscsi.lan_digests),
+        wan_digests: digests(config.iscsi.wan_digests),
+        security: security(secrets),
+        challenge_key: seeds.challenge_key,
+        seed: seeds.relay,
     })
+}
+
+fn digests(digests: sluice_config::Digests) -> Digests {
+    let policy = |digest| match digest {
+        Digest::Never => DigestPolicy::Never,
+        Digest::Allowed => DigestPolicy::Allowed,
+        Digest::Preferred => DigestPolicy::Preferred,
+        Digest::Required => DigestPolicy::Required,
+    };
+    Digests {
+        header: policy(digests.header),
+        data: policy(digests.data),
+    }
+}
+
+fn security(secrets: &Secrets) -> Security {
+    let algorithms = |list: &[ChapAlgorithm]| {
+        Algorithms::new(list.iter().map(|algorithm| match algorithm {
+            ChapAlgorithm::Md5 => chap::Algorithm::Md5,
+            ChapAlgorithm::Sha1 => chap::Algorithm::Sha1,
+            ChapAlgorithm::Sha256 => chap::Algorithm::Sha256,
+        }))
+    };
+    let computers = secrets.computers.iter().map(|one| ComputerChap {
+        initiator: one.initiator.clone(),
+        computer: credential(&one.computer),
+        relay: one.relay.as_ref().map(credential),
+        algorithms: algorithms(&one.algorithms),
+    });
+    let storages = secrets.storages.iter().map(|one| StorageChap {
+        target: one.target.clone(),
+        initiator: one.initiator.clone(),
+        relay: credential(&one.relay),
+        storage: one.storage.as_ref().map(credential),
+        algorithms: algorithms(&one.algorithms),
+    });
+    Security {
+        computers: computers.collect(),
+        storages: storages.collect(),
+    }
+}
+
+fn credential(account: &Account) -> Credential {
+    Credential {
+        name: ChapName::from(&account.user).expect("the secrets were checked: 255 bytes"),
+        secret: chap::Secret::new(account.secret.bytes())
+            .expect("the secrets were checked: 12 to 255 bytes"),
+    }
 }

@@ -107,6 +107,7 @@ impl Session {
             target_name: Some(name(&login.target)?),
             isid: login.isid,
             offers: Offers::lan(),
+            chap: None,
             max_tasks: TASKS_MAX,
         });
         let mut session = Self {

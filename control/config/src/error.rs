@@ -22,6 +22,13 @@ pub enum ConfigError {
         file: PathBuf,
         source: std::io::Error,
     },
+    #[error("{}: the secrets cannot be read ({source}); let the data plane's user own the file, or name another in iscsi.secrets", file.display())]
+    Secrets {
+        file: PathBuf,
+        source: std::io::Error,
+    },
+    #[error("{}: mode {mode:04o} lets others at the secrets in it; run: chmod 600 {}", file.display(), file.display())]
+    SecretsMode { file: PathBuf, mode: u32 },
     #[error("{}", Listed { file, faults })]
     Invalid {
         file: PathBuf,

@@ -14,6 +14,7 @@ mod error;
 mod flush;
 mod iscsi_name;
 mod raw;
+mod secrets;
 mod state;
 mod volume;
 
@@ -27,6 +28,7 @@ pub use cidr::{Cidr, CidrError};
 pub use error::{ConfigError, Fault};
 pub use flush::{FlushPolicy, PERIOD_MS_MAX, PERIOD_MS_MIN, PolicyError, THRESHOLD_KIB_MIN};
 pub use iscsi_name::{ISCSI_NAME_LEN_MAX, IscsiNameError, check_iscsi_name};
+pub use secrets::{Account, ChapAlgorithm, ComputerChap, Secret, Secrets, StorageChap};
 pub use state::{FlushChange, State, StateError, VolumeChange};
 pub use volume::{VolumeName, VolumeNameError, lun_from_number, lun_number};
 
@@ -132,10 +134,35 @@ pub struct Iscsi {
     pub portal: Option<SocketAddrV4>,
     /// Most sessions from computers at a time.
     pub sessions_max: u32,
+    /// The file with CHAP's secrets ([`Secrets`]); without one nobody proves anything.
+    pub secrets: Option<PathBuf>,
+    /// Digests towards computers and towards storage, each its own.
+    pub lan_digests: Digests,
+    pub wan_digests: Digests,
     /// Send buffer of one connection to the storage in bytes, whole 64 KiB pages.
     pub wan_send_bytes: u32,
     /// Receive buffer of one connection to the storage in bytes, whole 64 KiB pages.
     pub wan_receive_bytes: u32,
+}
+
+/// Whether CRC32C digests are used (C-13).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Digests {
+    pub header: Digest,
+    pub data: Digest,
+}
+
+/// Whether one kind of digest is used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Digest {
+    Never,
+    /// As the other side likes it better.
+    #[default]
+    Allowed,
+    /// If the other side can.
+    Preferred,
+    /// Or there is no session.
+    Required,
 }
 
 /// Flushing, as the file has it; live changes are in [`State`].
@@ -157,6 +184,8 @@ pub struct Target {
     /// More than one computer may be logged in at a time.
     pub shared: bool,
     pub durability: Durability,
+    /// Computers must prove who they are; none leaves it to [`Secrets::demanded_by`].
+    pub chap: Option<bool>,
     /// LUNs (8-byte field as a big-endian number) that are shown before a login
     /// has told which there are; LUN 1 unless the file says otherwise.
     pub luns: Vec<u64>,

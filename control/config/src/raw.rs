@@ -79,6 +79,11 @@ pub(crate) struct Iscsi {
     pub mode: Option<Text>,
     pub portal: Option<Text>,
     pub sessions_max: Option<Number>,
+    pub secrets: Option<Text>,
+    pub lan_header_digest: Option<Text>,
+    pub lan_data_digest: Option<Text>,
+    pub wan_header_digest: Option<Text>,
+    pub wan_data_digest: Option<Text>,
     pub wan_send_kib: Option<Number>,
     pub wan_receive_kib: Option<Number>,
 }
@@ -100,5 +105,6 @@ pub(crate) struct Target {
     #[serde(default)]
     pub shared: bool,
     pub durability: Option<Text>,
+    pub chap: Option<bool>,
     pub luns: Option<Vec<Spanned<i64>>>,
 }

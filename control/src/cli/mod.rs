@@ -16,7 +16,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
-use sluice_config::{Config, ConfigError, MemoryBudget};
+use sluice_config::{Config, ConfigError, MemoryBudget, Secrets};
 use sluice_hugepages::shm::{SegmentError, SegmentReader, Vitality, monotonic_ns};
 use thiserror::Error;
 
@@ -154,6 +154,7 @@ fn done(reply: Reply) -> Result<u32, CliError> {
 
 fn check(file: &Path) -> Result<Answer, CliError> {
     let config = Config::load(file)?;
+    let secrets = Secrets::load(&config)?;
     let budget = MemoryBudget::of(&config);
     let memory = json!({
         "frames_bytes": budget.frames_bytes,
@@ -167,13 +168,15 @@ fn check(file: &Path) -> Result<Answer, CliError> {
         "total_bytes": budget.total_bytes(),
     });
     let text = format!(
-        "{}: valid; {} ports, {} routes, {} targets, mode {}, at most {} sessions, {} of memory",
+        "{}: valid; {} ports, {} routes, {} targets, mode {}, at most {} sessions, CHAP of {} computers and to {} storages, {} of memory",
         file.display(),
         config.ports.len(),
         config.routes.len(),
         config.targets.len(),
         config.iscsi.mode,
         config.iscsi.sessions_max,
+        secrets.computers.len(),
+        secrets.storages.len(),
         table::bytes(budget.total_bytes()),
     );
     let json = json!({
@@ -183,6 +186,8 @@ fn check(file: &Path) -> Result<Answer, CliError> {
         "targets": config.targets.len(),
         "mode": config.iscsi.mode.as_str(),
         "sessions_max": config.iscsi.sessions_max,
+        "chap_computers": secrets.computers.len(),
+        "chap_storages": secrets.storages.len(),
         "memory": memory,
     });
     Ok(Answer::done(json, text))

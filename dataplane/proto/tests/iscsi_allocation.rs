@@ -152,6 +152,7 @@ fn full_feature_phase_allocates_nothing() {
             target_name: Some(IscsiName::from("iqn.2004-03.example.storage:v").unwrap()),
             isid: [0x80, 0, 0, 0, 0, 1],
             offers,
+            chap: None,
             max_tasks: 32,
         }),
         target: TargetConn::new(TargetConfig {

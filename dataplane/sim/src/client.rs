@@ -216,6 +216,7 @@ impl Client {
             initiator_name: IscsiName::from(INITIATOR).expect("a short name"),
             target_name: IscsiName::from(TARGET).ok(),
             offers: Offers::lan(),
+            chap: None,
             max_tasks: 64,
         })));
         self.ready = false;

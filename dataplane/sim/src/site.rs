@@ -16,7 +16,8 @@ use sluice_dataplane::driver::Port;
 use sluice_dataplane::driver::memory::MemorySpec;
 use sluice_dataplane::net::{PortConfig, Router, RouterConfig};
 use sluice_dataplane::tcp::{Buffers, Tcp, TcpConfig};
-use sluice_dataplane::worker::{Io, Mode, Relay, RelayConfig, Target, Usage, Worker};
+use sluice_dataplane::worker::security::Security;
+use sluice_dataplane::worker::{Digests, Io, Mode, Relay, RelayConfig, Target, Usage, Worker};
 use sluice_hugepages::log::Log;
 use sluice_hugepages::pool::Pool;
 use sluice_hugepages::region::Region;
@@ -500,6 +501,7 @@ fn start(log: Region, size: Size, random: &mut Random, now: Time) -> (Worker, Ve
                 initiators: Vec::new(),
                 shared: size.shared,
                 luns: vec![LUN],
+                chap: false,
                 wan_address: RELAY_WAN,
             })
             .collect(),
@@ -517,6 +519,10 @@ fn start(log: Region, size: Size, random: &mut Random, now: Time) -> (Worker, Ve
             tx_pages: size.wan_pages,
         },
         silence_max: size.silence_max,
+        lan_digests: Digests::default(),
+        wan_digests: Digests::default(),
+        security: Security::default(),
+        challenge_key: [7; 32],
         seed: random.draw(),
     };
     let port = |index: u8| {

@@ -13,7 +13,8 @@ use sluice_dataplane::driver::Port;
 use sluice_dataplane::driver::memory::MemorySpec;
 use sluice_dataplane::net::{PortConfig, Router, RouterConfig};
 use sluice_dataplane::tcp::{Buffers, Tcp, TcpConfig};
-use sluice_dataplane::worker::{Io, Mode, Relay, RelayConfig, Target, Worker};
+use sluice_dataplane::worker::security::Security;
+use sluice_dataplane::worker::{Digests, Io, Mode, Relay, RelayConfig, Target, Worker};
 use sluice_hugepages::fuse::Fuse;
 use sluice_hugepages::log::Log;
 use sluice_hugepages::pool::Pool;
@@ -161,6 +162,7 @@ impl World {
                 initiators: Vec::new(),
                 shared: false,
                 luns: vec![LUN],
+                chap: false,
                 wan_address: RELAY_WAN,
             }],
             flush: FlushPolicy {
@@ -177,6 +179,10 @@ impl World {
                 tx_pages: 4,
             },
             silence_max: Duration::from_secs(5),
+            lan_digests: Digests::default(),
+            wan_digests: Digests::default(),
+            security: Security::default(),
+            challenge_key: [7; 32],
             seed: random.draw(),
         };
         // From scarce to plentiful: the directory, and 3 to 10 segments of payload.

@@ -3,7 +3,7 @@
 
 use sluice_proto::Time;
 use sluice_proto::iscsi::{
-    CommandEvent, TargetEvent, TaskAttribute, TaskFunction, TaskFunctionResponse, TaskId,
+    CommandEvent, TargetEvent, TaskAttribute, TaskFunction, TaskFunctionResponse, TaskId, Violation,
 };
 use sluice_proto::scsi::{self, Access, ScsiStatus, Sense};
 
@@ -20,6 +20,7 @@ const CLOSING_MAX: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// What [`Relay::receive_lan`] hands out: an event that no longer borrows the stream.
 enum Arrived {
+    Authenticate,
     Login,
     LoggedIn,
     Command(CommandEvent),
@@ -34,7 +35,7 @@ enum Arrived {
     SendTargets,
     Pong,
     Logout,
-    Violation,
+    Violation(Violation),
 }
 
 impl Relay {
@@ -44,6 +45,11 @@ impl Relay {
         let mut budget = SERVE_BYTES_MAX;
         while let Some(arrived) = self.receive_lan(net, now, key, &mut budget) {
             match arrived {
+                Arrived::Authenticate => match self.authenticate(key) {
+                    Some(TargetEvent::Login) => self.login(net, now, key),
+                    Some(TargetEvent::Violation(violation)) => self.breach(now, key, violation),
+                    _ => {}
+                },
                 Arrived::Login => self.login(net, now, key),
                 Arrived::LoggedIn => self.lans[key.0].state = LanState::FullFeature,
                 Arrived::Command(command) => self.command(net, now, key, &command),
@@ -69,10 +75,7 @@ impl Relay {
                 Arrived::SendTargets => self.send_targets(key),
                 Arrived::Pong => self.lans[key.0].pinged = None,
                 Arrived::Logout => self.begin_closing(now, key),
-                Arrived::Violation => {
-                    self.counters.violations += 1;
-                    self.begin_closing(now, key);
-                }
+                Arrived::Violation(violation) => self.breach(now, key, violation),
             }
             if !self.lans.contains(key.0) {
                 return false;
@@ -90,6 +93,15 @@ impl Relay {
         lan.state = LanState::Closing;
         lan.login_deadline = now + CLOSING_MAX;
         self.look_at_lan(key);
+    }
+
+    fn breach(&mut self, now: Time, key: LanKey, violation: Violation) {
+        if violation == Violation::Authentication {
+            self.counters.unproved += 1;
+        } else {
+            self.counters.violations += 1;
+        }
+        self.begin_closing(now, key);
     }
 
     /// Feeds the connection from its stream until an event needs a decision.
@@ -130,6 +142,7 @@ impl Relay {
                             }
                             None
                         }
+                        Some(TargetEvent::Authenticate) => Some(Arrived::Authenticate),
                         Some(TargetEvent::Login) => Some(Arrived::Login),
                         Some(TargetEvent::LoggedIn) => Some(Arrived::LoggedIn),
                         Some(TargetEvent::Command(command)) => Some(Arrived::Command(command)),
@@ -151,7 +164,9 @@ impl Relay {
                         Some(TargetEvent::SendTargets) => Some(Arrived::SendTargets),
                         Some(TargetEvent::Pong) => Some(Arrived::Pong),
                         Some(TargetEvent::Logout { .. }) => Some(Arrived::Logout),
-                        Some(TargetEvent::Violation(_)) => Some(Arrived::Violation),
+                        Some(TargetEvent::Violation(violation)) => {
+                            Some(Arrived::Violation(violation))
+                        }
                     };
                 }
                 taken

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use arrayvec::{ArrayString, ArrayVec};
 use sluice_hugepages::log::{NexusEntry, NexusId, VolumeEntry, VolumeFlags};
 use sluice_proto::Time;
+use sluice_proto::iscsi::SendTargetsScope;
 use sluice_proto::iscsi::login_status::{self, Status};
 use sluice_proto::iscsi::{Offers, TargetConfig, TargetConn};
 
@@ -35,6 +36,7 @@ pub(super) fn target_config() -> TargetConfig {
             ..Offers::lan()
         },
         max_tasks: u16::try_from(SESSION_TASKS_MAX).expect("a small number"),
+        authenticates: true,
         ..TargetConfig::default()
     }
 }
@@ -92,7 +94,8 @@ impl Relay {
             net.tcp.abort(flow);
             return;
         }
-        let config = target_config();
+        let mut config = target_config();
+        config.offers = self.config.lan_digests.over(config.offers);
         let slots = config.slots();
         let conn = TargetConn::new(config);
         let key = LanKey(self.lans.insert(Lan {
@@ -120,6 +123,23 @@ impl Relay {
     pub(super) fn login(&mut self, net: &mut Net<'_>, now: Time, key: LanKey) {
         let lan = &self.lans[key.0];
         let request = lan.conn.login_request();
+        if request.tsih != 0 {
+            // 11.13.5: a session has one connection, and cannot get a second one.
+            let (tsih, isid) = (request.tsih, request.isid);
+            let initiator = request.initiator_name;
+            let known = self.lans.iter().any(|(at, other)| {
+                let own = other.conn.login_request();
+                at != key.0
+                    && other.tsih == tsih
+                    && (own.isid, own.initiator_name) == (isid, initiator)
+            });
+            let status = if known {
+                login_status::TOO_MANY_CONNECTIONS
+            } else {
+                login_status::SESSION_DOES_NOT_EXIST
+            };
+            return self.reject_login(key, status);
+        }
         if request.discovery {
             return self.accept_login(key);
         }
@@ -323,6 +343,14 @@ impl Relay {
         key: NexusKey,
         status: Status,
     ) {
+        let unproved = status == login_status::AUTHENTICATION_FAILURE;
+        self.counters.wan_unproved += u64::from(unproved);
+        // With credentials of ours it is ours to mend: the computer has proved what it must.
+        let status = if unproved && self.proves_to_storage(&self.nexuses[key.0]) {
+            login_status::SERVICE_UNAVAILABLE
+        } else {
+            status
+        };
         // A redirection is for us: the computer must not follow it around the cache.
         let status = if matches!(status.0, 2 | 3) {
             status
@@ -466,11 +494,16 @@ impl Relay {
         let Self { lans, config, .. } = self;
         let lan = &mut lans[key.0];
         let (mode, local) = (config.mode, lan.local);
-        let offered = config
-            .targets
-            .iter()
-            .filter(|target| mode == Mode::Portal || target.address == local)
-            // In portal mode what was dialled is what this computer can reach (C-11).
+        // 13.3: all, one by name, or the one this session is logged in to.
+        let scope = lan.conn.send_targets_scope().clone();
+        let own = lan.conn.login_request().target_name;
+        let offered = Self::offered(mode, &config.targets, local)
+            .filter(|target| match &scope {
+                SendTargetsScope::All => true,
+                SendTargetsScope::Named(name) => target.name == **name,
+                SendTargetsScope::Session => own.is_some_and(|own| target.name == *own),
+            })
+            // What was dialled is what this computer can reach (C-11).
             .map(|target| (target.name.as_str(), SocketAddr::V4(local), 1));
         lan.conn.send_targets(offered);
         self.touch_lan(key);

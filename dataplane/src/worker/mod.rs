@@ -8,7 +8,8 @@
 //! [`wan`] the lives of the two sides' sessions, [`upkeep`] what time brings,
 //! [`recovery`] what a start finds, [`publish`] what operators see,
 //! [`writable`] whether the storage takes writes at all, [`reservation`] from
-//! whom, and [`attention`] what it has to say of itself.
+//! whom, [`attention`] what it has to say of itself, and [`security`] who must
+//! prove what.
 //!
 //! Not for: anything that reads a clock, or a byte of a protocol (that is
 //! `sluice_proto`'s).
@@ -27,6 +28,7 @@ pub mod read;
 pub mod recovery;
 pub mod relay;
 pub mod reservation;
+pub mod security;
 pub mod staging;
 pub mod step;
 pub mod task;
@@ -36,7 +38,7 @@ pub mod wan;
 pub mod writable;
 pub mod write;
 
-pub use relay::{Mode, Relay, RelayConfig, Target, Usage};
+pub use relay::{Digests, Mode, Relay, RelayConfig, Target, Usage};
 pub use step::{Io, Next, Worker};
 
 use sluice_hugepages::log::VolumeId;

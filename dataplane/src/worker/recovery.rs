@@ -7,6 +7,7 @@ use sluice_hugepages::pool::Pool;
 use sluice_proto::Time;
 use sluice_proto::cache::flush::{Entry, FlushQueue};
 use sluice_proto::cache::index::{Index, IndexCapacity};
+use sluice_proto::iscsi::chap::Challenges;
 
 use super::holding::Holding;
 use super::lan::SESSION_TASKS_MAX;
@@ -57,6 +58,7 @@ impl Relay {
         );
         let tasks = (sessions * SESSION_TASKS_MAX).min(TASKS_MAX);
         let mut relay = Self {
+            challenges: Challenges::new(config.challenge_key),
             index: Index::new(
                 IndexCapacity {
                     volumes_max: volumes,

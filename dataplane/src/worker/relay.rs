@@ -17,11 +17,13 @@ use sluice_proto::Time;
 use sluice_proto::cache::flush::FlushQueue;
 use sluice_proto::cache::flush::policy::FlushPolicy;
 use sluice_proto::cache::index::Index;
-use sluice_proto::iscsi::TaskId;
+use sluice_proto::iscsi::chap::Challenges;
+use sluice_proto::iscsi::{DigestPolicy, Offers, TaskId};
 use sluice_proto::scsi::ScsiStatus;
 
 use super::lan::Lan;
 use super::nexus::Nexus;
+use super::security::Security;
 use super::staging::Staging;
 use super::task::{LanKey, NexusKey, Task, TaskKey, VolumeKey, WanTask};
 use super::volume::{Volume, same_lun};
@@ -46,8 +48,27 @@ pub struct Target {
     pub shared: bool,
     /// LUNs shown before any login has told them.
     pub luns: Vec<u64>,
+    /// Computers must prove who they are.
+    pub chap: bool,
     /// The relay's own address towards the storage.
     pub wan_address: Ipv4Addr,
+}
+
+/// Digests on one side of the relay (C-13).
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Digests {
+    pub header: DigestPolicy,
+    pub data: DigestPolicy,
+}
+
+impl Digests {
+    pub(super) const fn over(self, offers: Offers) -> Offers {
+        Offers {
+            header_digest: self.header,
+            data_digest: self.data,
+            ..offers
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -62,6 +83,11 @@ pub struct RelayConfig {
     pub wan_buffers: Buffers,
     /// A connection that is silent this long is asked by NOP, and given up after as long again.
     pub silence_max: Duration,
+    pub lan_digests: Digests,
+    pub wan_digests: Digests,
+    pub security: Security,
+    /// Challenges follow from it; drawn by `main`.
+    pub challenge_key: [u8; 32],
     /// Seeds the ISIDs and the jitter of back-off; drawn by `main`.
     pub seed: u64,
 }
@@ -86,6 +112,9 @@ pub struct Counters {
     pub logins: u64,
     pub logins_refused: u64,
     pub violations: u64,
+    /// Computers that did not prove who they are; the same for storage, and refusals of our proof.
+    pub unproved: u64,
+    pub wan_unproved: u64,
     pub wan_logins: u64,
     pub wan_losses: u64,
     pub writes_held: u64,
@@ -112,11 +141,13 @@ pub struct Counters {
 }
 
 impl Counters {
-    pub fn rows(&self) -> [(&'static str, u64); 23] {
+    pub fn rows(&self) -> [(&'static str, u64); 25] {
         [
             ("login_accepted", self.logins),
             ("login_refused", self.logins_refused),
             ("iscsi_violation", self.violations),
+            ("login_unproved", self.unproved),
+            ("wan_login_unproved", self.wan_unproved),
             ("wan_login", self.wan_logins),
             ("wan_session_lost", self.wan_losses),
             ("write_held_for_room", self.writes_held),
@@ -190,6 +221,7 @@ pub struct Relay {
     pub(super) wan_task_turn: usize,
     pub(super) next_tsih: u16,
     pub(super) random: u64,
+    pub(super) challenges: Challenges,
     /// Places in the sequence of questions, logins and doubts: see [`super::reservation`].
     pub(super) stamp: u64,
     pub counters: Counters,

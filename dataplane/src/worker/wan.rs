@@ -7,9 +7,9 @@ use std::time::Duration;
 use arrayvec::ArrayVec;
 use sluice_proto::Time;
 use sluice_proto::iscsi::SENSE_LEN_MAX;
-use sluice_proto::iscsi::login_status::Status;
+use sluice_proto::iscsi::login_status::{self, Status};
 use sluice_proto::iscsi::{
-    Direction, InitiatorConfig, InitiatorConn, InitiatorEvent, IscsiName, Offers,
+    Direction, InitiatorConfig, InitiatorConn, InitiatorEvent, IscsiName, Offers, Violation,
 };
 use sluice_proto::scsi::{Capacity, ScsiStatus, Sense, SenseKey, cdb, mode::ModeSense, sense};
 
@@ -61,11 +61,17 @@ impl Relay {
             self.config.wan_buffers,
         ) {
             Ok(flow) => {
+                let chap = self.config.security.login(
+                    &target.name,
+                    &nexus.initiator_name,
+                    &mut self.challenges,
+                );
                 let conn = InitiatorConn::new(InitiatorConfig {
                     initiator_name: nexus.initiator_name,
                     target_name: IscsiName::from(&target.name).ok(),
                     isid: nexus.wan_isid,
-                    offers: Offers::long_fat_pipe(),
+                    offers: self.config.wan_digests.over(Offers::long_fat_pipe()),
+                    chap,
                     max_tasks: WAN_TASKS_MAX,
                 });
                 let nexus = &mut self.nexuses[key.0];
@@ -223,6 +229,10 @@ impl Relay {
                         }
                         Some(InitiatorEvent::Async { .. }) => None,
                         Some(InitiatorEvent::LoggedOut { .. }) => Some(Arrived::LoggedOut),
+                        // As if the storage had refused: nothing of it is to be believed.
+                        Some(InitiatorEvent::Violation(Violation::Authentication)) => {
+                            Some(Arrived::LoginFailed(login_status::AUTHENTICATION_FAILURE))
+                        }
                         Some(InitiatorEvent::Violation(_)) => Some(Arrived::Violation),
                     };
                 }

@@ -12,7 +12,8 @@ use std::time::Duration;
 use crate::budget::{self, MemoryBudget};
 use crate::raw::{self, Number, Text};
 use crate::{
-    Config, Control, DataPlane, Driver, Fault, Flush, FlushPolicy, Iscsi, Mode, PolicyError, Port,
+    Config, Control, DataPlane, Digest, Digests, Driver, Fault, Flush, FlushPolicy, Iscsi, Mode,
+    PolicyError, Port,
 };
 
 const MIB: u64 = 1 << 20;
@@ -151,6 +152,19 @@ impl Checker<'_> {
             mode,
             portal: self.portal(&raw.iscsi, mode, ports),
             sessions_max,
+            secrets: raw
+                .iscsi
+                .secrets
+                .as_ref()
+                .map(|path| self.path("secrets", Some(path), "")),
+            lan_digests: Digests {
+                header: self.digest("lan_header_digest", raw.iscsi.lan_header_digest.as_ref()),
+                data: self.digest("lan_data_digest", raw.iscsi.lan_data_digest.as_ref()),
+            },
+            wan_digests: Digests {
+                header: self.digest("wan_header_digest", raw.iscsi.wan_header_digest.as_ref()),
+                data: self.digest("wan_data_digest", raw.iscsi.wan_data_digest.as_ref()),
+            },
             wan_send_bytes,
             wan_receive_bytes,
         };
@@ -217,6 +231,23 @@ impl Checker<'_> {
                     "must be \"auto\", \"af_xdp\" or \"af_packet\"",
                 );
                 default
+            }
+        }
+    }
+
+    fn digest(&mut self, key: &str, raw: Option<&Text>) -> Digest {
+        let Some(at) = raw else {
+            return Digest::default();
+        };
+        match at.get_ref().as_str() {
+            "never" => Digest::Never,
+            "allowed" => Digest::Allowed,
+            "preferred" => Digest::Preferred,
+            "required" => Digest::Required,
+            _ => {
+                let hint = "must be \"never\", \"allowed\", \"preferred\" or \"required\"";
+                self.bad(key, at, hint);
+                Digest::default()
             }
         }
     }

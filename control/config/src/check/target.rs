@@ -44,6 +44,7 @@ impl Checker<'_> {
                 initiators,
                 shared: raw.shared,
                 durability,
+                chap: raw.chap,
                 luns: self.luns(raw.luns.as_deref()),
             });
         }

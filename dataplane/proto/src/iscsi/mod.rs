@@ -13,6 +13,7 @@
 //! from the caller's `fetch` to `out`. Not for: sockets, time-outs, which
 //! targets exist, or what a SCSI command means.
 
+pub mod chap;
 mod inbound;
 mod initiator;
 mod negotiate;

@@ -43,6 +43,8 @@ pub enum Violation {
     Text,
     /// A negotiated value outside what was offered (6.2).
     Negotiation,
+    /// The peer did not prove who it is, or broke CHAP's order (12.1.3).
+    Authentication,
     /// A status, data or tag for a task that does not exist.
     UnknownTask,
     /// The peer refused a PDU of ours with this reason (11.17.1).
@@ -70,6 +72,7 @@ impl Violation {
             | Self::TooManyR2ts
             | Self::Text
             | Self::Negotiation
+            | Self::Authentication
             | Self::UnknownTask => Some(reason::PROTOCOL_ERROR),
         }
     }

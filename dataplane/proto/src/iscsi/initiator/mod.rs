@@ -14,6 +14,7 @@ mod receive;
 mod task;
 mod transmit;
 
+use super::chap::ChapLogin;
 use super::inbound::Inbound;
 use super::negotiate::{Offers, Parameters};
 use super::outbound::Outbound;
@@ -46,6 +47,8 @@ pub struct InitiatorConfig {
     pub target_name: Option<IscsiName>,
     pub isid: [u8; 6],
     pub offers: Offers,
+    /// What is proved to the storage, and asked of it; none offers no authentication.
+    pub chap: Option<ChapLogin>,
     /// Commands outstanding at a time, whatever the storage's window allows.
     pub max_tasks: u16,
 }
@@ -192,7 +195,7 @@ impl InitiatorConn {
     /// If an offer is outside RFC 7143's range, or `max_tasks` is 0 or above
     /// 32,000.
     #[must_use]
-    pub fn new(config: InitiatorConfig) -> Self {
+    pub fn new(mut config: InitiatorConfig) -> Self {
         config.offers.check();
         assert!((1..=32_000).contains(&config.max_tasks), "1..=32000 tasks");
         let tasks = usize::from(config.max_tasks);
@@ -205,7 +208,7 @@ impl InitiatorConn {
             outbound: Outbound::new(),
             current: Current::Ignored,
             held: None,
-            login: Box::new(Login::new(&config)),
+            login: Box::new(Login::new(&mut config)),
             tasks: TaskTable::new(config.max_tasks),
             // Every task, every task management function, and a logout.
             queue: VecDeque::with_capacity(tasks + TASK_MANAGEMENT_MAX + 1),

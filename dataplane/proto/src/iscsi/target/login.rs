@@ -1,12 +1,14 @@
 //! Login at the target (RFC 7143 6.3): names, stages, keys, status.
 //!
-//! What always holds: the caller is asked once, after the names are known and
-//! before anything is granted; a refusal is a Login Response with the precise
-//! status of 11.13.5, after which the connection ends. CHAP is not here yet:
-//! an initiator that offers no `None` is refused as unauthenticated.
+//! What always holds: the caller is asked what the initiator must prove as
+//! soon as names are known, and whether it may come in once it has proved it;
+//! nothing is granted before; a refusal is a Login Response with the precise
+//! status of 11.13.5, after which the connection ends. Not for: CHAP itself,
+//! see `chap`.
 
 use super::transmit::Control;
 use super::{Phase, TargetConn, TargetEvent};
+use crate::iscsi::chap::{Demand, Keys, Verifier};
 use crate::iscsi::login_status::{self, Status};
 use crate::iscsi::negotiate::{Answers, Offers, Parameters};
 use crate::iscsi::outbound::Payload;
@@ -39,7 +41,15 @@ pub(super) struct Login {
     reply: Vec<u8>,
     tsih: u16,
     status: Status,
-    /// The caller was asked.
+    /// The leading request's names were read.
+    named: bool,
+    /// Its other keys were not.
+    leading: bool,
+    /// `AuthMethod` was answered.
+    method_chosen: bool,
+    /// What the initiator has to prove, if anything.
+    verifier: Option<Verifier>,
+    /// The caller was asked whether the initiator may come in.
     announced: bool,
     awaiting_caller: bool,
     pub(super) response_queued: bool,
@@ -60,6 +70,10 @@ impl Login {
             reply: Vec::new(),
             tsih: 0,
             status: login_status::SUCCESS,
+            named: false,
+            leading: true,
+            method_chosen: false,
+            verifier: None,
             announced: false,
             awaiting_caller: false,
             response_queued: false,
@@ -73,41 +87,81 @@ impl Login {
     }
 
     /// Reads the keys of a whole request; `reply` gets the answers.
-    fn read_keys(&mut self, stage: Stage) -> Result<(), Status> {
-        if text::pairs(&self.text).take(text::PAIRS_MAX + 1).count() > text::PAIRS_MAX {
-            return Err(login_status::INITIATOR_ERROR);
+    fn read_keys(&mut self, pdu: &LoginRequestPdu) -> Result<(), Status> {
+        let security = pdu.stage == Stage::Security;
+        let unproved = login_status::AUTHENTICATION_FAILURE;
+        // An initiator that must prove itself starts in the security stage (6.3.2).
+        if self.must_prove() && !security {
+            return Err(unproved);
         }
-        if !self.announced {
-            self.read_names()?;
-            self.answers = Answers::new(self.offers, self.request.discovery);
-        }
+        let mut chap = Keys::default();
         for pair in text::pairs(&self.text) {
             let (key, value) = pair.map_err(|_| login_status::INITIATOR_ERROR)?;
             match key {
-                "InitiatorName" | "TargetName" | "SessionType" if !self.announced => {}
-                // Leading keys lead, once (13.4 to 13.6, 13.21).
+                // Leading keys lead, once (13.4, 13.5, 13.21).
+                "InitiatorName" | "TargetName" | "SessionType" if self.leading => {}
                 "InitiatorName" | "TargetName" | "SessionType" => {
                     return Err(login_status::INVALID_DURING_LOGIN);
                 }
-                "InitiatorAlias" => {}
-                "AuthMethod" if stage == Stage::Security => {
-                    if !value.split(',').any(|method| method == "None") {
-                        return Err(login_status::AUTHENTICATION_FAILURE);
-                    }
-                    text::push(&mut self.reply, key, "None");
+                // Declared; there is nothing to answer (13.7, 13.26).
+                "InitiatorAlias" | "X#NodeArchitecture" => {}
+                // A target's to say, or full feature phase's (13.3, 13.6, 13.8, 13.9).
+                "TargetAlias" | "TargetAddress" | "TargetPortalGroupTag" | "SendTargets" => {
+                    return Err(login_status::INITIATOR_ERROR);
                 }
-                "AuthMethod" => return Err(login_status::INVALID_DURING_LOGIN),
+                "AuthMethod" if !security || self.method_chosen => {
+                    return Err(login_status::INVALID_DURING_LOGIN);
+                }
+                "AuthMethod" => {
+                    self.method_chosen = true;
+                    match &mut self.verifier {
+                        Some(verifier) => verifier
+                            .method(value, &mut self.reply)
+                            .map_err(|_| unproved)?,
+                        None if value.split(',').any(|method| method == "None") => {
+                            text::push(&mut self.reply, key, "None");
+                        }
+                        None => return Err(unproved),
+                    }
+                }
+                _ if chap.take(key, value).map_err(|_| unproved)? => {
+                    if !security {
+                        return Err(login_status::INVALID_DURING_LOGIN);
+                    }
+                }
                 _ => self
                     .answers
                     .answer(key, value, &mut self.reply)
                     .map_err(|_| login_status::INITIATOR_ERROR)?,
             }
         }
+        match &mut self.verifier {
+            Some(verifier) => verifier
+                .take(&chap, &mut self.reply)
+                .map_err(|_| unproved)?,
+            None if chap.is_empty() => {}
+            None => return Err(login_status::INVALID_DURING_LOGIN),
+        }
+        // 6.3.2: no way out of the security stage but through it.
+        if self.must_prove() && pdu.next.is_some() {
+            return Err(unproved);
+        }
+        self.leading = false;
         self.text.clear();
         Ok(())
     }
 
+    /// Whether the initiator still has something to prove.
+    fn must_prove(&self) -> bool {
+        self.verifier
+            .as_ref()
+            .is_some_and(|verifier| !verifier.passed())
+    }
+
     fn read_names(&mut self) -> Result<(), Status> {
+        if text::pairs(&self.text).take(text::PAIRS_MAX + 1).count() > text::PAIRS_MAX {
+            return Err(login_status::INITIATOR_ERROR);
+        }
         let (mut initiator, mut target, mut session_type) = (None, None, None);
         for pair in text::pairs(&self.text) {
             let (key, value) = pair.map_err(|_| login_status::INITIATOR_ERROR)?;
@@ -186,17 +240,67 @@ impl TargetConn {
             self.queue_untasked(Control::Login);
             return None;
         }
-        if let Err(status) = self.login.read_keys(pdu.stage) {
-            self.refuse_login(status);
-            return Some(TargetEvent::Violation(Violation::Negotiation));
+        if !self.login.named {
+            if let Err(status) = self.login.read_names() {
+                return Some(self.break_off(status));
+            }
+            let login = &mut self.login;
+            login.named = true;
+            login.answers = Answers::new(login.offers, login.request.discovery);
+            if self.config.authenticates {
+                login.awaiting_caller = true;
+                return Some(TargetEvent::Authenticate);
+            }
         }
-        if !self.login.announced {
-            self.login.announced = true;
-            self.login.awaiting_caller = true;
+        self.login_go_on()
+    }
+
+    /// Says what the initiator must prove before it is let in, and goes on with
+    /// the request that is here: `Login` or `Violation`, or nothing yet.
+    ///
+    /// # Panics
+    /// If no `Authenticate` event waits for an answer.
+    pub fn authenticate(&mut self, demand: Demand) -> Option<TargetEvent<'static>> {
+        if self.phase == Phase::Closing {
+            return None;
+        }
+        let login = &mut self.login;
+        assert!(
+            login.awaiting_caller && login.leading && !login.announced,
+            "answers an Authenticate event, once"
+        );
+        login.awaiting_caller = false;
+        login.verifier = match demand {
+            Demand::Nothing => None,
+            Demand::Chap(demand) => Some(Verifier::new(demand)),
+        };
+        self.login_go_on()
+    }
+
+    /// Answers the request that is here, its names known.
+    fn login_go_on(&mut self) -> Option<TargetEvent<'static>> {
+        let login = &mut self.login;
+        let pdu = login.pdu.expect("a request is answered");
+        if let Err(status) = login.read_keys(&pdu) {
+            return Some(self.break_off(status));
+        }
+        if !login.announced && !login.must_prove() {
+            login.announced = true;
+            login.awaiting_caller = true;
             return Some(TargetEvent::Login);
         }
         self.answer_login();
         std::mem::take(&mut self.logged_in_pending).then_some(TargetEvent::LoggedIn)
+    }
+
+    /// Refuses what breaks the protocol, or proves nothing.
+    fn break_off(&mut self, status: Status) -> TargetEvent<'static> {
+        self.refuse_login(status);
+        TargetEvent::Violation(if status == login_status::AUTHENTICATION_FAILURE {
+            Violation::Authentication
+        } else {
+            Violation::Negotiation
+        })
     }
 
     /// Lets the initiator in. `tsih` names the session and is not 0.
@@ -208,7 +312,10 @@ impl TargetConn {
         if self.phase == Phase::Closing {
             return;
         }
-        assert!(self.login.awaiting_caller, "answers a Login event, once");
+        assert!(
+            self.login.awaiting_caller && self.login.announced,
+            "answers a Login event, once"
+        );
         self.login.awaiting_caller = false;
         self.login.tsih = tsih;
         self.answer_login();
@@ -310,6 +417,7 @@ impl TargetConn {
             self.outbound.set_digests(self.parameters.digests());
             self.login.text = Vec::new();
             self.login.reply = Vec::new();
+            self.login.verifier = None;
         }
     }
 }

@@ -54,6 +54,9 @@ pub struct TargetConfig {
     /// [`TargetConn::data_in`] pieces that may wait at a time.
     pub max_data_items: u16,
     pub target_portal_group_tag: u16,
+    /// The caller is asked what an initiator must prove
+    /// ([`TargetEvent::Authenticate`]). If not, nobody has to prove anything.
+    pub authenticates: bool,
 }
 
 impl Default for TargetConfig {
@@ -63,6 +66,7 @@ impl Default for TargetConfig {
             max_tasks: 128,
             max_data_items: 512,
             target_portal_group_tag: 1,
+            authenticates: false,
         }
     }
 }
@@ -130,7 +134,11 @@ pub enum SendTargetsScope {
 /// What a target connection has to tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TargetEvent<'a> {
-    /// See [`TargetConn::login_request`]; answer with `accept_login` or
+    /// Names are known, nothing else has been looked at: see
+    /// [`TargetConn::login_request`]; answer with `authenticate`. Input waits
+    /// until then.
+    Authenticate,
+    /// The initiator is who it says it is, or need not be. See [`TargetConn::login_request`]; answer with `accept_login` or
     /// `reject_login`, now or later. Input waits until then.
     Login,
     /// Login is over; commands may come.

@@ -11,7 +11,7 @@ use crate::iscsi::{
     TargetConn, TargetEvent, Violation,
 };
 
-const REQUEST: LoginRequestPdu = LoginRequestPdu {
+pub(super) const REQUEST: LoginRequestPdu = LoginRequestPdu {
     stage: Stage::Operational,
     next: Some(Stage::FullFeature),
     continues: false,
@@ -25,7 +25,7 @@ const REQUEST: LoginRequestPdu = LoginRequestPdu {
     exp_stat_sn: 55,
 };
 
-const NAMES: &str = "InitiatorName=iqn.i\nTargetName=iqn.t\nSessionType=Normal\n";
+pub(super) const NAMES: &str = "InitiatorName=iqn.i\nTargetName=iqn.t\nSessionType=Normal\n";
 
 /// Text as it is on the wire; tests write `\n` for the zero byte.
 fn wire(text: &str) -> Vec<u8> {
@@ -55,7 +55,7 @@ pub(super) fn split(mut stream: &[u8]) -> Vec<(Bhs, Vec<u8>)> {
     }
 }
 
-struct Target(TargetConn);
+pub(super) struct Target(pub(super) TargetConn);
 
 impl Target {
     fn new() -> Self {
@@ -63,13 +63,14 @@ impl Target {
     }
 
     /// The first event that the PDU brings.
-    fn send(&mut self, bhs: Bhs, text: &str) -> Option<TargetEvent<'static>> {
+    pub(super) fn send(&mut self, bhs: Bhs, text: &str) -> Option<TargetEvent<'static>> {
         let bytes = pdu(bhs, &wire(text));
         let mut used = 0;
         loop {
             let (taken, event) = self.0.receive(&bytes[used..]);
             used += taken;
             match event {
+                Some(TargetEvent::Authenticate) => return Some(TargetEvent::Authenticate),
                 Some(TargetEvent::Login) => return Some(TargetEvent::Login),
                 Some(TargetEvent::LoggedIn) => return Some(TargetEvent::LoggedIn),
                 Some(TargetEvent::SendTargets) => return Some(TargetEvent::SendTargets),
@@ -89,7 +90,7 @@ impl Target {
         split(&out[..len])
     }
 
-    fn response(&mut self) -> (LoginResponsePdu, String) {
+    pub(super) fn response(&mut self) -> (LoginResponsePdu, String) {
         let mut pdus = self.output();
         assert_eq!(pdus.len(), 1, "one response");
         let (bhs, text) = pdus.remove(0);
@@ -98,7 +99,7 @@ impl Target {
         (LoginResponsePdu::parse(&bhs).unwrap(), text)
     }
 
-    fn refused_with(&mut self, status: Status) {
+    pub(super) fn refused_with(&mut self, status: Status) {
         let (response, text) = self.response();
         assert_eq!((response.status_class, response.status_detail), status);
         assert_eq!(text, "");

@@ -1,5 +1,6 @@
 //! Both sides against each other and against bytes no peer should send.
 
+mod chap;
 mod disk;
 mod hostile;
 mod login;

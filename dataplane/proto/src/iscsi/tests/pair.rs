@@ -2,6 +2,7 @@
 //! wherever a seed says, with a disk behind the target.
 
 use super::disk::{Disk, READ, WRITE, fill};
+use crate::iscsi::chap::Demand;
 use crate::iscsi::{
     Command, Direction, InitiatorConfig, InitiatorConn, InitiatorEvent, IscsiName, Offers,
     Residual, TargetConfig, TargetConn, TargetEvent, TaskAttribute,
@@ -32,6 +33,7 @@ pub(super) fn initiator_config(offers: Offers) -> InitiatorConfig {
         target_name: Some(IscsiName::from("iqn.2004-03.example.storage:vol0").unwrap()),
         isid: [0x80, 1, 2, 3, 4, 5],
         offers,
+        chap: None,
         max_tasks: 16,
     }
 }
@@ -42,6 +44,7 @@ pub(super) fn target_config(offers: Offers) -> TargetConfig {
         max_tasks: 8,
         max_data_items: 32,
         target_portal_group_tag: 1,
+        authenticates: false,
     }
 }
 
@@ -70,6 +73,8 @@ pub(super) struct Pair {
     /// Flips bytes in the target's input, at these stream offsets.
     pub(super) flip_at: Option<usize>,
     pub(super) carried: usize,
+    /// What the target asks an initiator to prove.
+    pub(super) demand: Option<Demand>,
 }
 
 impl Pair {
@@ -101,6 +106,7 @@ impl Pair {
             seeds: BTreeMap::new(),
             flip_at: None,
             carried: 0,
+            demand: None,
         }
     }
 
@@ -207,6 +213,15 @@ impl Pair {
             let (taken, event) = self.target.receive(&input[used..]);
             used += taken;
             match event {
+                Some(TargetEvent::Authenticate) => {
+                    let demand = self.demand.take().expect("asked once, if at all");
+                    self.seen.push("target Authenticate".to_owned());
+                    match self.target.authenticate(demand) {
+                        Some(TargetEvent::Login) => self.target.accept_login(7),
+                        Some(event) => self.seen.push(format!("target {event:?}")),
+                        None => {}
+                    }
+                }
                 Some(TargetEvent::Login) => self.target.accept_login(7),
                 Some(TargetEvent::SendTargets) => {
                     let address = "198.18.0.1:3260".parse().unwrap();
