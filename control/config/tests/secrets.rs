@@ -1,6 +1,11 @@
 //! The secrets file as operators meet it: what is taken, and the exact message
 //! for each mistake, none of which may hold a secret.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test ends where its file does not hold"
+)]
+
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 
