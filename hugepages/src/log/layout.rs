@@ -18,13 +18,15 @@
 //! | superblock    | volume rows, 1 KiB each     | nexus rows, 1 KiB each         |
 //! +---------------+-----------------------------+--------------------------------+
 //!
-//! SUPERBLOCK, 64 bytes, the rest of its page zero
+//! SUPERBLOCK, 64 bytes, and one word of PAIRING; the rest of its page is zero
 //! word 0  magic "SLUICLOG"; stored last
 //!      1  version (32) | record header bytes (16) | header pages a segment (16)
 //!      2  segments in all (32) | directory segments (32)
 //!      3  volume rows (32) | nexus rows (32)
 //!    4-6  zero
 //!      7  CRC32C of words 0 to 6 (32) | zero (32)
+//!      8  PAIRING: journal id (32) | CRC32C of it, begun from 1: being filled from
+//!         that journal, from 2: goes with it (32); any other word: with none
 //!
 //! ROW: two copies of 512 bytes, so that an update leaves the old one
 //! word 0  generation, stored last; 0: never written
@@ -84,7 +86,11 @@ const _: () = assert!(SLOTS > PAYLOAD_PAGES);
 
 pub(super) const ROW_COPY_LEN: usize = 512;
 pub(super) const ROW_LEN: usize = 2 * ROW_COPY_LEN;
-pub(super) const ROW_BODY_LEN: usize = ROW_COPY_LEN - 16;
+/// Bytes of a row's body.
+pub const ROW_BODY_LEN: usize = ROW_COPY_LEN - 16;
+
+/// The word behind the superblock that says which journal the log goes with.
+pub(super) const PAIRING_OFFSET: usize = HEADER_LEN;
 
 /// A directory segment for every so many in the region, so that a large log,
 /// which serves more computers, has more rows.

@@ -25,13 +25,16 @@ mod layout;
 mod memory;
 mod outcome;
 mod records;
+mod restore;
 mod rows;
 mod segments;
 mod write;
 
 use arrayvec::ArrayVec;
 
+pub use layout::ROW_BODY_LEN;
 pub use outcome::{Damage, DamageKind, LogError, NoRoom, Recovery, Room, Torn, VolumeRecovery};
+pub use restore::Pairing;
 pub use rows::{NAME_LEN_MAX, NexusEntry, VolumeEntry, VolumeFlags};
 
 use crate::fuse::Fuse;

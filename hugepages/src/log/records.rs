@@ -147,7 +147,7 @@ impl Slab {
 
     /// A record's entry and whether its payload was verified.
     #[inline]
-    fn live(&self, id: RecordId) -> (&Entry, bool) {
+    pub fn live(&self, id: RecordId) -> (&Entry, bool) {
         let entry = self.get(id.0);
         match entry.phase {
             Phase::Live { verified } => (entry, verified),

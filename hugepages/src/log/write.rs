@@ -281,7 +281,7 @@ impl Log {
 }
 
 /// Pages of a part, at most 256.
-fn page_count(part_len: u32) -> u16 {
+pub(super) fn page_count(part_len: u32) -> u16 {
     u16::try_from(pages_of(part_len as usize)).expect("a record has at most 256 pages")
 }
 
