@@ -2,6 +2,7 @@
 
 pub mod checksum;
 pub mod driver;
+pub mod journal;
 pub mod net;
 pub mod start;
 pub mod tcp;

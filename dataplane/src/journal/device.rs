@@ -1,0 +1,192 @@
+//! The file or block device under a journal, opened past the page cache.
+//!
+//! What always holds: the device is locked against a second data plane; a file
+//! has all its blocks written before it is used, so that a later write changes
+//! no metadata and cannot meet a full file system; something foreign is never
+//! written over.
+//!
+//! Not for: writes while serving ([`super::thread`]).
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{self, Seek, SeekFrom};
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use super::core::{Core, Op, Span};
+use super::error::JournalError;
+use super::layout::{BLOCK_LEN, Block, HEADER_BLOCKS};
+use super::replay::Blocks;
+
+/// Blocks zeroed at a time while a file is made.
+const FILL_BLOCKS: usize = 256;
+
+#[derive(Debug)]
+pub struct Device {
+    file: File,
+    path: PathBuf,
+    blocks: u64,
+}
+
+impl Device {
+    /// Opens the journal at `path`, a file of `blocks` blocks that is made if it
+    /// is not there, or a block device of any size.
+    ///
+    /// # Errors
+    /// It cannot be made or opened, someone else has it, or it has another size
+    /// and something in it.
+    pub fn open(path: &Path, blocks: u64) -> Result<Device, JournalError> {
+        let failed = |what: &'static str| {
+            let path = path.to_path_buf();
+            move |source: io::Error| JournalError::Os { what, path, source }
+        };
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .custom_flags(libc::O_DIRECT)
+            .open(path)
+            .map_err(failed("open"))?;
+        file.try_lock().map_err(|error| match error {
+            TryLockError::WouldBlock => JournalError::Busy {
+                path: path.to_path_buf(),
+            },
+            TryLockError::Error(source) => failed("lock")(source),
+        })?;
+        let kind = file.metadata().map_err(failed("look at"))?.file_type();
+        if !kind.is_file() && !kind.is_block_device() {
+            let path = path.to_path_buf();
+            return Err(JournalError::Kind { path });
+        }
+        let len = (&file)
+            .seek(SeekFrom::End(0))
+            .map_err(failed("find the size of"))?;
+        let mut device = Device {
+            file,
+            path: path.to_path_buf(),
+            blocks: len / BLOCK_LEN as u64,
+        };
+        if kind.is_file() && len != blocks * BLOCK_LEN as u64 {
+            if !device.is_blank().map_err(failed("read"))? {
+                return device.of_another_size(blocks);
+            }
+            device.fill(blocks).map_err(failed("fill"))?;
+        }
+        Ok(device)
+    }
+
+    pub fn fd(&self) -> RawFd {
+        self.file.as_raw_fd()
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Writes what is due, blocks until it is durable, and goes on until nothing
+    /// is: for a start, before the thread runs. `bytes` gives a span's bytes.
+    ///
+    /// # Errors
+    /// The device's.
+    pub fn settle<'a>(
+        &mut self,
+        core: &mut Core,
+        bytes: impl Fn(Span) -> &'a [u8],
+    ) -> Result<(), JournalError> {
+        let (mut head, mut spans) = (Block::ZERO, Vec::new());
+        let mut staged: Vec<Block> = Vec::new();
+        while let Some(op) = core.next(&mut head, &mut spans) {
+            staged.clear();
+            staged.push(head.clone());
+            for &span in &spans {
+                staged.extend(
+                    bytes(span)
+                        .chunks_exact(BLOCK_LEN)
+                        .map(|chunk| Block(*chunk.first_chunk().expect("a chunk is a block"))),
+                );
+            }
+            let written = self.write(op, &staged);
+            core.done(written.is_ok());
+            written.map_err(|source| JournalError::Write { source })?;
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, op: Op, staged: &[Block]) -> io::Result<()> {
+        let (first, end) = match op {
+            Op::Header { block } => (block, block + 1),
+            Op::Group { first, end, .. } => (first, end),
+        };
+        let before_end = usize::try_from(end - first).unwrap_or(usize::MAX);
+        let (here, round) = staged.split_at(staged.len().min(before_end));
+        let at = |block: u64| block * BLOCK_LEN as u64;
+        self.file.write_all_at(block_bytes(here), at(first))?;
+        if !round.is_empty() {
+            self.file
+                .write_all_at(block_bytes(round), at(HEADER_BLOCKS))?;
+        }
+        self.file.sync_data()
+    }
+
+    /// Both headers were never written, so that no one has used it.
+    fn is_blank(&mut self) -> io::Result<bool> {
+        let held = usize::try_from(self.blocks.min(HEADER_BLOCKS)).expect("at most 2");
+        let mut headers = [Block::ZERO, Block::ZERO];
+        self.read(0, &mut headers[..held])?;
+        let zero = |block: &Block| block.0.iter().all(|&byte| byte == 0);
+        Ok(headers.iter().all(zero))
+    }
+
+    /// A replay can say more exactly what is wrong with a file that is too short.
+    fn of_another_size(mut self, wanted: u64) -> Result<Device, JournalError> {
+        super::replay::replay(&mut self)?;
+        let mib = |blocks: u64| (blocks * BLOCK_LEN as u64) >> 20;
+        Err(JournalError::Size {
+            path: self.path,
+            found_mib: mib(self.blocks),
+            wanted_mib: mib(wanted),
+        })
+    }
+
+    fn fill(&mut self, blocks: u64) -> io::Result<()> {
+        self.file.set_len(blocks * BLOCK_LEN as u64)?;
+        let zeroes = vec![Block::ZERO; FILL_BLOCKS];
+        let mut at = 0;
+        while at < blocks {
+            let now = (blocks - at).min(FILL_BLOCKS as u64);
+            let now_len = usize::try_from(now).expect("at most FILL_BLOCKS");
+            let bytes = block_bytes(&zeroes[..now_len]);
+            self.file.write_all_at(bytes, at * BLOCK_LEN as u64)?;
+            at += now;
+        }
+        self.blocks = blocks;
+        self.file.sync_all()?;
+        // The name too is to outlive a power loss.
+        let parent = self.path.parent().filter(|dir| !dir.as_os_str().is_empty());
+        File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
+    }
+}
+
+impl Blocks for Device {
+    fn blocks(&self) -> u64 {
+        self.blocks
+    }
+
+    fn read(&mut self, first: u64, into: &mut [Block]) -> io::Result<()> {
+        self.file
+            .read_exact_at(block_bytes_mut(into), first * BLOCK_LEN as u64)
+    }
+}
+
+/// Blocks as the bytes they are.
+pub fn block_bytes(blocks: &[Block]) -> &[u8] {
+    // SAFETY: a `Block` is 4096 bytes without padding, and a slice of them is contiguous.
+    unsafe { std::slice::from_raw_parts(blocks.as_ptr().cast(), size_of_val(blocks)) }
+}
+
+fn block_bytes_mut(blocks: &mut [Block]) -> &mut [u8] {
+    // SAFETY: as in `block_bytes`; every byte is a valid one, and the borrow is unique.
+    unsafe { std::slice::from_raw_parts_mut(blocks.as_mut_ptr().cast(), size_of_val(blocks)) }
+}

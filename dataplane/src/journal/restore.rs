@@ -1,0 +1,207 @@
+//! A write log from a journal, and a journal that agrees with its log.
+//!
+//! What always holds: a log made from a journal is marked as unfinished until
+//! every row and record is in it, so that a crash in the middle starts it again
+//! and never takes the half for the whole. Where both are there, the log is
+//! newer: it says what counts, and the journal is made to agree before anything
+//! is served. A log and a journal that were not used together are not mixed.
+//!
+//! Not for: finding the records ([`super::replay`]).
+
+use sluice_hugepages::log::{
+    Log, NexusEntry, NexusId, Pairing, Record, RecordFlags, RecordId, VolumeEntry, VolumeId,
+};
+
+use super::core::{Core, Request};
+use super::error::JournalError;
+use super::layout::{Identity, RowTable, WriteEntry};
+use super::replay::{Blocks, Replay, read_payload};
+
+/// What a restored log holds, for an announcement.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Restored {
+    pub records: usize,
+    pub bytes: u64,
+    /// Payloads that are not what their checksum says: not put back.
+    pub torn: usize,
+}
+
+/// What is to be done with a log and a journal that were found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Plan {
+    /// The log is the newer: [`reconcile`].
+    Reconcile,
+    /// The log is empty: [`refill`] it.
+    Refill,
+    /// A refill was interrupted: discard the log's region, make a new one, [`refill`] it.
+    RefillAnew,
+}
+
+/// Compares what was found.
+///
+/// # Errors
+/// [`JournalError::OtherLog`]: the journal holds writes of another log.
+pub fn plan(log: &Log, formatted: bool, replay: &Replay) -> Result<Plan, JournalError> {
+    let id = replay.header.id;
+    let journal_holds = !replay.records.is_empty() || !replay.rows.is_empty();
+    match log.pairing() {
+        Pairing::Restoring(from) if from == id => Ok(Plan::RefillAnew),
+        Pairing::With(with) if with == id => Ok(Plan::Reconcile),
+        _ if formatted && journal_holds => Ok(Plan::Refill),
+        _ if replay.records.is_empty() => Ok(Plan::Reconcile),
+        _ => Err(JournalError::OtherLog {
+            records: replay.records.len(),
+            bytes: replay.bytes(),
+        }),
+    }
+}
+
+/// Puts rows and records of a journal into an empty log, in order of arrival.
+///
+/// # Errors
+/// The device's, or the log is too small. The log is then marked as unfinished.
+pub fn refill(
+    log: &mut Log,
+    disk: &mut impl Blocks,
+    replay: &Replay,
+) -> Result<Restored, JournalError> {
+    let id = replay.header.id;
+    log.pair(Pairing::Restoring(id));
+    for (&(table, row), kept) in &replay.rows {
+        match table {
+            RowTable::Volume => {
+                let entry = VolumeEntry::from_row(&kept.body).ok_or(JournalError::Row)?;
+                log.restore_volume(VolumeId(row), entry)
+            }
+            RowTable::Nexus => {
+                let entry = NexusEntry::from_row(&kept.body).ok_or(JournalError::Row)?;
+                log.restore_nexus(NexusId(row), entry)
+            }
+        }
+        .map_err(|_| JournalError::Row)?;
+    }
+    let no_room = || JournalError::NoRoom {
+        records: replay.records.len(),
+        bytes: replay.bytes(),
+    };
+    let (mut restored, mut bytes) = (Restored::default(), Vec::new());
+    for kept in replay.records.values() {
+        if !read_payload(disk, replay.header.area, kept, &mut bytes)? {
+            restored.torn += 1;
+            continue;
+        }
+        let record = record_of(&kept.entry);
+        log.restore_record(&record, &bytes).map_err(|_| no_room())?;
+        restored.records += 1;
+        restored.bytes += u64::from(record.len);
+    }
+    log.pair(Pairing::With(id));
+    Ok(restored)
+}
+
+/// A core over what a replay found, with the requests that make the journal
+/// agree with the log. `journalled` says which volumes' records it keeps.
+pub fn reconcile(log: &Log, replay: &Replay, journalled: impl Fn(VolumeId) -> bool) -> Core {
+    let mut held = Vec::new();
+    let mut missing = Vec::new();
+    for id in log
+        .records()
+        .filter(|&id| journalled(log.record(id).volume))
+    {
+        let entry = entry_of(log, id);
+        let kept = replay.records.get(&entry.identity);
+        // By its bytes too: a name may have been used before.
+        if kept.is_some_and(|kept| {
+            kept.entry
+                == WriteEntry {
+                    again: kept.entry.again,
+                    ..entry
+                }
+        }) {
+            held.push((id.0, entry.identity));
+        } else {
+            missing.push((id, entry));
+        }
+    }
+    held.sort_unstable_by_key(|&(_, identity)| identity);
+    missing.sort_unstable_by_key(|(_, entry)| entry.identity);
+    let mut core = Core::resume(replay, log.records_max(), held.iter().copied());
+    request_rows(log, replay, &mut core);
+    let gone = replay.records.keys().filter(|&name| {
+        let found = held.binary_search_by_key(name, |&(_, identity)| identity);
+        found.is_err()
+    });
+    for &name in gone.chain(&replay.incomplete) {
+        core.request(Request::Forget(name));
+    }
+    for (id, entry) in missing {
+        core.request(write_request(log, id, entry));
+    }
+    core
+}
+
+/// All rows of the log's directory, and the end of those that it has no more.
+pub fn request_rows(log: &Log, replay: &Replay, core: &mut Core) {
+    for &(table, row) in replay.rows.keys() {
+        let is_there = match table {
+            RowTable::Volume => log.volume(VolumeId(row)).is_some(),
+            RowTable::Nexus => log.nexus(NexusId(row)).is_some(),
+        };
+        if !is_there {
+            core.request(Request::Row(table, row, None));
+        }
+    }
+    let volumes = log
+        .volumes()
+        .map(|(id, entry)| (RowTable::Volume, id.0, entry.to_row()));
+    let nexuses = log
+        .nexuses()
+        .map(|(id, entry)| (RowTable::Nexus, id.0, entry.to_row()));
+    for (table, row, body) in volumes.chain(nexuses) {
+        let kept = replay.rows.get(&(table, row));
+        if kept.is_none_or(|kept| *kept.body != body) {
+            core.request(Request::Row(table, row, Some(Box::new(body))));
+        }
+    }
+}
+
+/// The request that makes a record of the log durable.
+pub fn write_request(log: &Log, id: RecordId, entry: WriteEntry) -> Request {
+    Request::Write {
+        record: id.0,
+        entry,
+        offset: log.payload_offset(id) as u64,
+    }
+}
+
+/// A record of the log as the journal names it.
+pub fn entry_of(log: &Log, id: RecordId) -> WriteEntry {
+    let record = log.record(id);
+    WriteEntry {
+        identity: Identity {
+            volume: record.volume.0,
+            sequence: record.sequence,
+            part: record.part,
+        },
+        parts: record.parts,
+        flags: record.flags.0,
+        epoch: record.epoch,
+        lba: record.lba,
+        len: record.len,
+        payload_crc: log.payload_crc(id),
+        again: false,
+    }
+}
+
+fn record_of(entry: &WriteEntry) -> Record {
+    Record {
+        volume: VolumeId(entry.identity.volume),
+        epoch: entry.epoch,
+        sequence: entry.identity.sequence,
+        lba: entry.lba,
+        len: entry.len,
+        flags: RecordFlags(entry.flags),
+        part: entry.identity.part,
+        parts: entry.parts,
+    }
+}

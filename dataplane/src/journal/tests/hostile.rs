@@ -1,0 +1,156 @@
+//! Foreign, cut off, damaged, of another version, failing: refused or told,
+//! never guessed.
+
+use super::*;
+use crate::journal::JournalError;
+
+/// A journal of three groups of one record each.
+fn three_groups() -> (ModelDisk, Vec<u8>) {
+    let log = vec![0x5a; LOG_LEN];
+    let mut disk = ModelDisk::new(blocks());
+    let mut core = Core::format(7, blocks(), 16);
+    settle(&mut core, &mut disk, &log);
+    for record in 0..3 {
+        core.request(write(record, u64::from(record) + 1, &log, 8192, 4096));
+        settle(&mut core, &mut disk, &log);
+    }
+    (disk, log)
+}
+
+#[test]
+fn blank_is_not_foreign_and_foreign_is_refused() {
+    let mut disk = ModelDisk::new(blocks());
+    assert!(matches!(replay(&mut disk), Ok(Found::Blank)));
+    disk.blocks[0].0[..8].copy_from_slice(b"NOT OURS");
+    let refused = replay(&mut disk).expect_err("foreign");
+    assert!(
+        refused.to_string().contains("not a Sluice journal"),
+        "{refused}"
+    );
+}
+
+#[test]
+fn another_version_is_refused_with_what_to_do() {
+    let (mut disk, _) = three_groups();
+    for copy in 0..2 {
+        disk.blocks[copy].0[12] = 9;
+    }
+    let refused = replay(&mut disk).expect_err("version 9");
+    assert!(matches!(refused, JournalError::Version { found: 9 }));
+    assert!(
+        refused.to_string().contains("drain all volumes"),
+        "{refused}"
+    );
+}
+
+#[test]
+fn a_file_that_was_cut_off_is_refused() {
+    let (mut disk, _) = three_groups();
+    disk.blocks.truncate(2000);
+    let refused = replay(&mut disk).expect_err("short");
+    assert!(matches!(
+        refused,
+        JournalError::Truncated { found: 2000, .. }
+    ));
+}
+
+#[test]
+fn one_damaged_header_is_survived_and_two_are_not() {
+    for copy in 0..2 {
+        let (mut disk, log) = three_groups();
+        let mut core = Core::resume(&found(&mut disk), 16, std::iter::empty());
+        settle(&mut core, &mut disk, &log);
+        disk.blocks[copy].0[30] ^= 1;
+        // The older header may stand before what is no longer there, never before what is.
+        assert!(replay(&mut disk).is_ok(), "copy {copy}");
+        disk.blocks[1 - copy].0[30] ^= 1;
+        assert!(matches!(replay(&mut disk), Err(JournalError::Headers)));
+    }
+}
+
+#[test]
+fn a_damaged_group_before_a_sound_one_is_told() {
+    let (mut disk, _) = three_groups();
+    // Each group is a head and a block; the second head is block 4.
+    disk.blocks[4].0[100] ^= 1;
+    let refused = replay(&mut disk).expect_err("a hole");
+    let JournalError::Hole {
+        block,
+        group,
+        later,
+    } = refused
+    else {
+        panic!("{refused}")
+    };
+    assert_eq!((block, group, later), (4, 2, 3));
+}
+
+#[test]
+fn a23_a_damaged_payload_is_found_when_it_is_read() {
+    let (mut disk, _) = three_groups();
+    disk.blocks[5].0[0] ^= 1;
+    let replay = found(&mut disk);
+    assert_eq!(replay.records.len(), 3);
+    let mut bytes = Vec::new();
+    let sound: Vec<bool> = replay
+        .records
+        .values()
+        .map(|kept| {
+            crate::journal::replay::read_payload(&mut disk, replay.header.area, kept, &mut bytes)
+                .expect("a model reads")
+        })
+        .collect();
+    assert_eq!(sound, [true, false, true]);
+}
+
+#[test]
+fn a_group_of_an_earlier_run_is_never_replayed() {
+    let (mut disk, log) = three_groups();
+    let before = disk.blocks.clone();
+    // The third group is lost, and a new run begins where it stood.
+    disk.blocks[6] = Block::ZERO;
+    let cut = found(&mut disk);
+    assert_eq!(cut.records.len(), 2);
+    let held = cut
+        .records
+        .keys()
+        .zip(0_u32..)
+        .map(|(&name, record)| (record, name));
+    let mut core = Core::resume(&cut, 16, held);
+    settle(&mut core, &mut disk, &log);
+    // The old bytes come back, right number and all.
+    disk.blocks[6] = before[6].clone();
+    assert_eq!(found(&mut disk).records.len(), 2);
+}
+
+#[test]
+fn after_a_fault_nothing_is_written_but_what_voids_it() {
+    let (mut disk, log) = three_groups();
+    let replayed = found(&mut disk);
+    let held = replayed
+        .records
+        .keys()
+        .zip(0_u32..)
+        .map(|(&name, record)| (record, name));
+    let mut core = Core::resume(&replayed, 16, held);
+    settle(&mut core, &mut disk, &log);
+    let durable = core.progress().durable;
+    core.request(write(5, 9, &log, 0, 4096));
+    disk.fails = true;
+    settle(&mut core, &mut disk, &log);
+    assert!(core.has_failed());
+    assert_eq!(core.progress().durable, durable);
+    disk.fails = false;
+    core.request(write(6, 10, &log, 0, 4096));
+    settle(&mut core, &mut disk, &log);
+    assert_eq!(
+        core.progress().durable,
+        durable,
+        "nothing more is told durable"
+    );
+    assert_eq!(found(&mut disk).records.len(), 3, "and nothing is lost");
+    core.request(Request::Void);
+    settle(&mut core, &mut disk, &log);
+    assert!(core.progress().is_void);
+    assert!(found(&mut disk).records.is_empty());
+}

@@ -1,0 +1,386 @@
+//! The thread between the worker's rings and the device.
+//!
+//! What always holds: one write is under way at a time, from the log's own
+//! pages (`RWF_DSYNC`, O_DIRECT, no copy); what arrives meanwhile is the next
+//! group. The worker never waits: it pushes, and looks at two counts. A fault
+//! of the device ends writing, is told by its error number, and leaves the
+//! journal ready to be voided.
+//!
+//! Not for: deciding anything ([`super::core`]).
+
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+
+use crossbeam::queue::ArrayQueue;
+use crossbeam::utils::CachePadded;
+use io_uring::{IoUring, opcode, types};
+
+use super::core::{Core, Op, Progress, Request, Span};
+use super::device::Device;
+use super::layout::{BLOCK_LEN, Block, HEADER_BLOCKS, Identity};
+
+/// Two writes at most: a group that goes round the end.
+const RING_ENTRIES: u32 = 4;
+/// A head, as many payloads as it has room to name, and one cut in two.
+const PIECES_MAX: usize = 1 + 84 + 1;
+
+/// What the two threads share.
+#[derive(Debug)]
+struct Shared {
+    /// From the worker; one producer, one consumer.
+    requests: ArrayQueue<Request>,
+    /// To the worker: records to be written again.
+    wanted: ArrayQueue<(u32, Identity)>,
+    durable: CachePadded<AtomicU64>,
+    again: AtomicU64,
+    used_blocks: AtomicU64,
+    groups: AtomicU64,
+    /// The device's error number, 0 while there is none.
+    fault: AtomicI32,
+    is_void: AtomicBool,
+    is_full: AtomicBool,
+    asleep: AtomicBool,
+    stop: AtomicBool,
+    to_thread: Event,
+    to_worker: Event,
+}
+
+/// The worker's end.
+#[derive(Debug)]
+pub struct JournalPort {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Where the log's bytes stand, for as long as the thread runs.
+#[derive(Clone, Copy, Debug)]
+pub struct LogBase {
+    pub base: *const u8,
+    pub len: usize,
+}
+
+// SAFETY: a plain address; what may be read there is `JournalPort::start`'s contract.
+unsafe impl Send for LogBase {}
+
+impl JournalPort {
+    /// Runs `core` over `device`. `requests` is how many may wait.
+    ///
+    /// # Errors
+    /// The kernel has no io_uring, or no file descriptors are left.
+    ///
+    /// # Safety
+    /// `log` stays mapped until this is dropped, and the bytes of a
+    /// [`Request::Write`] do not change until it is durable.
+    pub unsafe fn start(
+        core: Core,
+        device: Device,
+        log: LogBase,
+        requests: usize,
+    ) -> io::Result<JournalPort> {
+        let shared = Arc::new(Shared {
+            requests: ArrayQueue::new(requests),
+            wanted: ArrayQueue::new(requests),
+            durable: CachePadded::new(AtomicU64::new(core.progress().durable)),
+            again: AtomicU64::new(core.progress().again),
+            used_blocks: AtomicU64::new(0),
+            groups: AtomicU64::new(0),
+            fault: AtomicI32::new(0),
+            is_void: AtomicBool::new(false),
+            is_full: AtomicBool::new(false),
+            asleep: AtomicBool::new(false),
+            stop: AtomicBool::new(false),
+            to_thread: Event::new()?,
+            to_worker: Event::new()?,
+        });
+        let driver = Driver {
+            core,
+            device,
+            log,
+            ring: IoUring::new(RING_ENTRIES)?,
+            shared: Arc::clone(&shared),
+            head: Box::new(Block::ZERO),
+            spans: Vec::new(),
+        };
+        let thread = std::thread::Builder::new()
+            .name("journal".to_owned())
+            .spawn(move || driver.run())?;
+        Ok(JournalPort {
+            shared,
+            thread: Some(thread),
+        })
+    }
+
+    /// Hands a request over; it comes back when no more may wait.
+    ///
+    /// # Errors
+    /// The request itself: the ring is full.
+    pub fn push(&self, request: Request) -> Result<(), Request> {
+        self.shared.requests.push(request)
+    }
+
+    /// Wakes the thread if it sleeps; once after a burst of pushes.
+    pub fn kick(&self) {
+        // SeqCst pairs with the thread's store of `asleep` and its look at the ring
+        // behind it: one of the two sees what the other did.
+        if self.shared.asleep.swap(false, Ordering::SeqCst) {
+            self.shared.to_thread.signal();
+        }
+    }
+
+    /// A record that is to be written again, if the log still has it.
+    pub fn wanted(&self) -> Option<(u32, Identity)> {
+        self.shared.wanted.pop()
+    }
+
+    pub fn progress(&self) -> Progress {
+        let shared = &*self.shared;
+        // Acquire pairs with the Release in `publish`: the bytes are durable.
+        Progress {
+            durable: shared.durable.load(Ordering::Acquire),
+            again: shared.again.load(Ordering::Acquire),
+            used_blocks: shared.used_blocks.load(Ordering::Relaxed),
+            groups: shared.groups.load(Ordering::Relaxed),
+            is_void: shared.is_void.load(Ordering::Acquire),
+            is_full: shared.is_full.load(Ordering::Relaxed),
+        }
+    }
+
+    /// The fault that ended writing.
+    pub fn fault(&self) -> Option<io::Error> {
+        // Acquire pairs with the Release where it is stored.
+        let number = self.shared.fault.load(Ordering::Acquire);
+        (number != 0).then(|| io::Error::from_raw_os_error(number))
+    }
+
+    /// Readable when something has become durable since [`JournalPort::heard`].
+    pub fn fd(&self) -> RawFd {
+        self.shared.to_worker.fd.as_raw_fd()
+    }
+
+    pub fn heard(&self) {
+        self.shared.to_worker.clear();
+    }
+}
+
+impl Drop for JournalPort {
+    /// Waits for the write under way: the kernel reads the log's pages until then.
+    fn drop(&mut self) {
+        // SeqCst as in `kick`.
+        self.shared.stop.store(true, Ordering::SeqCst);
+        self.shared.to_thread.signal();
+        if let Some(thread) = self.thread.take() {
+            // A panic there has been told already.
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Driver {
+    core: Core,
+    device: Device,
+    log: LogBase,
+    ring: IoUring,
+    shared: Arc<Shared>,
+    head: Box<Block>,
+    spans: Vec<Span>,
+}
+
+impl Driver {
+    fn run(mut self) {
+        let mut pieces = Vec::with_capacity(PIECES_MAX);
+        loop {
+            while let Some(request) = self.shared.requests.pop() {
+                self.core.request(request);
+            }
+            if let Some(op) = self.core.next(&mut self.head, &mut self.spans) {
+                let written = self.write(op, &mut pieces);
+                if let Err(error) = &written {
+                    log::error!("journal {:?}: {error}", self.device.path());
+                    let number = error.raw_os_error().unwrap_or(libc::EIO);
+                    // Release pairs with the Acquire in `fault`.
+                    self.shared.fault.store(number, Ordering::Release);
+                }
+                self.core.done(written.is_ok());
+                self.publish();
+                continue;
+            }
+            self.publish();
+            if !self.sleep() {
+                return;
+            }
+        }
+    }
+
+    fn publish(&mut self) {
+        while !self.shared.wanted.is_full()
+            && let Some(wanted) = self.core.wanted()
+        {
+            // One producer: the room that was seen is still there.
+            let _ = self.shared.wanted.push(wanted);
+        }
+        let (progress, shared) = (self.core.progress(), &*self.shared);
+        shared.durable.store(progress.durable, Ordering::Release);
+        shared.again.store(progress.again, Ordering::Release);
+        shared
+            .used_blocks
+            .store(progress.used_blocks, Ordering::Relaxed);
+        shared.groups.store(progress.groups, Ordering::Relaxed);
+        shared.is_void.store(progress.is_void, Ordering::Release);
+        shared.is_full.store(progress.is_full, Ordering::Relaxed);
+        shared.to_worker.signal();
+    }
+
+    /// Until there is something to do; `false` when it is to end.
+    fn sleep(&self) -> bool {
+        let shared = &*self.shared;
+        // SeqCst pairs with `kick` and `drop`: either this sees what they left, or they
+        // see that it sleeps.
+        shared.asleep.store(true, Ordering::SeqCst);
+        if shared.requests.is_empty() && !shared.stop.load(Ordering::SeqCst) {
+            shared.to_thread.wait();
+        }
+        shared.asleep.store(false, Ordering::SeqCst);
+        !shared.stop.load(Ordering::SeqCst)
+    }
+
+    fn write(&mut self, op: Op, pieces: &mut Vec<libc::iovec>) -> io::Result<()> {
+        pieces.clear();
+        pieces.push(libc::iovec {
+            iov_base: self.head.0.as_mut_ptr().cast(),
+            iov_len: BLOCK_LEN,
+        });
+        for span in &self.spans {
+            let (offset, len) = (usize_of(span.offset), usize_of(span.blocks) * BLOCK_LEN);
+            assert!(
+                offset
+                    .checked_add(len)
+                    .is_some_and(|end| end <= self.log.len),
+                "a span inside the log"
+            );
+            pieces.push(libc::iovec {
+                iov_base: self.log.base.wrapping_add(offset).cast_mut().cast(),
+                iov_len: len,
+            });
+        }
+        let (first, round) = match op {
+            Op::Header { block } => (block, pieces.len()),
+            Op::Group { first, end, .. } => {
+                (first, split(pieces, usize_of(end - first) * BLOCK_LEN))
+            }
+        };
+        let (here, rest) = pieces.split_at(round);
+        let parts = [(here, first), (rest, HEADER_BLOCKS)];
+        let mut submitted = 0;
+        for (index, (pieces, block)) in parts.into_iter().enumerate() {
+            if pieces.is_empty() {
+                continue;
+            }
+            let count = u32::try_from(pieces.len()).expect("PIECES_MAX");
+            let entry = opcode::Writev::new(types::Fd(self.device.fd()), pieces.as_ptr(), count)
+                .offset(block * BLOCK_LEN as u64)
+                .rw_flags(libc::RWF_DSYNC)
+                .build()
+                .user_data(index as u64);
+            // SAFETY: head, list and the log's pages outlive the wait below, which ends
+            // only when the kernel is done with them.
+            unsafe { self.ring.submission().push(&entry) }
+                .map_err(|_| io::Error::from_raw_os_error(libc::EBUSY))?;
+            submitted += 1;
+        }
+        let mut outcome = Ok(());
+        while submitted > 0 {
+            match self.ring.submit_and_wait(1) {
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                // The kernel may still read the buffers: there is no way on.
+                Err(error) => panic!("io_uring_enter: {error}"),
+            }
+            for ended in self.ring.completion() {
+                submitted -= 1;
+                let pieces = if ended.user_data() == 0 { here } else { rest };
+                let wanted: usize = pieces.iter().map(|piece| piece.iov_len).sum();
+                match usize::try_from(ended.result()) {
+                    Ok(written) if written == wanted => {}
+                    // A short write is a device that has no room or no will.
+                    Ok(_) => outcome = Err(io::Error::from_raw_os_error(libc::EIO)),
+                    Err(_) => outcome = Err(io::Error::from_raw_os_error(-ended.result())),
+                }
+            }
+        }
+        outcome
+    }
+}
+
+/// Cuts the list at `len` bytes; the index of the first piece behind.
+fn split(pieces: &mut Vec<libc::iovec>, len: usize) -> usize {
+    let mut before = 0;
+    for index in 0..pieces.len() {
+        let piece = pieces[index];
+        if before + piece.iov_len > len {
+            let kept = len - before;
+            if kept == 0 {
+                return index;
+            }
+            pieces[index].iov_len = kept;
+            pieces.insert(
+                index + 1,
+                libc::iovec {
+                    iov_base: piece.iov_base.cast::<u8>().wrapping_add(kept).cast(),
+                    iov_len: piece.iov_len - kept,
+                },
+            );
+            return index + 1;
+        }
+        before += piece.iov_len;
+    }
+    pieces.len()
+}
+
+fn usize_of(value: u64) -> usize {
+    usize::try_from(value).expect("a 64-bit machine")
+}
+
+/// An eventfd.
+#[derive(Debug)]
+struct Event {
+    fd: OwnedFd,
+}
+
+impl Event {
+    fn new() -> io::Result<Event> {
+        // SAFETY: makes a descriptor, or fails.
+        let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: just made, and no one else's.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        Ok(Event { fd })
+    }
+
+    fn signal(&self) {
+        let one = 1_u64;
+        // SAFETY: eight bytes are read. It fails only when the count is at its top: signalled.
+        unsafe { libc::write(self.fd.as_raw_fd(), (&raw const one).cast(), 8) };
+    }
+
+    fn clear(&self) {
+        let mut count = 0_u64;
+        // SAFETY: eight bytes are written. It fails only when there is nothing to clear.
+        unsafe { libc::read(self.fd.as_raw_fd(), (&raw mut count).cast(), 8) };
+    }
+
+    fn wait(&self) {
+        let mut poll = libc::pollfd {
+            fd: self.fd.as_raw_fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        };
+        // SAFETY: one entry, ours. A signal ends it early, and the caller looks again.
+        unsafe { libc::poll(&raw mut poll, 1, -1) };
+        self.clear();
+    }
+}
