@@ -9,7 +9,7 @@
 //! * requests become durable in the order they were made, but for records
 //!   written once more, which may overtake: their names are in the journal already;
 //! * one write is under way at a time, and nothing is written over a block that
-//!   a replay from the durable header's tail could read;
+//!   a replay could read, whichever copy of the header is left;
 //! * a group leaves the tail only when nothing in it counts: its records were
 //!   freed or written again, its rows replaced, and all of that is durable;
 //! * writes leave room for the frees, rows and records written again that
@@ -115,6 +115,9 @@ enum UnderWay {
 #[derive(Debug)]
 pub struct Core {
     header: Header,
+    /// The tail that the older copy of the header names: either copy is enough,
+    /// so nothing behind this one is written over.
+    older_tail: Mark,
     /// What the next header says of the tail.
     tail: Mark,
     next: Mark,
@@ -133,8 +136,9 @@ pub struct Core {
     /// Records asked for again and not seen since, by a write or a free.
     asked: usize,
     under_way: Option<UnderWay>,
-    /// The header is to be written before anything else.
-    header_due: bool,
+    /// Copies of the header to be written before anything else: at a start both,
+    /// or the older one would know nothing of this run.
+    headers_due: u8,
     void_asked: bool,
     failed: bool,
     progress: Progress,
@@ -218,6 +222,7 @@ impl Core {
         };
         Core {
             header,
+            older_tail: header.tail,
             tail: header.tail,
             next,
             groups: VecDeque::new(),
@@ -229,7 +234,7 @@ impl Core {
             wanted: VecDeque::new(),
             asked: 0,
             under_way: None,
-            header_due: true,
+            headers_due: 2,
             void_asked: false,
             failed: false,
             progress: Progress::default(),
@@ -269,7 +274,7 @@ impl Core {
         self.under_way.is_none()
             && self.requests.is_empty()
             && self.again.is_empty()
-            && !self.header_due
+            && self.headers_due == 0
             && !self.void_asked
     }
 
@@ -287,14 +292,14 @@ impl Core {
             return None;
         }
         self.advance_tail();
-        if self.header_due || self.is_tail_worth_it() {
+        if self.headers_due > 0 || self.is_tail_worth_it() {
             return Some(self.write_header(head, false));
         }
         self.want_again();
         let op = self.write_group(head, spans);
         let blocked = op.is_none() && !(self.requests.is_empty() && self.again.is_empty());
         self.progress.is_full = blocked;
-        if blocked && self.tail != self.header.tail {
+        if blocked && self.tail != self.older_tail {
             return Some(self.write_header(head, false));
         }
         op
@@ -309,11 +314,14 @@ impl Core {
         let ended = self.under_way.take().expect("a write was under way");
         match ended {
             UnderWay::Header { tail, void } if good => {
+                self.older_tail = self.header.tail;
                 self.header.tail = tail;
                 self.header.serial += 1;
-                self.progress.is_void = void;
-                self.header_due = false;
-                self.void_asked &= !void;
+                self.headers_due = self.headers_due.saturating_sub(1);
+                // Both copies say so before anyone relies on it.
+                self.progress.is_void = void && self.header.void;
+                self.header.void = void;
+                self.void_asked &= !self.progress.is_void;
             }
             UnderWay::Group { requests, again } if good => {
                 self.progress.durable += requests;
@@ -356,7 +364,7 @@ impl Core {
 
     /// Room between the next group and what a replay may still read.
     fn free_blocks(&self) -> u64 {
-        self.header.area - (self.next.address - self.header.tail.address)
+        self.header.area - (self.next.address - self.older_tail.address)
     }
 
     /// A header is a write of its own: it is worth it once for an eighth of the area.

@@ -20,6 +20,8 @@ use super::replay::Blocks;
 
 /// Blocks zeroed at a time while a file is made.
 const FILL_BLOCKS: usize = 256;
+/// 16 MiB: how much of either end of a block device is to be zero before it is taken.
+const ENDS_BLOCKS: u64 = 16 * 256;
 
 #[derive(Debug)]
 pub struct Device {
@@ -68,11 +70,16 @@ impl Device {
             path: path.to_path_buf(),
             blocks: len / BLOCK_LEN as u64,
         };
-        if kind.is_file() && len != blocks * BLOCK_LEN as u64 {
-            if !device.is_blank().map_err(failed("read"))? {
-                return device.of_another_size(blocks);
-            }
+        if kind.is_file() && len == 0 {
             device.fill(blocks).map_err(failed("fill"))?;
+        } else if kind.is_file() && len != blocks * BLOCK_LEN as u64 {
+            return device.of_another_size(len, blocks);
+        } else if device.is_blank().map_err(failed("read"))? {
+            device.check_zero(kind.is_file())?;
+            if kind.is_file() {
+                // A fill that was interrupted: not all of it has its place on the disk.
+                device.fill(blocks).map_err(failed("fill"))?;
+            }
         }
         Ok(device)
     }
@@ -139,8 +146,36 @@ impl Device {
         Ok(headers.iter().all(zero))
     }
 
+    /// No header is there: is anything else? A file is looked at whole, a device
+    /// at both ends, where file systems, partitions and arrays have their marks.
+    fn check_zero(&mut self, whole: bool) -> Result<(), JournalError> {
+        let mut held = vec![Block::ZERO; FILL_BLOCKS];
+        let mut at = 0;
+        while at < self.blocks {
+            let now = (self.blocks - at).min(FILL_BLOCKS as u64);
+            let held = &mut held[..usize::try_from(now).expect("at most FILL_BLOCKS")];
+            self.read(at, held).map_err(JournalError::Read)?;
+            if let Some(byte) = block_bytes(held).iter().position(|&byte| byte != 0) {
+                let word = byte / 8 * 8;
+                let begins = block_bytes(held)[word..].first_chunk();
+                let begins = u64::from_be_bytes(*begins.expect("words fill a block"));
+                return Err(JournalError::Foreign { begins });
+            }
+            at += now;
+            if !whole && at >= ENDS_BLOCKS {
+                at = at.max(self.blocks.saturating_sub(ENDS_BLOCKS));
+            }
+        }
+        Ok(())
+    }
+
     /// A replay can say more exactly what is wrong with a file that is too short.
-    fn of_another_size(mut self, wanted: u64) -> Result<Device, JournalError> {
+    fn of_another_size(mut self, len: u64, wanted: u64) -> Result<Device, JournalError> {
+        if self.blocks <= HEADER_BLOCKS {
+            // Too short for a journal that was ever used, and not ours to write over.
+            let begins = self.first_word(len)?;
+            return Err(JournalError::Foreign { begins });
+        }
         super::replay::replay(&mut self)?;
         let mib = |blocks: u64| (blocks * BLOCK_LEN as u64) >> 20;
         Err(JournalError::Size {
@@ -148,6 +183,18 @@ impl Device {
             found_mib: mib(self.blocks),
             wanted_mib: mib(wanted),
         })
+    }
+
+    /// The first bytes of a short file, which O_DIRECT reads as far as they go.
+    fn first_word(&self, len: u64) -> Result<u64, JournalError> {
+        let mut block = [Block::ZERO];
+        let read = self.file.read_at(block_bytes_mut(&mut block), 0);
+        let read = read
+            .map_err(JournalError::Read)?
+            .min(usize::try_from(len).unwrap_or(usize::MAX));
+        block[0].0[read..].fill(0);
+        let word = block[0].0.first_chunk().expect("a block is longer");
+        Ok(u64::from_be_bytes(*word))
     }
 
     fn fill(&mut self, blocks: u64) -> io::Result<()> {

@@ -223,9 +223,10 @@ fn look_behind(
         let block = window.block(address)?;
         let later = Head::decode(block).filter(|head| {
             head.id == header.id
-                && head.run == header.run
+                // A later run: the header that is left is older than what it speaks of.
+                && head.run >= header.run
                 && head.at.address == address
-                && head.at.group > next.group
+                && (head.at.group > next.group || head.run > header.run)
         });
         if let Some(head) = later {
             return Err(JournalError::Hole {

@@ -261,6 +261,18 @@ fn a_file_in_use_of_another_size_or_foreign_is_refused() {
     fs::write(&file.0, vec![1; 1 << 20]).expect("ours");
     let refused = Device::open(&file.0, blocks()).expect_err("foreign");
     assert!(matches!(refused, JournalError::Foreign { .. }), "{refused}");
+    // Short ones, and ones that begin with zeroes, are not ours to write over.
+    fs::write(&file.0, "someone's notes").expect("ours");
+    let refused = Device::open(&file.0, blocks()).expect_err("foreign");
+    assert!(matches!(refused, JournalError::Foreign { .. }), "{refused}");
+    assert_eq!(fs::read(&file.0).expect("ours"), b"someone's notes");
+    let len = usize::try_from(blocks()).expect("small") * BLOCK_LEN;
+    let mut image = vec![0; len];
+    image[len - 100] = 1;
+    fs::write(&file.0, &image).expect("ours");
+    let refused = Device::open(&file.0, blocks()).expect_err("foreign");
+    assert!(matches!(refused, JournalError::Foreign { .. }), "{refused}");
+    assert!(fs::read(&file.0).expect("ours") == image);
     let nowhere = PathBuf::from("/nonexistent/journal");
     let refused = Device::open(&nowhere, blocks()).expect_err("no directory");
     assert!(
