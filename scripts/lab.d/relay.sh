@@ -41,6 +41,7 @@ via = "198.19.0.10"
 [iscsi]
 mode = "$1"
 portal = "$RELAY_LAN:3260"
+$([[ ! -e $SECRETS ]] || echo "secrets = \"$SECRETS\"")
 
 [flush]
 threshold_kib = 1024
@@ -133,9 +134,65 @@ lab_relay_process() {
     esac
 }
 
+# Four secrets, drawn anew for each lab. Secrets are in files and in the
+# environment of a client, never among a command's arguments but tgtadm's, which
+# has no other way.
+SECRETS=$STATE/secrets.toml
+
+chap_secrets() {
+    local who
+    for who in computer relay relay-wan storage; do
+        (umask 077 && openssl rand -hex 12 >"$STATE/secret-$who")
+    done
+    (umask 077 && : >"$SECRETS")
+}
+secret() { cat "$STATE/secret-$1"; }
+
+# relay_secrets VOLUMES. tgt takes CHAP's algorithm 7 for SHA-1, so it gets MD5.
+relay_secrets() {
+    local n
+    cat <<TOML
+# Written by scripts/lab for the lab "$LAB".
+[[computer]]
+initiator = "*"
+user = "computer"
+secret = "$(secret computer)"
+relay_user = "relay"
+relay_secret = "$(secret relay)"
+TOML
+    for ((n = 0; n < $1; n++)); do
+        cat <<TOML
+
+[[storage]]
+target = "$IQN:vol$n"
+user = "relay-wan"
+secret = "$(secret relay-wan)"
+storage_user = "storage"
+storage_secret = "$(secret storage)"
+algorithms = ["md5"]
+TOML
+    done
+}
+
+# What a client needs, as JSON: null without CHAP.
+chap_facts() {
+    if [[ ! -e $SECRETS ]]; then
+        echo null
+        return
+    fi
+    jq -n --rawfile secret "$STATE/secret-computer" --rawfile relay "$STATE/secret-relay" \
+        --arg files "$STATE/secret-" '
+        {user: "computer", secret: ($secret | rtrimstr("\n")), relay_user: "relay",
+            relay_secret: ($relay | rtrimstr("\n")), secret_file: "\($files)computer",
+            relay_secret_file: "\($files)relay"}'
+}
+
 # probe PORTAL TARGET: a full login and an INQUIRY from a computer.
 probe() {
-    in_ns "$NS_LAN" timeout 4 iscsi-inq -i iqn.2004-03.example.lab:probe "iscsi://$1/$2/1"
+    local as=()
+    [[ ! -e $SECRETS ]] ||
+        as=(env LIBISCSI_CHAP_USERNAME=computer "LIBISCSI_CHAP_PASSWORD=$(secret computer)")
+    in_ns "$NS_LAN" timeout 4 "${as[@]}" iscsi-inq -i iqn.2004-03.example.lab:probe "iscsi://$1/$2/1"
 }
 
 probe_until() {

@@ -70,6 +70,22 @@ storage_target() {
     tgt "$control" --mode target --op bind --tid "$tid" --initiator-address ALL
 }
 
+# storage_chap CONTROL VOLUMES PLAIN: what the relay must prove, and proves to
+# none but the relay; the direct path takes the computers' own account.
+storage_chap() {
+    local control=$1 volumes=$2 plain=$3 n
+    tgt "$control" --mode account --op new --user relay-wan --password "$(secret relay-wan)"
+    tgt "$control" --mode account --op new --user storage --password "$(secret storage)"
+    for ((n = 1; n <= volumes; n++)); do
+        tgt "$control" --mode account --op bind --tid "$n" --user relay-wan
+        tgt "$control" --mode account --op bind --tid "$n" --user storage --outgoing
+    done
+    tgt "$((control + 1))" --mode account --op new --user computer --password "$(secret computer)"
+    for ((n = 1; n <= plain; n++)); do
+        tgt "$((control + 1))" --mode account --op bind --tid "$n" --user computer
+    done
+}
+
 storage_down() {
     local control n
     # tgtd ignores SIGTERM.

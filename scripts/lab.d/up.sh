@@ -16,7 +16,7 @@ need_word() {
 
 lab_up() {
     local rtt_ms=40 rate_mbit=100 loss=0 seed=1 volumes=1 size_mib=1024
-    local plain=1 luns=1 block_len=512 thin=0 digests=off
+    local plain=1 luns=1 block_len=512 thin=0 digests=off chap=off
     local mode='' driver='' durability='' log_mib='' config=''
     while [[ $# -gt 0 ]]; do
         local option=$1
@@ -36,6 +36,7 @@ lab_up() {
         --block-len) need_word "$1" "$2" 512 1024 2048 4096 && block_len=$2 ;;
         --provisioning) need_word "$1" "$2" thick thin && thin=$([[ $2 == thick ]] && echo 0 || echo 1) ;;
         --digests) need_word "$1" "$2" on off && digests=$2 ;;
+        --chap) need_word "$1" "$2" on off && chap=$2 ;;
         --log-mib) need_count "$1" "$2" 1 && log_mib=$2 ;;
         --config) config=$2 ;;
         *) usage_error "up has no option '$option'" ;;
@@ -43,8 +44,8 @@ lab_up() {
         shift 2
     done
     if [[ -n $config ]]; then
-        [[ -z $mode$driver$durability$log_mib ]] ||
-            usage_error "--mode, --driver, --durability and --log-mib are what --config FILE says"
+        [[ -z $mode$driver$durability$log_mib && $chap == off ]] ||
+            usage_error "--chap, --mode, --driver, --durability and --log-mib are what --config FILE says"
         [[ -r $config ]] || die "cannot read the configuration $config"
         config=$(realpath "$config")
     fi
@@ -82,6 +83,10 @@ up_parts() {
         ! namespace_exists "$namespace" ||
             die "a namespace $namespace is there already; 'LAB=$LAB scripts/lab down' removes it"
     done
+    if [[ $chap == on ]]; then
+        chap_secrets
+        relay_secrets "$volumes" >"$SECRETS"
+    fi
     if [[ -z $config ]]; then
         config=$STATE/sluice.toml
         relay_config "${mode:-transparent}" "${driver:-auto}" "${durability:-memory}" \
@@ -99,11 +104,11 @@ up_parts() {
         --arg images "$IMAGES" --argjson volumes "$volumes" --argjson size_mib "$size_mib" \
         --argjson plains "$plain" --argjson luns "$luns" --argjson block_len "$block_len" \
         --argjson control "$control" --argjson rtt_ms "$rtt_ms" --argjson rate_mbit "$rate_mbit" \
-        --argjson loss_pct "$loss" '
+        --argjson loss_pct "$loss" --argjson chap "$(chap_facts)" '
         def target($address; $name): {address: $address, name: "\($iqn):\($name)",
             luns: [range(1; $luns + 1) | {lun: ., block_len: $block_len, size_bytes: ($size_mib * 1048576),
                 image: "\($images)/\($name)\(if . == 1 then "" else "-\(.)" end).img"}]};
-        {lab: $lab} + $facts + {config: $config, logs: $logs, tgt_control: $control,
+        {lab: $lab} + $facts + {config: $config, chap: $chap, logs: $logs, tgt_control: $control,
             namespaces: {lan: "\($lab)-lan", relay: "\($lab)-relay", wan: "\($lab)-wan",
                 emulator: "\($lab)-emu"},
             targets: ([range($volumes) | target($storage; "vol\(.)")] + [range($plains) | target($plain; "plain\(.)")]),
@@ -112,6 +117,7 @@ up_parts() {
     relay_places
     wan_up --rtt-ms "$rtt_ms" --rate-mbit "$rate_mbit" --loss "$loss" --seed "$seed"
     storage_up "$control" "$volumes" "$plain" "$luns" "$size_mib" "$block_len" "$thin" "$digests"
+    [[ $chap == off ]] || storage_chap "$control" "$volumes" "$plain"
     relay_start dataplane
     relay_start control
     address=$STORAGE_PORTAL

@@ -16,6 +16,7 @@ use clap::Parser;
 use sluice_bench::load::image::Image;
 use sluice_bench::load::session::{Login, Session};
 use sluice_bench::load::workload::{Plan, STAMP_LEN, Workload};
+use sluice_proto::iscsi::chap::{ChapName, Credential, SECRET_LEN_MAX, SECRET_LEN_MIN, Secret};
 
 /// Exit codes: 0 all answered and right, 1 errors or wrong blocks, 2 usage, 3 no session.
 #[derive(Debug, Parser)]
@@ -64,6 +65,24 @@ struct Arguments {
     /// what had no answer.
     #[arg(long, value_name = "SECONDS")]
     reconnect: Option<u64>,
+    /// CHAP name; without one nothing is proved.
+    #[arg(long, requires = "chap_secret_file")]
+    chap_user: Option<String>,
+    /// File with its secret (a newline at the end does not count).
+    #[arg(long, value_name = "FILE", requires = "chap_user")]
+    chap_secret_file: Option<PathBuf>,
+    /// CHAP name that the target must prove itself by.
+    #[arg(long, requires_all = ["chap_user", "mutual_secret_file"])]
+    mutual_user: Option<String>,
+    /// File with its secret.
+    #[arg(long, value_name = "FILE", requires = "mutual_user")]
+    mutual_secret_file: Option<PathBuf>,
+    /// CRC32C over headers, or no session.
+    #[arg(long)]
+    header_digest: bool,
+    /// CRC32C over data, or no session.
+    #[arg(long)]
+    data_digest: bool,
     /// Bytes a block of the volume.
     #[arg(long, default_value_t = 512)]
     block_len: u32,
@@ -92,7 +111,17 @@ fn main() -> ExitCode {
         }
     };
     let [a, b, c, d] = std::process::id().to_be_bytes();
+    let chap = match chap(&arguments) {
+        Ok(chap) => chap,
+        Err(error) => {
+            eprintln!("iscsi-load: {error}");
+            return ExitCode::from(2);
+        }
+    };
     let login = Login {
+        chap,
+        header_digest: arguments.header_digest,
+        data_digest: arguments.data_digest,
         address: arguments.portal,
         initiator: arguments.initiator,
         target: arguments.target,
@@ -133,4 +162,31 @@ fn main() -> ExitCode {
             ExitCode::from(3)
         }
     }
+}
+
+/// What is proved, and what is asked for in return.
+fn chap(arguments: &Arguments) -> Result<Option<(Credential, Option<Credential>)>, String> {
+    let own = credential(
+        arguments.chap_user.as_deref(),
+        arguments.chap_secret_file.as_ref(),
+    )?;
+    let mutual = credential(
+        arguments.mutual_user.as_deref(),
+        arguments.mutual_secret_file.as_ref(),
+    )?;
+    Ok(own.map(|own| (own, mutual)))
+}
+
+fn credential(user: Option<&str>, file: Option<&PathBuf>) -> Result<Option<Credential>, String> {
+    let (Some(user), Some(file)) = (user, file) else {
+        return Ok(None);
+    };
+    let shown = file.display();
+    let text = std::fs::read_to_string(file).map_err(|error| format!("{shown}: {error}"))?;
+    let secret = Secret::new(text.trim_end_matches('\n').as_bytes()).ok_or_else(|| {
+        format!("{shown}: a secret has {SECRET_LEN_MIN} to {SECRET_LEN_MAX} bytes")
+    })?;
+    let name =
+        ChapName::from(user).map_err(|_| format!("{user}: a CHAP name has 255 bytes at most"))?;
+    Ok(Some(Credential { name, secret }))
 }

@@ -239,6 +239,9 @@ fn run(arguments: &Arguments) -> Result<Report, SessionError> {
             address: arguments.portal,
             initiator: format!("iqn.2004-03.example.bench:pair{at}"),
             target: arguments.target.clone(),
+            chap: None,
+            header_digest: false,
+            data_digest: false,
             isid: [0x80, a, b, 0, 0, at],
             patience: Duration::from_secs(15),
         })

@@ -6,8 +6,9 @@ use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
+use sluice_proto::iscsi::chap::{Algorithms, Challenges, ChapLogin, Credential};
 use sluice_proto::iscsi::{
-    Command, InitiatorConfig, InitiatorConn, InitiatorEvent, IscsiName, Offers,
+    Command, DigestPolicy, InitiatorConfig, InitiatorConn, InitiatorEvent, IscsiName, Offers,
 };
 use sluice_proto::scsi::ScsiStatus;
 
@@ -63,6 +64,30 @@ pub enum Happened<'a> {
     },
 }
 
+const fn digest(insisted: bool) -> DigestPolicy {
+    if insisted {
+        DigestPolicy::Required
+    } else {
+        DigestPolicy::Allowed
+    }
+}
+
+/// A load is no guard of its secrets: the clock will do for challenges.
+fn chap((initiator, target): (Credential, Option<Credential>)) -> ChapLogin {
+    let now = std::time::UNIX_EPOCH
+        .elapsed()
+        .unwrap_or_default()
+        .as_nanos();
+    let mut key = [0; 32];
+    key[..16].copy_from_slice(&now.to_be_bytes());
+    ChapLogin {
+        algorithms: Algorithms::default(),
+        initiator,
+        target,
+        challenge: Challenges::new(key).draw(),
+    }
+}
+
 /// Whom to log in to, and as whom.
 #[derive(Clone, Debug)]
 pub struct Login {
@@ -70,6 +95,11 @@ pub struct Login {
     pub initiator: String,
     pub target: String,
     pub isid: [u8; 6],
+    /// What is proved with CHAP, and what the target must prove.
+    pub chap: Option<(Credential, Option<Credential>)>,
+    /// CRC32C digests are insisted on.
+    pub header_digest: bool,
+    pub data_digest: bool,
     /// How long to wait for a connection, and for the login over it.
     pub patience: Duration,
 }
@@ -106,8 +136,12 @@ impl Session {
             initiator_name: name(&login.initiator)?,
             target_name: Some(name(&login.target)?),
             isid: login.isid,
-            offers: Offers::lan(),
-            chap: None,
+            offers: Offers {
+                header_digest: digest(login.header_digest),
+                data_digest: digest(login.data_digest),
+                ..Offers::lan()
+            },
+            chap: login.chap.clone().map(chap),
             max_tasks: TASKS_MAX,
         });
         let mut session = Self {

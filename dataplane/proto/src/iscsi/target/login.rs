@@ -142,13 +142,23 @@ impl Login {
             None if chap.is_empty() => {}
             None => return Err(login_status::INVALID_DURING_LOGIN),
         }
-        // 6.3.2: no way out of the security stage but through it.
-        if self.must_prove() && pdu.next.is_some() {
+        // 6.3.2: who wants to leave without a word of CHAP is not waited for.
+        if self.must_prove() && pdu.next.is_some() && !self.method_chosen {
             return Err(unproved);
         }
         self.leading = false;
         self.text.clear();
         Ok(())
+    }
+
+    /// The stage that this response goes on to. An initiator may say with every
+    /// request that it is ready (libiscsi does); it stays until it has proved
+    /// what it must.
+    fn granted(&self) -> Option<Stage> {
+        let pdu = self.pdu.expect("a request is answered");
+        pdu.next.filter(|_| {
+            !pdu.continues && !self.must_prove() && self.status == login_status::SUCCESS
+        })
     }
 
     /// Whether the initiator still has something to prove.
@@ -363,7 +373,7 @@ impl TargetConn {
             self.refuse_login(login_status::INITIATOR_ERROR);
             return;
         }
-        if pdu.next == Some(Stage::FullFeature) {
+        if login.granted() == Some(Stage::FullFeature) {
             let Ok(mut parameters) = login.answers.settled() else {
                 self.refuse_login(login_status::INITIATOR_ERROR);
                 return;
@@ -388,12 +398,7 @@ impl TargetConn {
         let login = &mut self.login;
         login.response_queued = false;
         let pdu = login.pdu.expect("a request is answered");
-        let refused = login.status != login_status::SUCCESS;
-        let next = if refused || pdu.continues {
-            None
-        } else {
-            pdu.next
-        };
+        let next = login.granted();
         login.stage = next.unwrap_or(pdu.stage);
         let last = next == Some(Stage::FullFeature);
         let response = LoginResponsePdu {

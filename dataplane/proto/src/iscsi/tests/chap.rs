@@ -155,6 +155,15 @@ fn the_security_stage_cannot_be_walked_out_of() {
         ..security
     };
     let with_none = format!("{NAMES}AuthMethod=None\n");
+    let eager = format!("{NAMES}AuthMethod=CHAP\n");
+    let mut target = Target(TargetConn::new(TargetConfig {
+        authenticates: true,
+        ..target_config(Offers::lan())
+    }));
+    target.send(leaving.emit(), &eager);
+    assert_eq!(target.0.authenticate(Demand::Chap(demand())), None);
+    let (response, _) = target.response();
+    assert_eq!((response.stage, response.next), (Stage::Security, None));
     let early = format!("{NAMES}CHAP_A=5\n");
     let twice = format!("{NAMES}AuthMethod=CHAP\nAuthMethod=CHAP\n");
     for (request, keys, status) in [
