@@ -72,7 +72,7 @@ impl MemoryBudget {
     /// (75 each), since one may outlive its session by a flush, with their lists (4), four flows (4 each).
     pub const SESSION_BYTES: u64 = (61 + 4 + 2 * (75 + 4) + 4 * 4) * 1024;
     /// Of each command under way: the task, its command to the storage, a place in two queues.
-    pub const TASK_BYTES: u64 = 360 + 40 + 16;
+    pub const TASK_BYTES: u64 = 400 + 40 + 16;
     /// Commands of one session.
     pub const TASKS_PER_SESSION: u64 = 128;
     /// Commands of all sessions.

@@ -61,6 +61,8 @@ pub struct StorageCounters {
     pub syncs: u64,
     pub power_failures: u64,
     pub resets: u64,
+    /// Commands that an ABORT TASK has ended.
+    pub aborted: u64,
     /// Commands that were under way in a reset.
     pub strays: u64,
     pub changes_passed: u64,
@@ -86,6 +88,8 @@ pub struct Storage {
     pub window: u16,
     /// Answers no command while set; pings it does.
     pub hangs: bool,
+    /// It reads nothing any more, though its TCP acknowledges.
+    pub deaf: bool,
     sessions: Vec<Session>,
     next_token: u64,
     next_tsih: u16,
@@ -106,6 +110,7 @@ impl Storage {
             torn: 0,
             window: TargetConfig::default().max_tasks,
             hangs: false,
+            deaf: false,
             sessions: Vec::new(),
             next_token: 1,
             next_tsih: 1,
@@ -299,7 +304,7 @@ impl Storage {
         if self.host.socket(handle).state() != State::Listen {
             self.sessions[at].open = true;
         }
-        while self.receive(now, at, random) {}
+        while !self.deaf && self.receive(now, at, random) {}
         self.execute(now, at, random);
         self.transmit(at);
         if self.host.socket(handle).state() == State::CloseWait {
@@ -342,8 +347,8 @@ impl Storage {
                     Some(TargetEvent::WriteComplete { task }) => {
                         event = Some(Simple::Complete(task))
                     }
-                    Some(TargetEvent::TaskManagement { tag, .. }) => {
-                        event = Some(Simple::Management(tag))
+                    Some(TargetEvent::TaskManagement { tag, ref_task, .. }) => {
+                        event = Some(Simple::Management(tag, ref_task))
                     }
                     Some(TargetEvent::Violation(_)) => event = Some(Simple::Close),
                     Some(_) => {}
@@ -370,8 +375,14 @@ impl Storage {
                     pending.complete = true;
                 }
             }
-            Some(Simple::Management(tag)) => {
-                self.sessions[at]
+            Some(Simple::Management(tag, task)) => {
+                let session = &mut self.sessions[at];
+                if let Some(task) = task {
+                    session.pending.retain(|pending| pending.task != task);
+                    session.conn.abort(task);
+                    self.counters.aborted += 1;
+                }
+                session
                     .conn
                     .answer_task_management(tag, TaskFunctionResponse::Complete);
             }
@@ -653,6 +664,7 @@ enum Simple {
     Login,
     Command(CommandEvent),
     Complete(TaskId),
-    Management(u32),
+    /// A task management function, with the task that it names.
+    Management(u32, Option<TaskId>),
     Close,
 }

@@ -278,7 +278,7 @@ fn data_and_task_management_out_of_turn() {
     hostile.site.send(&session, &data_out(999, 0));
     let write = Site::command(&mut session, 0x20, 1024, &cdb::write(3, 2));
     hostile.site.send(&session, &write.bytes());
-    for (tag, function) in (100..).zip([1, 2, 4, 5, 6, 7, 8, 99]) {
+    for (tag, function) in (100..).zip([1, 2, 4, 5, 6, 8, 99]) {
         let abort = Pdu::new(op::TASK_MANAGEMENT | op::IMMEDIATE, 0x80 | function, tag)
             .at(8, &LUN.to_be_bytes())
             .word(20, write.itt())

@@ -3,13 +3,13 @@
 
 use sluice_proto::Time;
 use sluice_proto::iscsi::{
-    CommandEvent, TargetEvent, TaskAttribute, TaskFunction, TaskFunctionResponse, TaskId, Violation,
+    CommandEvent, TargetEvent, TaskAttribute, TaskFunction, TaskId, Violation,
 };
 use sluice_proto::scsi::{self, Access, ScsiStatus, Sense};
 
 use super::lan::LanState;
 use super::relay::{Net, Relay};
-use super::task::{LanKey, PassTask, Task, TaskKey, VolumeKey, Work, WriteState};
+use super::task::{LanKey, NexusKey, PassTask, Task, TaskKey, VolumeKey, Work, WriteState};
 use super::volume::lun_number;
 
 /// Bytes read from one connection a step, so that one sender cannot stall forwarding.
@@ -70,7 +70,9 @@ impl Relay {
                     lun,
                     referenced,
                 } => {
-                    self.task_management(key, tag, function, lun, referenced);
+                    if self.task_management(net, now, key, tag, function, lun, referenced) {
+                        budget = 0;
+                    }
                 }
                 Arrived::SendTargets => self.send_targets(key),
                 Arrived::Pong => self.lans[key.0].pinged = None,
@@ -81,14 +83,18 @@ impl Relay {
                 return false;
             }
         }
-        let flow = self.lans[key.0].flow;
+        self.advance_line(net, now, key);
+        let Some(lan) = self.lans.get(key.0) else {
+            return false;
+        };
+        let flow = lan.flow;
         let sent = self.transmit_lan(net, now, key);
         // Input may have waited for the answers that have gone out now.
         budget == 0 || sent && self.lans.contains(key.0) && net.tcp.recv_available(flow) > 0
     }
 
     /// Nothing more is read; what is queued has this long to go out.
-    fn begin_closing(&mut self, now: Time, key: LanKey) {
+    pub(super) fn begin_closing(&mut self, now: Time, key: LanKey) {
         let lan = &mut self.lans[key.0];
         lan.state = LanState::Closing;
         lan.login_deadline = now + CLOSING_MAX;
@@ -124,10 +130,11 @@ impl Relay {
         if lan.state == LanState::Closing || *budget == 0 {
             return None;
         }
+        let flow = lan.flow;
         let mut arrived = None;
         loop {
             let mut taken = 0;
-            net.tcp.recv(lan.flow, |bytes| {
+            let mut feed = |bytes: &[u8]| {
                 let window = &bytes[..bytes.len().min(*budget)];
                 while arrived.is_none() {
                     let (used, event) = lan.conn.receive(&window[taken..]);
@@ -170,7 +177,13 @@ impl Relay {
                     };
                 }
                 taken
-            });
+            };
+            if net.tcp.recv_available(flow) == 0 {
+                // The last PDU may have no byte left to come, and an end to tell of.
+                feed(&[]);
+            } else {
+                net.tcp.recv(flow, feed);
+            }
             *budget -= taken;
             if taken > 0 {
                 lan.last_heard = now;
@@ -307,8 +320,12 @@ impl Relay {
             cdb: command.cdb,
             expected_len: command.expected_len,
             deadline: now + self.config.wait_max,
+            arrival: self.arrivals,
+            attribute: command.attribute,
+            dormant: false,
             work,
         }));
+        self.arrivals += 1;
         self.nexuses[nexus_key.0].tasks += 1;
         self.nexuses[nexus_key.0].commands += 1;
         self.lans[lan.0].tasks[usize::from(command.task.0)] = Some(key);
@@ -316,12 +333,44 @@ impl Relay {
         {
             self.note_local(nexus_key, volume);
         }
+        let its_turn = self.line_up(lan, key);
         match self.tasks[key.0].work {
+            // Its data may come; only its commit waits for its turn.
             Work::Write(_) => self.start_write(key),
+            _ if its_turn => self.begin(net, now, key),
+            _ => self.tasks[key.0].dormant = true,
+        }
+    }
+
+    /// A command other than a write begins: its turn has come.
+    pub(super) fn begin(&mut self, net: &mut Net<'_>, now: Time, key: TaskKey) {
+        let task = &self.tasks[key.0];
+        if let (TaskAttribute::Ordered, Some(volume)) = (task.attribute, task.volume) {
+            self.volume_mut(volume).close_epoch();
+        }
+        match self.tasks[key.0].work {
+            Work::Write(_) => unreachable!("writes begin when they arrive"),
             Work::Read(_) => self.start_read(net, now, key),
-            Work::Sync(_) => self.continue_sync(key),
+            Work::Sync(_) => {
+                if let Some((lan, _)) = self.tasks[key.0].lan {
+                    self.leave_line(lan, key);
+                }
+                self.continue_sync(key);
+            }
             Work::Pass(_) => self.start_pass(now, key),
         }
+    }
+
+    /// Puts a task on the list of those that have something to send.
+    pub(super) fn want(&mut self, nexus: NexusKey, key: TaskKey) {
+        let first = self.tasks[key.0].attribute == TaskAttribute::HeadOfQueue;
+        let wanted = &mut self.nexuses[nexus.0].wanted;
+        if first {
+            wanted.push_front(key);
+        } else {
+            wanted.push_back(key);
+        }
+        self.touch_nexus(nexus);
     }
 
     /// Why no command that touches blocks may go to this unit: the cache cannot
@@ -378,7 +427,7 @@ impl Relay {
                         self.staging.give(page);
                         self.held.retain(|&held| held != key);
                     }
-                    WriteState::Landing(id) => self.log.abort(id),
+                    WriteState::Landing(id) | WriteState::Dormant(id) => self.log.abort(id),
                     WriteState::Behind(id) => {
                         self.log.abort(id);
                         self.leave_volume(volume, key);
@@ -414,51 +463,6 @@ impl Relay {
         let state = self.volume_mut(volume);
         state.behind.retain(|&task| task != key);
         state.waiting.retain(|&task| task != key);
-    }
-
-    /// RFC 7143 11.5; SAM-5 clause 7. Only commands without a status end (C-3).
-    fn task_management(
-        &mut self,
-        lan: LanKey,
-        tag: u32,
-        function: TaskFunction,
-        lun: u64,
-        referenced: Option<TaskId>,
-    ) {
-        let response = match function {
-            TaskFunction::AbortTask => {
-                match referenced.and_then(|task| self.lans[lan.0].task(task)) {
-                    Some(key) => {
-                        self.abort(lan, key);
-                        TaskFunctionResponse::Complete
-                    }
-                    None => TaskFunctionResponse::TaskDoesNotExist,
-                }
-            }
-            TaskFunction::AbortTaskSet | TaskFunction::ClearTaskSet | TaskFunction::LunReset => {
-                for number in 0..self.lans[lan.0].tasks.len() {
-                    if let Some(key) = self.lans[lan.0].tasks[number]
-                        && self.tasks[key.0].lun == lun
-                    {
-                        self.abort(lan, key);
-                    }
-                }
-                TaskFunctionResponse::Complete
-            }
-            _ => TaskFunctionResponse::NotSupported,
-        };
-        self.lans[lan.0].conn.answer_task_management(tag, response);
-        self.touch_lan(lan);
-    }
-
-    /// Ends a command without a status: its session forgets the number at once.
-    fn abort(&mut self, lan: LanKey, key: TaskKey) {
-        if let Some((_, number)) = self.tasks[key.0].lan.take() {
-            let session = &mut self.lans[lan.0];
-            session.tasks[usize::from(number.0)] = None;
-            session.conn.abort(number);
-        }
-        self.abandon(key);
     }
 }
 
@@ -506,7 +510,7 @@ fn land(
                 staging.bytes_mut(pool, *page)[from..from + bytes.len()].copy_from_slice(bytes);
                 *received += u32::try_from(bytes.len()).expect("a page of data");
             }
-            WriteState::Behind(_) | WriteState::Durable { .. } => {
+            WriteState::Dormant(_) | WriteState::Behind(_) | WriteState::Durable { .. } => {
                 unreachable!("complete writes get no more data")
             }
         },

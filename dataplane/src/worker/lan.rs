@@ -3,6 +3,7 @@
 //!
 //! Nothing here decides what a command does: that is for [`super::admit`].
 
+use std::collections::VecDeque;
 use std::net::SocketAddrV4;
 
 use sluice_proto::Time;
@@ -36,6 +37,10 @@ pub struct Lan {
     pub nexus: Option<NexusKey>,
     /// By the connection's task number.
     pub tasks: Box<[Option<TaskKey>]>,
+    /// Commands that have no place yet, while one asks for order: see [`super::line`].
+    pub line: VecDeque<TaskKey>,
+    /// One has left it.
+    pub line_moved: bool,
     pub last_heard: Time,
     /// A NOP-In is out and unanswered since.
     pub pinged: Option<Time>,

@@ -106,6 +106,8 @@ impl Relay {
             computer,
             nexus: None,
             tasks: vec![None; slots].into_boxed_slice(),
+            line: VecDeque::with_capacity(slots),
+            line_moved: false,
             last_heard: now,
             pinged: None,
             pages_out: Vec::with_capacity(self.staging.total_pages()),
@@ -525,6 +527,7 @@ impl Relay {
                 self.abandon(task);
             }
         }
+        self.forget_functions(key);
         let lan = self.lans.remove(key.0);
         self.lan_timers.disarm(lan_slot(key));
         for page in lan.pages_out {

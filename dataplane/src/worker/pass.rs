@@ -16,7 +16,7 @@ use super::admit::Refusal;
 use super::relay::{Net, Relay};
 use super::staging::{STAGE_LEN, StagePage};
 use super::task::{
-    PASS_BYTES_MAX, PassTask, SyncTask, TaskKey, VolumeKey, Work, WriteState, WriteTask,
+    PASS_BYTES_MAX, PassTask, SyncTask, Task, TaskKey, VolumeKey, Work, WriteState, WriteTask,
 };
 use super::writable::may_change;
 
@@ -104,6 +104,7 @@ impl Relay {
             barrier: volume.and(barrier),
             passing: false,
             asked: None,
+            aborting: false,
         }))
     }
 
@@ -125,9 +126,11 @@ impl Relay {
     /// Sends the command on if its data is here and its blocks are clean.
     pub(super) fn continue_pass(&mut self, now: Time, key: TaskKey) {
         let _ = now;
-        let volume = self.tasks[key.0].volume;
+        let Task {
+            volume, dormant, ..
+        } = self.tasks[key.0];
         let pass = self.pass_mut(key);
-        if pass.passing || !pass.data_complete {
+        if pass.passing || !pass.data_complete || dormant {
             return;
         }
         let barrier = pass.barrier;
@@ -148,8 +151,7 @@ impl Relay {
         self.pass_mut(key).passing = true;
         self.counters.commands_passed += 1;
         let nexus = self.tasks[key.0].nexus;
-        self.nexuses[nexus.0].wanted.push_back(key);
-        self.touch_nexus(nexus);
+        self.want(nexus, key);
     }
 
     /// No record overlaps the blocks, not even one already durable that a read

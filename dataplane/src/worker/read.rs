@@ -85,11 +85,9 @@ impl Relay {
             .iter()
             .any(|chunk| chunk.state == ChunkState::Wanted)
         {
-            let nexus_state = &mut self.nexuses[nexus.0];
-            if !nexus_state.wanted.contains(&key) {
-                nexus_state.wanted.push_back(key);
+            if !self.nexuses[nexus.0].wanted.contains(&key) {
+                self.want(nexus, key);
             }
-            self.touch_nexus(nexus);
         } else if lan.is_some()
             && read
                 .chunks

@@ -22,10 +22,11 @@ use sluice_proto::iscsi::{DigestPolicy, Offers, TaskId};
 use sluice_proto::scsi::ScsiStatus;
 
 use super::lan::Lan;
+use super::management::Function;
 use super::nexus::Nexus;
 use super::security::Security;
 use super::staging::Staging;
-use super::task::{LanKey, NexusKey, Task, TaskKey, VolumeKey, WanTask};
+use super::task::{LanKey, NexusKey, Task, TaskKey, VolumeKey, WanTask, Work};
 use super::volume::{Volume, same_lun};
 use crate::tcp::{Buffers, FlowId, Tcp};
 use crate::wheel::Wheel;
@@ -132,6 +133,8 @@ pub struct Counters {
     pub writes_behind: u64,
     pub commands_passed: u64,
     pub records_superseded: u64,
+    /// Task management functions that were done.
+    pub functions: u64,
     /// Unit attentions met by the relay's own commands, for the computer to hear.
     pub attentions_kept: u64,
     pub reservation_questions: u64,
@@ -141,7 +144,7 @@ pub struct Counters {
 }
 
 impl Counters {
-    pub fn rows(&self) -> [(&'static str, u64); 25] {
+    pub fn rows(&self) -> [(&'static str, u64); 26] {
         [
             ("login_accepted", self.logins),
             ("login_refused", self.logins_refused),
@@ -164,6 +167,7 @@ impl Counters {
             ("write_behind_command", self.writes_behind),
             ("command_passed", self.commands_passed),
             ("record_superseded", self.records_superseded),
+            ("task_management", self.functions),
             ("unit_attention_kept", self.attentions_kept),
             ("reservation_question", self.reservation_questions),
             ("reservation_conflict", self.reservation_conflicts),
@@ -220,6 +224,11 @@ pub struct Relay {
     pub(super) task_turn: usize,
     pub(super) wan_task_turn: usize,
     pub(super) next_tsih: u16,
+    /// Commands and functions that have come.
+    pub(super) arrivals: u64,
+    /// Task management functions that wait for the storage.
+    pub(super) functions: Vec<Function>,
+    pub(super) functions_moved: bool,
     pub(super) random: u64,
     pub(super) challenges: Challenges,
     /// Places in the sequence of questions, logins and doubts: see [`super::reservation`].
@@ -353,6 +362,7 @@ impl Relay {
         let session = &mut self.lans[lan.0];
         session.tasks[usize::from(number.0)] = None;
         session.conn.respond(number, status, sense, transferred);
+        self.leave_line(lan, key);
         self.touch_lan(lan);
     }
 
@@ -364,6 +374,9 @@ impl Relay {
             "a task is answered before it is forgotten"
         );
         self.nexuses[task.nexus.0].tasks -= 1;
+        if matches!(&task.work, Work::Pass(pass) if pass.aborting) {
+            self.ended_at_storage(key, &task);
+        }
     }
 }
 

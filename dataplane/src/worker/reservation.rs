@@ -322,6 +322,9 @@ impl Relay {
                 cdb: reservation::release_6_cdb(),
                 expected_len: 0,
                 deadline: Time::FAR,
+                arrival: self.arrivals,
+                attribute: sluice_proto::iscsi::TaskAttribute::Simple,
+                dormant: false,
                 work: Work::Pass(PassTask {
                     read: false,
                     write: false,
@@ -331,6 +334,7 @@ impl Relay {
                     barrier: Some(self.whole(volume)),
                     passing: false,
                     asked: None,
+                    aborting: false,
                 }),
             }));
             self.nexuses[nexus.0].tasks += 1;

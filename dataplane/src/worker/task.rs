@@ -8,7 +8,7 @@
 use arrayvec::ArrayVec;
 use sluice_hugepages::log::WriteId;
 use sluice_proto::Time;
-use sluice_proto::iscsi::TaskId;
+use sluice_proto::iscsi::{TaskAttribute, TaskId};
 use sluice_proto::scsi::Access;
 
 use super::inquiry::Question;
@@ -46,6 +46,11 @@ pub struct Task {
     pub expected_len: u32,
     /// When a task that waits for room, the storage or durability ends BUSY (C-16).
     pub deadline: Time,
+    /// Its place among all commands that came, of all sessions.
+    pub arrival: u64,
+    pub attribute: TaskAttribute,
+    /// It has not begun: others of its session come first.
+    pub dormant: bool,
     pub work: Work,
 }
 
@@ -92,6 +97,8 @@ pub enum WriteState {
     Held { page: StagePage, received: u32 },
     /// Data goes straight to where it stays.
     Landing(WriteId),
+    /// Complete, but others of its session take their place first.
+    Dormant(WriteId),
     /// Complete, but a command that passes through touches the same blocks.
     Behind(WriteId),
     /// In the log; a FUA write waits here for the storage's stable media.
@@ -153,6 +160,8 @@ pub struct PassTask {
     /// On its way: the flush queue knows of it.
     pub passing: bool,
     pub asked: Option<usize>,
+    /// A task management function has ended it; the storage may not have yet.
+    pub aborting: bool,
 }
 
 /// Whether a barrier covers a block of the range.

@@ -84,6 +84,10 @@ impl Relay {
                 }
             }
         }
+        if self.functions_moved {
+            self.sweep_functions(net, now);
+            left_over = true;
+        }
         left_over |= self.look(net, now);
         if now >= self.next_sweep {
             self.next_sweep = now + SWEEP_PERIOD;
@@ -142,6 +146,7 @@ impl Relay {
 
     fn sweep(&mut self, net: &mut Net<'_>, now: Time) {
         self.sweep_tasks(net, now);
+        self.sweep_functions(net, now);
         self.sweep_wan_tasks(net, now);
         for volume in self.volume_keys() {
             self.recheck(now, volume);

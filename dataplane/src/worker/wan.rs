@@ -42,6 +42,9 @@ enum Arrived {
         sense: ArrayVec<u8, SENSE_LEN_MAX>,
         failed: bool,
     },
+    Aborted {
+        token: u64,
+    },
     Pong,
     LogoutRequested,
     LoggedOut,
@@ -125,6 +128,11 @@ impl Relay {
                 } => {
                     self.response(net, now, token, status, &sense, failed);
                 }
+                Arrived::Aborted { token } => {
+                    if let Ok(wan_task) = usize::try_from(token) {
+                        self.aborted_at_storage(net, now, wan_task);
+                    }
+                }
                 Arrived::Pong => self.nexuses[key.0].pinged = None,
                 // RFC 7143 11.9.1: the storage asks to be left; we come back by ourselves.
                 Arrived::LogoutRequested => {
@@ -179,18 +187,18 @@ impl Relay {
                 return None;
             }
             let mut taken = 0;
-            net.tcp.recv(flow, |bytes| {
+            let mut feed = |bytes: &[u8]| {
                 let window = &bytes[..bytes.len().min(*budget)];
                 while arrived.is_none() {
                     let (used, event) = conn.receive(&window[taken..]);
                     taken += used;
                     arrived = match event {
                         None if used == 0 || taken == window.len() => break,
-                        None
-                        | Some(
-                            InitiatorEvent::TaskManagementResponse { .. }
-                            | InitiatorEvent::SendTargets,
-                        ) => None,
+                        None | Some(InitiatorEvent::SendTargets) => None,
+                        Some(InitiatorEvent::TaskManagementResponse {
+                            token: Some(token), ..
+                        }) => Some(Arrived::Aborted { token }),
+                        Some(InitiatorEvent::TaskManagementResponse { .. }) => None,
                         Some(InitiatorEvent::DataIn {
                             token,
                             offset,
@@ -237,7 +245,13 @@ impl Relay {
                     };
                 }
                 taken
-            });
+            };
+            if net.tcp.recv_available(flow) == 0 {
+                // The last PDU may have no byte left to come, and an end to tell of.
+                feed(&[]);
+            } else {
+                net.tcp.recv(flow, feed);
+            }
             *budget -= taken;
             if taken > 0 {
                 nexus.last_heard = now;
@@ -667,6 +681,9 @@ impl Relay {
                 WanKind::Stray { volume, .. } => self.volume_mut(volume).strays -= 1,
                 WanKind::Chunk { task, volume, .. } => self.chunk_lost(at, task, volume),
                 WanKind::Forward { task } => {
+                    // Until the reinstatement it may still be done: a function that
+                    // has ended it is not told that it is over, and is rejected.
+                    self.pass_mut(task).aborting = false;
                     // Nobody knows whether it was done: the computer is told so, and decides.
                     let sense = Sense::COMMUNICATION_FAILURE.fixed();
                     self.pass_answered(net, now, task, ScsiStatus::CHECK_CONDITION, &sense);

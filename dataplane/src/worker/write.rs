@@ -46,7 +46,8 @@ impl Relay {
 
     /// Gives the write room in the log, or lets it wait its turn for some.
     pub(super) fn start_write(&mut self, key: TaskKey) {
-        if self.held.is_empty()
+        let first = self.tasks[key.0].attribute == TaskAttribute::HeadOfQueue;
+        if (first || self.held.is_empty())
             && let Some(id) = self.reserve(key)
         {
             self.write_mut(key).state = WriteState::Landing(id);
@@ -57,7 +58,11 @@ impl Relay {
             Some(page) => {
                 self.counters.writes_held += 1;
                 self.write_mut(key).state = WriteState::Held { page, received: 0 };
-                self.held.push_back(key);
+                if first {
+                    self.held.push_front(key);
+                } else {
+                    self.held.push_back(key);
+                }
                 self.want_room();
             }
             None => {
@@ -106,11 +111,16 @@ impl Relay {
         } = *self.write_mut(key);
         let (id, waited) = match *state {
             WriteState::Landing(id) => (id, false),
+            WriteState::Dormant(id) => (id, false),
             WriteState::Behind(id) => (id, true),
             // All its data came unasked, and it still waits for room.
             WriteState::Held { .. } => return,
             WriteState::Durable { .. } => unreachable!("a write is committed once"),
         };
+        if self.is_blocked(key) {
+            self.write_mut(key).state = WriteState::Dormant(id);
+            return;
+        }
         let standing = self.standing(volume_key, self.tasks[key.0].nexus, Deed::Write);
         let volume = self.volumes[usize::from(volume_key.0)]
             .as_mut()
@@ -172,6 +182,9 @@ impl Relay {
         if fua {
             self.volume_mut(volume_key).waiting.push(key);
             self.write_mut(key).state = WriteState::Durable { sequence };
+            if let Some((lan, _)) = self.tasks[key.0].lan {
+                self.leave_line(lan, key);
+            }
             self.ask_flush(volume_key);
         } else {
             self.answer(key, ScsiStatus::GOOD, &[], len);

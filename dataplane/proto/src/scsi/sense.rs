@@ -79,6 +79,8 @@ impl Sense {
     pub const WRITE_PROTECTED: Self = Self::new(SenseKey::DATA_PROTECT, 0x27, 0x00);
     pub const SPACE_ALLOCATION_FAILED: Self = Self::new(SenseKey::DATA_PROTECT, 0x27, 0x07);
     pub const POWER_ON_OR_RESET: Self = Self::new(SenseKey::UNIT_ATTENTION, 0x29, 0x00);
+    /// BUS DEVICE RESET FUNCTION OCCURRED: a logical unit or target reset function.
+    pub const BUS_DEVICE_RESET: Self = Self::new(SenseKey::UNIT_ATTENTION, 0x29, 0x03);
     pub const NEXUS_LOSS: Self = Self::new(SenseKey::UNIT_ATTENTION, 0x29, 0x07);
     /// Raised when the WCE that a computer was told changes (C-14).
     pub const MODE_PARAMETERS_CHANGED: Self = Self::new(SenseKey::UNIT_ATTENTION, 0x2A, 0x01);

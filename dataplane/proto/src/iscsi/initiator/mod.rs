@@ -109,7 +109,8 @@ pub enum InitiatorEvent<'a> {
     TaskManagementResponse {
         function: TaskFunction,
         lun: u64,
-        /// The command of an `abort_task`.
+        /// The command of an `abort_task`, if it was outstanding until now: it
+        /// gets no `Response` any more.
         token: Option<u64>,
         response: TaskFunctionResponse,
     },

@@ -321,13 +321,14 @@ impl InitiatorConn {
             ..
         } = self.task_management.swap_remove(at);
         let cmd_sn = cmd_sn.expect("it was sent");
+        let mut ended = None;
         match (pdu.response, task) {
             // A task that the storage does not know will get no response.
             (
                 TaskFunctionResponse::Complete | TaskFunctionResponse::TaskDoesNotExist,
                 Some((itt, _)),
             ) => {
-                self.forget(itt);
+                ended = self.forget(itt);
             }
             (TaskFunctionResponse::Complete, None) => {
                 let one_lun = function == TaskFunction::LunReset;
@@ -344,7 +345,7 @@ impl InitiatorConn {
         Ok(Some(InitiatorEvent::TaskManagementResponse {
             function,
             lun,
-            token: task.map(|(_, token)| token),
+            token: ended,
             response: pdu.response,
         }))
     }
