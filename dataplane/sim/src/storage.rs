@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use sluice_proto::Time;
 use sluice_proto::iscsi::{
-    CommandEvent, TargetConfig, TargetConn, TargetEvent, TaskFunctionResponse, TaskId,
+    CommandEvent, TargetConfig, TargetConn, TargetEvent, TaskFunction, TaskFunctionResponse,
+    TaskId, login_status,
 };
 use sluice_proto::scsi::reservation::Change;
 use sluice_proto::scsi::{self, Access, ScsiStatus, Sense, SenseKey, opcode};
@@ -63,6 +64,10 @@ pub struct StorageCounters {
     pub resets: u64,
     /// Commands that an ABORT TASK has ended.
     pub aborted: u64,
+    pub lun_resets: u64,
+    /// Sessions that broke with writes under way, and writes carried out for such.
+    pub left_behind: u64,
+    pub strays_done: u64,
     /// Commands that were under way in a reset.
     pub strays: u64,
     pub changes_passed: u64,
@@ -90,7 +95,13 @@ pub struct Storage {
     pub hangs: bool,
     /// It reads nothing any more, though its TCP acknowledges.
     pub deaf: bool,
+    /// Writes of initiators whose names end so are not carried out while set.
+    pub stalls: Option<&'static str>,
+    /// Initiator names ending so are not let in.
+    pub bars: Option<&'static str>,
     sessions: Vec<Session>,
+    /// Sessions whose connection is gone, with what is still carried out of them.
+    left: Vec<Session>,
     next_token: u64,
     next_tsih: u16,
     changed: bool,
@@ -111,7 +122,10 @@ impl Storage {
             window: TargetConfig::default().max_tasks,
             hangs: false,
             deaf: false,
+            stalls: None,
+            bars: None,
             sessions: Vec::new(),
+            left: Vec::new(),
             next_token: 1,
             next_tsih: 1,
             changed: false,
@@ -163,6 +177,7 @@ impl Storage {
         for session in &mut self.sessions {
             session.pending.clear();
         }
+        self.left.clear();
         self.reservations.forget();
     }
 
@@ -270,6 +285,7 @@ impl Storage {
         let due = self
             .sessions
             .iter()
+            .chain(&self.left)
             .flat_map(|session| session.pending.iter())
             .filter(|pending| pending.complete)
             .map(|pending| pending.due)
@@ -287,16 +303,78 @@ impl Storage {
             let handle = self.sessions[at].handle;
             if self.sessions[at].open && !self.host.socket(handle).is_open() {
                 self.host.close(handle);
-                let gone = self.sessions.remove(at);
+                let mut gone = self.sessions.remove(at);
                 if gone.isid.is_some() {
                     self.reservations.end_reserve(gone.port.as_ref());
+                }
+                // A storage need not end what it has all the data of (RFC 7143 6.3.5):
+                // it is carried out in its time, unless the session is reinstated.
+                gone.pending
+                    .retain(|pending| pending.complete && pending.command.write);
+                if gone.isid.is_some() && !gone.pending.is_empty() {
+                    self.counters.left_behind += 1;
+                    gone.attention = false;
+                    gone.told.clear();
+                    self.left.push(gone);
                 }
             }
         }
         while self.sessions.iter().filter(|session| !session.open).count() < LISTENERS {
             self.listen();
         }
+        self.execute_left(now, random);
         self.host.poll(now);
+    }
+
+    /// Carries out what is due of sessions whose connection is gone.
+    fn execute_left(&mut self, now: Time, random: &mut Random) {
+        for _ in 0..self.left.len() {
+            // Each has its turn as if it were the last session that is there.
+            let session = self.left.remove(0);
+            self.sessions.push(session);
+            let at = self.sessions.len() - 1;
+            while let Some(pending) = self.due(now, at) {
+                let _ = self.perform(at, &pending, random);
+                self.counters.strays_done += 1;
+            }
+            let session = self.sessions.pop().expect("it was pushed");
+            if !session.pending.is_empty() {
+                self.left.push(session);
+            }
+        }
+    }
+
+    /// Takes a command that is to be carried out now.
+    fn due(&mut self, now: Time, at: usize) -> Option<Pending> {
+        let stalls = self.stalls;
+        let session = &mut self.sessions[at];
+        let stalled = stalls.is_some_and(|end| {
+            let port = session.port.as_ref();
+            port.is_some_and(|port| port.name.ends_with(end))
+        });
+        if self.hangs {
+            return None;
+        }
+        let which = session.pending.iter().position(|pending| {
+            pending.complete && pending.due <= now && !(stalled && pending.command.write)
+        })?;
+        Some(session.pending.remove(which))
+    }
+
+    /// Writes of block `lba` under way, of any session, by the number they carry.
+    pub fn writes_under_way(&self, lba: u64) -> Vec<u32> {
+        let sessions = self.sessions.iter().chain(&self.left);
+        let pending = sessions.flat_map(|session| &session.pending);
+        pending
+            .filter(|pending| pending.complete && pending.command.write)
+            .filter_map(|pending| block::number(&pending.data, lba))
+            .collect()
+    }
+
+    /// The connection of the first session breaks; its commands stay.
+    pub fn cut_first(&mut self) {
+        let handle = self.sessions[0].handle;
+        self.host.socket(handle).abort();
     }
 
     fn serve(&mut self, now: Time, at: usize, random: &mut Random) {
@@ -347,9 +425,12 @@ impl Storage {
                     Some(TargetEvent::WriteComplete { task }) => {
                         event = Some(Simple::Complete(task))
                     }
-                    Some(TargetEvent::TaskManagement { tag, ref_task, .. }) => {
-                        event = Some(Simple::Management(tag, ref_task))
-                    }
+                    Some(TargetEvent::TaskManagement {
+                        tag,
+                        function,
+                        ref_task,
+                        ..
+                    }) => event = Some(Simple::Management(tag, function, ref_task)),
                     Some(TargetEvent::Violation(_)) => event = Some(Simple::Close),
                     Some(_) => {}
                     None if used == 0 => break,
@@ -375,7 +456,10 @@ impl Storage {
                     pending.complete = true;
                 }
             }
-            Some(Simple::Management(tag, task)) => {
+            Some(Simple::Management(tag, function, task)) => {
+                if function == TaskFunction::LunReset {
+                    self.reset_tasks();
+                }
                 let session = &mut self.sessions[at];
                 if let Some(task) = task {
                     session.pending.retain(|pending| pending.task != task);
@@ -394,9 +478,28 @@ impl Storage {
         true
     }
 
+    /// LUN RESET: what every session had under way is ended, and each is told so
+    /// but the one that asked (SAM-5 7.7); the cache stays.
+    fn reset_tasks(&mut self) {
+        self.counters.lun_resets += 1;
+        self.left.clear();
+        for session in &mut self.sessions {
+            session.pending.clear();
+            session.attention = true;
+        }
+    }
+
     /// The same ISID reinstates: what the old session had under way is dropped (RFC 7143 6.3.5).
     fn login(&mut self, at: usize) {
-        let isid = self.sessions[at].conn.login_request().isid;
+        let request = self.sessions[at].conn.login_request();
+        let isid = request.isid;
+        if self
+            .bars
+            .is_some_and(|end| request.initiator_name.ends_with(end))
+        {
+            let status = login_status::AUTHORIZATION_FAILURE;
+            return self.sessions[at].conn.reject_login(status.0, status.1);
+        }
         for other in 0..self.sessions.len() {
             if other != at && self.sessions[other].isid == Some(isid) {
                 self.counters.reinstated += u64::from(!self.sessions[other].pending.is_empty());
@@ -406,6 +509,11 @@ impl Storage {
                 self.host.socket(handle).abort();
             }
         }
+        self.left.retain(|left| {
+            let same = left.isid == Some(isid);
+            self.counters.reinstated += u64::from(same);
+            !same
+        });
         let port = InitiatorPort {
             name: self.sessions[at]
                 .conn
@@ -445,13 +553,7 @@ impl Storage {
     }
 
     fn execute(&mut self, now: Time, at: usize, random: &mut Random) {
-        while !self.hangs
-            && let Some(which) = self.sessions[at]
-                .pending
-                .iter()
-                .position(|pending| pending.complete && pending.due <= now)
-        {
-            let pending = self.sessions[at].pending.remove(which);
+        while let Some(pending) = self.due(now, at) {
             let (status, sense, answer) = self.perform(at, &pending, random);
             let session = &mut self.sessions[at];
             let transferred = if pending.command.write {
@@ -665,6 +767,6 @@ enum Simple {
     Command(CommandEvent),
     Complete(TaskId),
     /// A task management function, with the task that it names.
-    Management(u32, Option<TaskId>),
+    Management(u32, TaskFunction, Option<TaskId>),
     Close,
 }

@@ -85,9 +85,13 @@ impl Relay {
             near_full: !self.held.is_empty(),
             ask_done: asked.is_some_and(|sequence| self.flush.durable_through(key.0, sequence)),
         };
+        let fenced_off = self
+            .volume(key)
+            .target
+            .is_some_and(|target| self.is_fenced_off(target));
         let volume = self.volume_mut(key);
-        // A stray write could land on what is sent after it (C-6).
-        if volume.misfit || volume.strays > 0 || now < volume.retry_at {
+        // A stray write could land on what is sent after it (C-6, C-8).
+        if fenced_off || volume.misfit || volume.strays > 0 || now < volume.retry_at {
             return false;
         }
         if volume.holding.is_asked_after_conflict() {

@@ -277,6 +277,9 @@ impl Relay {
             acknowledged: 0,
             progressed: Time::ZERO,
             watched: false,
+            astray: false,
+            fenced_by: None,
+            resets: ArrayVec::new(),
             pinged: None,
             logins: 0,
             commands: 0,
@@ -549,6 +552,7 @@ impl Relay {
             || nexus.tasks > 0
             || self.carries_flush(key)
             || self.may_be_registered(key)
+            || nexus.astray
         {
             return;
         }

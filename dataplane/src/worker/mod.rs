@@ -16,7 +16,8 @@
 
 pub mod admit;
 pub mod attention;
-pub mod flush;
+pub mod fence;
+mod flush;
 pub mod holding;
 pub mod inquiry;
 pub mod lan;

@@ -14,7 +14,7 @@ use sluice_hugepages::log::NexusId;
 use sluice_proto::Time;
 use sluice_proto::iscsi::InitiatorConn;
 
-use super::task::{LanKey, ProbeStep, TaskKey};
+use super::task::{LanKey, NexusKey, ProbeStep, TaskKey};
 use crate::tcp::FlowId;
 
 /// LUNs that one target may have.
@@ -99,6 +99,12 @@ pub struct Nexus {
     pub acknowledged: u64,
     /// When bytes were last acknowledged, or none were outstanding.
     pub progressed: Time,
+    /// Commands of an earlier session may still be under way at the storage.
+    pub astray: bool,
+    /// The nexus that resets what this one may have under way.
+    pub fenced_by: Option<NexusKey>,
+    /// LUNs that this nexus is to reset, the last one now.
+    pub resets: ArrayVec<u64, TARGET_LUNS_MAX>,
     /// Bytes are, or may be, outstanding: it is looked at often enough to see a stall.
     pub watched: bool,
     pub pinged: Option<Time>,

@@ -82,6 +82,7 @@ impl Relay {
             lans_queued: std::collections::VecDeque::with_capacity(sessions),
             nexuses_queued: std::collections::VecDeque::with_capacity(nexuses_max),
             next_sweep: now,
+            astray: vec![0; config.targets.len()],
             lan_timers: Wheel::new(slots(lans.capacity())),
             nexus_timers: Wheel::new(slots(nexuses.capacity())),
             lans,
@@ -204,6 +205,8 @@ impl Relay {
                 id,
             );
             self.nexuses[key.0].established = true;
+            // What the process had under way when it died.
+            self.gone_astray(key);
             for number in 0..VOLUMES_MAX {
                 let dirty = self
                     .flush

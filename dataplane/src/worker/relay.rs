@@ -126,6 +126,8 @@ pub struct Counters {
     pub records_unsound: u64,
     pub volumes_misfit: u64,
     pub sessions_reinstated: u64,
+    /// Times that LUNs were reset for a nexus that could not come back.
+    pub lun_resets: u64,
     /// Chunks of reads, by how much of them the cache held.
     pub reads_cached: u64,
     pub reads_partly_cached: u64,
@@ -144,7 +146,7 @@ pub struct Counters {
 }
 
 impl Counters {
-    pub fn rows(&self) -> [(&'static str, u64); 26] {
+    pub fn rows(&self) -> [(&'static str, u64); 27] {
         [
             ("login_accepted", self.logins),
             ("login_refused", self.logins_refused),
@@ -161,6 +163,7 @@ impl Counters {
             ("record_unsound", self.records_unsound),
             ("volume_misfit", self.volumes_misfit),
             ("session_reinstated", self.sessions_reinstated),
+            ("lun_reset", self.lun_resets),
             ("read_cached", self.reads_cached),
             ("read_partly_cached", self.reads_partly_cached),
             ("read_uncached", self.reads_uncached),
@@ -217,6 +220,8 @@ pub struct Relay {
     pub(super) lans_queued: VecDeque<LanKey>,
     pub(super) nexuses_queued: VecDeque<NexusKey>,
     pub(super) next_sweep: Time,
+    /// Nexuses that are astray, by target.
+    pub(super) astray: Vec<u32>,
     /// When each session and nexus is to be looked at, though nothing arrives.
     pub(super) lan_timers: Wheel,
     pub(super) nexus_timers: Wheel,

@@ -134,6 +134,7 @@ impl Relay {
                 let key = NexusKey(at as usize);
                 self.see_to_nexus(net, now, key);
                 if self.nexuses.contains(key.0) {
+                    self.consider_reset(key);
                     self.retire_nexus(net, now, key);
                 }
                 if let Some(next) = self.next_look_at_nexus(now, key) {

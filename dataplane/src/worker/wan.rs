@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use arrayvec::ArrayVec;
 use sluice_proto::Time;
-use sluice_proto::iscsi::SENSE_LEN_MAX;
 use sluice_proto::iscsi::login_status::{self, Status};
 use sluice_proto::iscsi::{
     Direction, InitiatorConfig, InitiatorConn, InitiatorEvent, IscsiName, Offers, Violation,
 };
+use sluice_proto::iscsi::{SENSE_LEN_MAX, TaskFunctionResponse};
 use sluice_proto::scsi::{Capacity, ScsiStatus, Sense, SenseKey, cdb, mode::ModeSense, sense};
 
 use super::holding::Deed;
@@ -46,6 +46,7 @@ enum Arrived {
         token: u64,
     },
     Pong,
+    Reset(TaskFunctionResponse),
     LogoutRequested,
     LoggedOut,
     Violation,
@@ -107,6 +108,7 @@ impl Relay {
             match arrived {
                 Arrived::LoggedIn => {
                     self.counters.wan_logins += 1;
+                    self.no_longer_astray(key);
                     let nexus = &mut self.nexuses[key.0];
                     nexus.logins += 1;
                     nexus.state = WanState::Probing;
@@ -134,6 +136,7 @@ impl Relay {
                     }
                 }
                 Arrived::Pong => self.nexuses[key.0].pinged = None,
+                Arrived::Reset(response) => self.reset_answered(net, now, key, response),
                 // RFC 7143 11.9.1: the storage asks to be left; we come back by ourselves.
                 Arrived::LogoutRequested => {
                     if let Some(conn) = self.nexuses[key.0].conn.as_mut() {
@@ -198,7 +201,9 @@ impl Relay {
                         Some(InitiatorEvent::TaskManagementResponse {
                             token: Some(token), ..
                         }) => Some(Arrived::Aborted { token }),
-                        Some(InitiatorEvent::TaskManagementResponse { .. }) => None,
+                        Some(InitiatorEvent::TaskManagementResponse { response, .. }) => {
+                            Some(Arrived::Reset(response))
+                        }
                         Some(InitiatorEvent::DataIn {
                             token,
                             offset,
@@ -345,9 +350,14 @@ impl Relay {
             && nexus.window() > 0
             && self.wan_tasks.len() < self.wan_tasks.capacity()
         {
+            let target = nexus.target;
             let Some(&task) = nexus.wanted.front() else {
                 return;
             };
+            // C-8: an older change could land after it.
+            if self.is_fenced_off(target) && self.passes_change(task) {
+                return;
+            }
             if !self.send_for(now, key, task) {
                 self.nexuses[key.0].wanted.pop_front();
             }
@@ -675,6 +685,9 @@ impl Relay {
             .collect();
         for at in out {
             let WanTask { kind, .. } = self.wan_tasks.remove(at);
+            if self.may_change_media(&kind) {
+                self.gone_astray(key);
+            }
             match kind {
                 WanKind::Flush { .. } | WanKind::FlushSync { .. } => {}
                 // Reinstatement ends them before anything is sent again.
@@ -698,7 +711,9 @@ impl Relay {
         for volume in self.volume_keys() {
             self.release_durable(net, now, volume);
         }
-        if self.nexuses[key.0].state == WanState::LoggingOut {
+        self.give_up_resets(key);
+        let leaves = self.nexuses[key.0].state == WanState::LoggingOut;
+        if leaves && !self.nexuses[key.0].astray {
             self.nexuses[key.0].state = WanState::Gone;
             self.look_at_nexus(key);
         } else {
