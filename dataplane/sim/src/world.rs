@@ -477,8 +477,6 @@ impl World {
             ("storage_power_failures", storage.power_failures),
             ("storage_resets", storage.resets),
             ("storage_strays", storage.strays),
-            ("storage_sessions_left_behind", storage.left_behind),
-            ("storage_strays_of_lost_sessions", storage.strays_done),
             ("storage_reinstatements", storage.reinstated),
             ("storage_writes_through", storage.write_through),
             ("storage_changes_passed", storage.changes_passed),

@@ -56,7 +56,9 @@ impl Relay {
                     }
                 }
                 FlushAction::Sync => {
-                    let lun = self.volume(key).lun;
+                    let volume = self.volume_mut(key);
+                    volume.begun = true;
+                    let lun = volume.lun;
                     self.submit(
                         now,
                         nexus,

@@ -574,11 +574,12 @@ impl Relay {
     }
 
     /// The nexus carries a volume's flush, or is the only one left to do so.
-    fn carries_flush(&self, key: NexusKey) -> bool {
+    pub(super) fn carries_flush(&self, key: NexusKey) -> bool {
         let target = self.nexuses[key.0].target;
         self.volume_keys().any(|volume_key| {
             let volume = self.volume(volume_key);
-            let busy = self.flush.records(volume_key.0) > 0 || !volume.durable.is_empty();
+            // A sync under way is work too, though there is no record left.
+            let busy = !self.flush.is_drained(volume_key.0) || !volume.durable.is_empty();
             busy && volume.target == Some(target)
                 && match volume
                     .flush_nexus

@@ -713,7 +713,8 @@ impl Relay {
         }
         self.give_up_resets(key);
         let leaves = self.nexuses[key.0].state == WanState::LoggingOut;
-        if leaves && !self.nexuses[key.0].astray {
+        // What it was to leave behind may have come back to it since it said so.
+        if leaves && !self.nexuses[key.0].astray && !self.carries_flush(key) {
             self.nexuses[key.0].state = WanState::Gone;
             self.look_at_nexus(key);
         } else {
