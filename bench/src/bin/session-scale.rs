@@ -147,7 +147,7 @@ impl Relay {
                 wan_pages: 1,
                 silence_max: Duration::from_secs(3600),
                 asks_idle: false,
-                shared: false,
+                ..Size::SMALL
             },
             |_| (),
         );

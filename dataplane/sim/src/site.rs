@@ -16,13 +16,14 @@ use sluice_dataplane::driver::Port;
 use sluice_dataplane::driver::memory::MemorySpec;
 use sluice_dataplane::net::{PortConfig, Router, RouterConfig};
 use sluice_dataplane::tcp::{Buffers, Tcp, TcpConfig};
-use sluice_dataplane::worker::security::Security;
+use sluice_dataplane::worker::security::{ComputerChap, Security};
 use sluice_dataplane::worker::{Digests, Io, Mode, Relay, RelayConfig, Target, Usage, Worker};
 use sluice_hugepages::log::Log;
 use sluice_hugepages::pool::Pool;
 use sluice_hugepages::region::Region;
 use sluice_proto::Time;
 use sluice_proto::cache::flush::policy::FlushPolicy;
+use sluice_proto::iscsi::chap::{Algorithms, Challenges, ChapLogin, ChapName, Credential, Secret};
 use smoltcp::iface::SocketHandle;
 use smoltcp::socket::tcp::State;
 
@@ -32,9 +33,33 @@ pub const TARGETS: [&str; 2] = [
     "iqn.2004-03.example.sim:vol1",
 ];
 const COMPUTERS: [Ipv4Addr; 2] = [Ipv4Addr::new(198, 18, 0, 10), Ipv4Addr::new(198, 18, 0, 11)];
-const RELAY_LAN: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
+pub const RELAY_LAN: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
 const RELAY_WAN: Ipv4Addr = Ipv4Addr::new(198, 19, 0, 1);
-const STORAGE: Ipv4Addr = Ipv4Addr::new(198, 19, 0, 10);
+pub const STORAGE: Ipv4Addr = Ipv4Addr::new(198, 19, 0, 10);
+const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(198, 19, 0, 11);
+
+/// What every computer proves to the relay, and the relay to it.
+fn credentials() -> (Credential, Credential) {
+    let credential = |name: &str, secret: &[u8]| Credential {
+        name: ChapName::from(name).expect("a short name"),
+        secret: Secret::new(secret).expect("96 bits at least"),
+    };
+    (
+        credential("computer", b"the computers' secret"),
+        credential("relay", b"the relay's secret"),
+    )
+}
+
+/// Mutual CHAP, as a computer of a site with [`Size::chap`] does it.
+pub fn chap_login() -> ChapLogin {
+    let (computer, relay) = credentials();
+    ChapLogin {
+        algorithms: Algorithms::default(),
+        initiator: computer,
+        target: Some(relay),
+        challenge: Challenges::new([9; 32]).draw(),
+    }
+}
 
 /// Opcodes of RFC 7143 11.1.1 that these tests send or wait for.
 pub mod op {
@@ -42,10 +67,12 @@ pub mod op {
     pub const COMMAND: u8 = 0x01;
     pub const TASK_MANAGEMENT: u8 = 0x02;
     pub const LOGIN: u8 = 0x03;
+    pub const TEXT: u8 = 0x04;
     pub const DATA_OUT: u8 = 0x05;
     pub const LOGOUT: u8 = 0x06;
     pub const RESPONSE: u8 = 0x21;
     pub const LOGIN_RESPONSE: u8 = 0x23;
+    pub const TEXT_RESPONSE: u8 = 0x24;
     pub const DATA_IN: u8 = 0x25;
     pub const IMMEDIATE: u8 = 0x40;
 }
@@ -130,6 +157,12 @@ pub struct Size {
     pub asks_idle: bool,
     /// Several computers may be on one target.
     pub shared: bool,
+    /// Computers dial the relay's own portal.
+    pub portal: bool,
+    /// The second target is at [`ELSEWHERE`], where nobody answers.
+    pub apart: bool,
+    /// Computers must prove who they are: see [`chap_login`].
+    pub chap: bool,
 }
 
 impl Size {
@@ -141,6 +174,9 @@ impl Size {
         silence_max: Duration::from_secs(5),
         asks_idle: true,
         shared: false,
+        portal: false,
+        apart: false,
+        chap: false,
     };
 }
 
@@ -326,7 +362,8 @@ impl Site {
     pub fn connect(&mut self, computer: usize) -> Session {
         let handle = self.computers[computer].open();
         self.next_port += 1;
-        self.computers[computer].connect(handle, (STORAGE, PORT), self.next_port);
+        let dialled = if self.size.portal { RELAY_LAN } else { STORAGE };
+        self.computers[computer].connect(handle, (dialled, PORT), self.next_port);
         self.received.push((handle, computer, Vec::new()));
         self.run(Duration::from_millis(20));
         Session {
@@ -492,16 +529,27 @@ fn start(log: Region, size: Size, random: &mut Random, now: Time) -> (Worker, Ve
     let (log, recovery) = Log::open(log).expect("a log of our own making");
     let mut pool = Pool::anonymous(size.pool_pages);
     let config = RelayConfig {
-        mode: Mode::Transparent,
+        mode: if size.portal {
+            Mode::Portal
+        } else {
+            Mode::Transparent
+        },
         targets: TARGETS
             .iter()
             .map(|name| Target {
                 name: (*name).to_owned(),
-                address: SocketAddrV4::new(STORAGE, PORT),
+                address: SocketAddrV4::new(
+                    if size.apart && *name == TARGETS[1] {
+                        ELSEWHERE
+                    } else {
+                        STORAGE
+                    },
+                    PORT,
+                ),
                 initiators: Vec::new(),
                 shared: size.shared,
                 luns: vec![LUN],
-                chap: false,
+                chap: size.chap,
                 wan_address: RELAY_WAN,
             })
             .collect(),
@@ -521,7 +569,15 @@ fn start(log: Region, size: Size, random: &mut Random, now: Time) -> (Worker, Ve
         silence_max: size.silence_max,
         lan_digests: Digests::default(),
         wan_digests: Digests::default(),
-        security: Security::default(),
+        security: Security {
+            computers: vec![ComputerChap {
+                initiator: None,
+                computer: credentials().0,
+                relay: Some(credentials().1),
+                algorithms: Algorithms::default(),
+            }],
+            storages: Vec::new(),
+        },
         challenge_key: [7; 32],
         seed: random.draw(),
     };
@@ -543,7 +599,8 @@ fn start(log: Region, size: Size, random: &mut Random, now: Time) -> (Worker, Ve
     };
     let router = Router::new(RouterConfig {
         ports: vec![net("lan", 0, RELAY_LAN), net("wan", 1, RELAY_WAN)],
-        intercepts: vec![(STORAGE, PORT)],
+        intercepts: vec![(STORAGE, PORT), (ELSEWHERE, PORT)],
+        portal: size.portal.then_some((RELAY_LAN, PORT)),
         ..RouterConfig::default()
     })
     .expect("a valid configuration");
@@ -558,7 +615,8 @@ fn start(log: Region, size: Size, random: &mut Random, now: Time) -> (Worker, Ve
         }
     }
     let mut tcp = Tcp::new(settings);
-    tcp.listen(SocketAddrV4::new(STORAGE, PORT));
+    let listens = if size.portal { RELAY_LAN } else { STORAGE };
+    tcp.listen(SocketAddrV4::new(listens, PORT));
     let relay = Relay::new(config, log, &recovery, &mut pool, now).expect("the pool holds it");
     (
         Worker::new(pool, router, tcp, relay),

@@ -7,6 +7,8 @@
 
 mod answers;
 mod key;
+#[cfg(test)]
+mod keys_test;
 mod proposal;
 #[cfg(test)]
 mod tests;

@@ -231,6 +231,55 @@ fn refusals_have_a_precise_status() {
     target.refused_with(login_status::NOT_FOUND);
 }
 
+/// The keys of chapter 13 that are not negotiated, at a target: declared ones
+/// are silent, those that are not an initiator's to say end the login.
+#[test]
+fn keys_that_are_declared_have_their_place_and_their_sender() {
+    let (bad, late) = (
+        Some(login_status::INITIATOR_ERROR),
+        Some(login_status::INVALID_DURING_LOGIN),
+    );
+    for (clause, key, status) in [
+        ("13.3", "SendTargets=All", bad),
+        ("13.6", "TargetAlias=disk", bad),
+        ("13.7", "InitiatorAlias=computer", None),
+        ("13.8", "TargetAddress=198.18.0.1", bad),
+        ("13.9", "TargetPortalGroupTag=1", bad),
+        ("13.26", "X#NodeArchitecture=x,y", None),
+        ("12.1", "AuthMethod=None", late),
+        ("12.1.3", "CHAP_A=5", late),
+    ] {
+        let mut target = Target::new();
+        let event = target.send(REQUEST.emit(), &format!("{NAMES}{key}\n"));
+        match status {
+            None => {
+                assert_eq!(event, Some(TargetEvent::Login), "{clause}");
+                target.0.accept_login(1);
+                let (_, text) = target.response();
+                assert!(!text.contains(key.split('=').next().unwrap()), "{text}");
+            }
+            Some(status) => target.refused_with(status),
+        }
+    }
+    // 13.4, 13.5, 13.21: the leading request's alone.
+    for key in [
+        "InitiatorName=iqn.i",
+        "TargetName=iqn.t",
+        "SessionType=Normal",
+    ] {
+        let mut target = Target::new();
+        let first = LoginRequestPdu {
+            next: None,
+            ..REQUEST
+        };
+        target.send(first.emit(), NAMES);
+        target.0.accept_login(1);
+        target.response();
+        target.send(REQUEST.emit(), &format!("{key}\n"));
+        target.refused_with(login_status::INVALID_DURING_LOGIN);
+    }
+}
+
 #[test]
 fn what_changes_between_two_requests_is_refused() {
     let first = LoginRequestPdu {
