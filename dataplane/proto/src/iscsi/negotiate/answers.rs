@@ -67,14 +67,17 @@ impl Answers {
                 }
             }
             Key::MaxConnections => {
+                // Minimum (13.2), and ours is 1.
                 number(value, 1, 65_535)?;
                 text::push(reply, name, 1);
             }
             Key::InitialR2t => {
+                // OR (13.10).
                 ours.initial_r2t = boolean(value)? || offers.initial_r2t;
                 text::push(reply, name, yes_no(ours.initial_r2t));
             }
             Key::ImmediateData => {
+                // AND (13.11).
                 ours.immediate_data = boolean(value)? && offers.immediate_data;
                 text::push(reply, name, yes_no(ours.immediate_data));
             }
@@ -83,6 +86,7 @@ impl Answers {
                 ours.peer_max_recv_data_segment_length = number(value, LEN_MIN, LEN_MAX)?;
             }
             Key::MaxBurstLength => {
+                // Minimum (13.13), as the next (13.14).
                 ours.max_burst_length =
                     number(value, LEN_MIN, LEN_MAX)?.min(offers.max_burst_length);
                 text::push(reply, name, ours.max_burst_length);
@@ -93,16 +97,19 @@ impl Answers {
                 text::push(reply, name, ours.first_burst_length);
             }
             Key::DefaultTime2Wait => {
+                // Maximum (13.15).
                 ours.default_time2wait_s =
                     number_u16(value, 0, 3600)?.max(offers.default_time2wait_s);
                 text::push(reply, name, ours.default_time2wait_s);
             }
             Key::DefaultTime2Retain => {
+                // Minimum (13.16).
                 ours.default_time2retain_s =
                     number_u16(value, 0, 3600)?.min(offers.default_time2retain_s);
                 text::push(reply, name, ours.default_time2retain_s);
             }
             Key::MaxOutstandingR2t => {
+                // Minimum (13.17).
                 ours.max_outstanding_r2t =
                     number_u16(value, 1, u16::MAX)?.min(offers.max_outstanding_r2t);
                 text::push(reply, name, ours.max_outstanding_r2t);
@@ -113,19 +120,21 @@ impl Answers {
                 text::push(reply, name, "Yes");
             }
             Key::ErrorRecoveryLevel => {
+                // Minimum (13.20), and ours is 0.
                 number(value, 0, 2)?;
                 text::push(reply, name, 0);
             }
             Key::ProtocolLevel => {
-                // 1 is RFC 7143; the lower one holds.
+                // 1 is RFC 7143; the lower one holds (13.24).
                 let level = number(value, 0, 31)?.min(1);
                 text::push(reply, name, level);
             }
             Key::TaskReporting => {
-                // RFC3720 semantics: all answers before a TMF response (13.23).
+                // 13.23: RFC3720 semantics, all answers before a TMF response.
                 let known = value.split(',').any(|value| value == "RFC3720");
                 text::push(reply, name, if known { "RFC3720" } else { "Reject" });
             }
+            // Dropped (13.25): a responder may decline them in the old words.
             Key::IfMarker | Key::OfMarker => {
                 boolean(value)?;
                 text::push(reply, name, "No");
@@ -135,7 +144,7 @@ impl Answers {
         Ok(())
     }
 
-    /// The result, once the peer has nothing more to say.
+    /// The result, once the peer has nothing more to say (6.3.3).
     pub(in crate::iscsi) fn settled(&self) -> Result<Parameters, Failed> {
         let mut parameters = self.parameters;
         parameters.settle();

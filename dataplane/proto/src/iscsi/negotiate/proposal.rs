@@ -84,6 +84,7 @@ impl Proposal {
             // The default stays (6.2); a required digest fails in `settled`.
             return Ok(());
         }
+        // 6.2.2: a result lies within what was offered.
         let offers = self.offers;
         let ours = &mut self.parameters;
         let digest = |policy: DigestPolicy| match value {

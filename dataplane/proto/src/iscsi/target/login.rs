@@ -109,6 +109,7 @@ impl Login {
                 "TargetAlias" | "TargetAddress" | "TargetPortalGroupTag" | "SendTargets" => {
                     return Err(login_status::INITIATOR_ERROR);
                 }
+                // 12.1: the first key of the security stage, once.
                 "AuthMethod" if !security || self.method_chosen => {
                     return Err(login_status::INVALID_DURING_LOGIN);
                 }
@@ -168,6 +169,7 @@ impl Login {
             .is_some_and(|verifier| !verifier.passed())
     }
 
+    /// 6.3.1: who, to what, and for which kind of session.
     fn read_names(&mut self) -> Result<(), Status> {
         if text::pairs(&self.text).take(text::PAIRS_MAX + 1).count() > text::PAIRS_MAX {
             return Err(login_status::INITIATOR_ERROR);
