@@ -19,6 +19,7 @@ use sluice_proto::scsi::{Access, ScsiStatus, Sense};
 use super::relay::{Net, Relay};
 use super::task::{LanKey, NexusKey, PassTask, Task, TaskKey, Work};
 use super::volume::same_lun;
+use super::wan::Ended;
 
 /// Longest wait for the storage: common initiators give a function 15 s or more.
 const FUNCTION_MAX: std::time::Duration = std::time::Duration::from_secs(10);
@@ -297,7 +298,7 @@ impl Relay {
             return;
         };
         self.wan_tasks.remove(wan_task);
-        self.pass_answered(net, now, task, ScsiStatus::TASK_ABORTED, &[]);
+        self.pass_answered(net, now, task, Ended::aborted());
     }
 }
 

@@ -7,7 +7,7 @@
 use arrayvec::ArrayVec;
 use sluice_hugepages::log::WRITE_LEN_MAX;
 use sluice_proto::Time;
-use sluice_proto::iscsi::CommandEvent;
+use sluice_proto::iscsi::{CommandEvent, Residual};
 use sluice_proto::scsi::mode::ModeSense;
 use sluice_proto::scsi::reservation::Change;
 use sluice_proto::scsi::{Access, ScsiStatus, Sense, vpd};
@@ -18,10 +18,11 @@ use super::staging::{STAGE_LEN, StagePage};
 use super::task::{
     PASS_BYTES_MAX, PassTask, SyncTask, Task, TaskKey, VolumeKey, Work, WriteState, WriteTask,
 };
+use super::wan::Ended;
 use super::writable::may_change;
 
-/// A range wider than this is drained as the whole volume: looking each of its
-/// granules up would cost more than the flush it spares.
+/// A range wider than this waits until the whole volume is drained: looking
+/// each of its granules up would cost more than the flush it spares.
 const RANGE_BLOCKS_MAX: u64 = 64 * 1024;
 
 impl Relay {
@@ -66,13 +67,9 @@ impl Relay {
             // Beyond the volume: the storage refuses it, whatever it is.
             _ if access.check(blocks_max).is_err() => Some(Access::Medium),
             // Transfer lengths that do not fit the blocks: the storage judges them.
-            Access::Read { lba, blocks, .. } => Some(narrow(lba, u64::from(blocks), false)),
-            Access::Write { lba, blocks, .. } => Some(narrow(lba, u64::from(blocks), true)),
-            Access::Range {
-                lba,
-                blocks,
-                changes,
-            } => Some(narrow(lba, blocks, changes)),
+            Access::Read { lba, blocks, .. } => Some(range(lba, u64::from(blocks), false)),
+            Access::Write { lba, blocks, .. } => Some(range(lba, u64::from(blocks), true)),
+            Access::Range { .. } => Some(access),
             Access::Medium if Change::from_cdb(&command.cdb).is_some() => {
                 volume.map(|volume| self.whole(volume))
             }
@@ -159,7 +156,7 @@ impl Relay {
     fn is_clean(&self, volume: VolumeKey, barrier: Access) -> bool {
         match barrier {
             Access::Range { lba, blocks, .. } if blocks <= RANGE_BLOCKS_MAX => {
-                let blocks = u32::try_from(blocks).expect("at most RANGE_BLOCKS_MAX");
+                let blocks = u32::try_from(blocks).expect("RANGE_BLOCKS_MAX fits");
                 !self.index.overlaps(volume.0, lba, blocks)
             }
             _ => self.flush.records(volume.0) == 0 && self.volume(volume).durable.is_empty(),
@@ -189,15 +186,20 @@ impl Relay {
         net: &mut Net<'_>,
         now: Time,
         key: TaskKey,
-        status: ScsiStatus,
-        sense: &[u8],
+        ended: Ended<'_>,
     ) {
+        let Ended {
+            status,
+            residual,
+            sense,
+        } = ended;
         self.heed_passed(net, now, key, status, sense);
         self.end_pass(key);
         let pass = self.pass_mut(key);
         pass.asked = None;
         let pages = std::mem::take(&mut pass.pages);
         let (read, transferred) = (pass.read, pass.transferred);
+        let expected_len = self.tasks[key.0].expected_len;
         // A command may give data and a status that is not GOOD; the data counts as far as it came.
         let delivered = read && transferred > 0 && self.deliver_pass(net, key, &pages, transferred);
         if !delivered {
@@ -205,14 +207,18 @@ impl Relay {
                 self.staging.give(page);
             }
         }
-        let moved = match (read, status) {
-            (true, _) if !delivered => 0,
-            (false, ScsiStatus::GOOD) => self.tasks[key.0].expected_len,
+        // The storage's residual is the computer's too (RFC 7143 11.4.5): both
+        // expected the same. Of data-in, what was handed over is what counts.
+        let moved = match (read, residual) {
+            (true, _) if !delivered && transferred > 0 => 0,
+            (true, Residual::Overflow(more)) => transferred.saturating_add(more),
             (true, _) => transferred,
-            (false, _) => 0,
+            (false, Residual::Overflow(more)) => expected_len.saturating_add(more),
+            (false, Residual::Underflow(less)) => expected_len.saturating_sub(less),
+            (false, Residual::None) => expected_len,
         };
         let (volume, cdb) = (self.tasks[key.0].volume, self.tasks[key.0].cdb);
-        if status != ScsiStatus::GOOD || !self.wait_for_media(key) {
+        if status != ScsiStatus::GOOD || !self.wait_for_media(key, moved) {
             self.answer(key, status, sense, moved);
             self.forget(key);
         }
@@ -232,19 +238,18 @@ impl Relay {
 
     /// A write with FUA that the storage was left to judge is answered when a
     /// SYNCHRONIZE CACHE of the flusher has covered it, as any other (C-2).
-    fn wait_for_media(&mut self, key: TaskKey) -> bool {
+    fn wait_for_media(&mut self, key: TaskKey, moved: u32) -> bool {
         let task = &mut self.tasks[key.0];
         let (Some((lba, blocks)), Some(volume), Some(_)) =
             (task.fua_write(), task.volume, task.lan)
         else {
             return false;
         };
-        let len = task.expected_len;
         let sequence = self.volume(volume).next_sequence - 1;
         self.tasks[key.0].work = Work::Write(WriteTask {
             lba,
             blocks,
-            len,
+            len: moved,
             ordering: true,
             fua: true,
             state: WriteState::Durable { sequence },
@@ -313,12 +318,7 @@ impl Relay {
     }
 }
 
-/// What to drain before a command on these blocks passes: them, or everything
-/// where looking for them would cost more.
-fn narrow(lba: u64, blocks: u64, changes: bool) -> Access {
-    if blocks > RANGE_BLOCKS_MAX {
-        return Access::Medium;
-    }
+const fn range(lba: u64, blocks: u64, changes: bool) -> Access {
     Access::Range {
         lba,
         blocks,

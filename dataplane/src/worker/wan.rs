@@ -8,7 +8,8 @@ use arrayvec::ArrayVec;
 use sluice_proto::Time;
 use sluice_proto::iscsi::login_status::{self, Status};
 use sluice_proto::iscsi::{
-    Direction, InitiatorConfig, InitiatorConn, InitiatorEvent, IscsiName, Offers, Violation,
+    Direction, InitiatorConfig, InitiatorConn, InitiatorEvent, IscsiName, Offers, Residual,
+    Violation,
 };
 use sluice_proto::iscsi::{SENSE_LEN_MAX, TaskFunctionResponse};
 use sluice_proto::scsi::{Capacity, ScsiStatus, Sense, SenseKey, cdb, mode::ModeSense, sense};
@@ -40,6 +41,7 @@ enum Arrived {
         token: u64,
         status: ScsiStatus,
         sense: ArrayVec<u8, SENSE_LEN_MAX>,
+        residual: Residual,
         failed: bool,
     },
     Aborted {
@@ -50,6 +52,34 @@ enum Arrived {
     LogoutRequested,
     LoggedOut,
     Violation,
+}
+
+/// How a command at the storage ended.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ended<'a> {
+    pub status: ScsiStatus,
+    pub residual: Residual,
+    pub sense: &'a [u8],
+}
+
+impl<'a> Ended<'a> {
+    /// By task management: no data counts.
+    pub(super) const fn aborted() -> Self {
+        Self {
+            status: ScsiStatus::TASK_ABORTED,
+            residual: Residual::Underflow(u32::MAX),
+            sense: &[],
+        }
+    }
+
+    /// With its session: nobody knows what became of it.
+    fn lost(sense: &'a [u8]) -> Self {
+        Self {
+            status: ScsiStatus::CHECK_CONDITION,
+            residual: Residual::Underflow(u32::MAX),
+            sense,
+        }
+    }
 }
 
 impl Relay {
@@ -126,9 +156,15 @@ impl Relay {
                     token,
                     status,
                     sense,
+                    residual,
                     failed,
                 } => {
-                    self.response(net, now, token, status, &sense, failed);
+                    let ended = Ended {
+                        status,
+                        residual,
+                        sense: &sense,
+                    };
+                    self.response(net, now, token, ended, failed);
                 }
                 Arrived::Aborted { token } => {
                     if let Ok(wan_task) = usize::try_from(token) {
@@ -225,10 +261,11 @@ impl Relay {
                             token,
                             response,
                             status,
-                            ..
+                            residual,
                         }) => Some(Arrived::Response {
                             token,
                             status,
+                            residual,
                             sense: conn.sense().iter().copied().collect(),
                             failed: response != 0,
                         }),
@@ -449,8 +486,7 @@ impl Relay {
         net: &mut Net<'_>,
         now: Time,
         token: u64,
-        status: ScsiStatus,
-        sense: &[u8],
+        ended: Ended<'_>,
         failed: bool,
     ) {
         let Some(at) = usize::try_from(token)
@@ -462,11 +498,8 @@ impl Relay {
         let WanTask { nexus, sent, kind } = self.wan_tasks.remove(at);
         // RFC 7143 11.4.3: a response code other than 00h means the target failed, whatever the status says.
         let lost = Sense::COMMUNICATION_FAILURE.fixed();
-        let (status, sense) = if failed {
-            (ScsiStatus::CHECK_CONDITION, lost.as_slice())
-        } else {
-            (status, sense)
-        };
+        let ended = if failed { Ended::lost(&lost) } else { ended };
+        let (status, sense) = (ended.status, ended.sense);
         if status == ScsiStatus::CHECK_CONDITION {
             self.heed_attention(now, nexus, kind, sense);
         }
@@ -487,7 +520,7 @@ impl Relay {
                 self.judged(now, volume, nexus, Deed::Read, status);
                 self.chunk_answered(net, now, at, task, volume, status, sense, received == len);
             }
-            WanKind::Forward { task } => self.pass_answered(net, now, task, status, sense),
+            WanKind::Forward { task } => self.pass_answered(net, now, task, ended),
             WanKind::Stray { volume, .. } => {
                 self.volume_mut(volume).strays -= 1;
                 self.flush_volume(now, volume);
@@ -699,7 +732,7 @@ impl Relay {
                     self.pass_mut(task).aborting = false;
                     // Nobody knows whether it was done: the computer is told so, and decides.
                     let sense = Sense::COMMUNICATION_FAILURE.fixed();
-                    self.pass_answered(net, now, task, ScsiStatus::CHECK_CONDITION, &sense);
+                    self.pass_answered(net, now, task, Ended::lost(&sense));
                 }
                 WanKind::Probe { page, .. } | WanKind::Check { page, .. } => {
                     self.staging.give(page)
