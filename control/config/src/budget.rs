@@ -178,3 +178,18 @@ pub(crate) fn frames_bytes_min(ports: &[Port], session_bytes: u64) -> u64 {
     }
     frames_bytes
 }
+
+/// Sessions towards the storage that a log of this size has directory rows for:
+/// a row is written before the first login under it (C-8). The log's own
+/// arithmetic; a test of the data plane compares it with the log itself.
+#[must_use]
+pub const fn sessions_in_directory(log_bytes: u64) -> u64 {
+    const SEGMENT: u64 = 2 << 20;
+    let directory = match log_bytes / SEGMENT / 64 {
+        0 => 1,
+        segments @ 1..=16 => segments,
+        _ => 16,
+    };
+    let rows = (directory * SEGMENT - 4096) / 1024;
+    rows - rows / 4
+}

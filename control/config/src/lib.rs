@@ -23,7 +23,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub use budget::{BudgetError, MemoryBudget};
+pub use budget::{BudgetError, MemoryBudget, sessions_in_directory};
 pub use cidr::{Cidr, CidrError};
 pub use error::{ConfigError, Fault};
 pub use flush::{FlushPolicy, PERIOD_MS_MAX, PERIOD_MS_MIN, PolicyError, THRESHOLD_KIB_MIN};

@@ -381,3 +381,20 @@ fn the_kernels_device_is_a_new_one() {
         assert!(bad.contains("1 to 12 letters"), "{bad}");
     }
 }
+
+#[test]
+fn sessions_have_rows_in_the_logs_directory() {
+    let text = |sessions: u32, log_mib: u32| {
+        GOOD.replace("frames_mib = 128", "frames_mib = 16384")
+            .replace("log_mib = 256", &format!("log_mib = {log_mib}"))
+            .replace("sessions_max = 64", &format!("sessions_max = {sessions}"))
+    };
+    let rows = sluice_config::sessions_in_directory(64 << 20);
+    let refused = faults(&text(5000, 64));
+    let wanted = format!("must be 1 to {rows}, as many as log_mib = 64 has rows for");
+    assert!(refused.contains(&wanted), "{refused}");
+    assert_eq!(
+        Config::parse(&text(5000, 512)).unwrap().iscsi.sessions_max,
+        5000
+    );
+}

@@ -237,6 +237,17 @@ mod tests {
     use super::super::{lan::Lan, nexus::Nexus};
     use super::{SESSION_TASKS_MAX, TASKS_MAX};
 
+    /// The configuration knows how many sessions a log has rows for.
+    #[test]
+    fn the_directory_has_the_rows_that_are_promised() {
+        for mib in [4, 8, 64, 128, 256, 2048] {
+            let region = sluice_hugepages::region::Region::anonymous(mib << 20);
+            let (log, _) = sluice_hugepages::log::Log::open(region).expect("an empty region");
+            let promised = sluice_config::sessions_in_directory(mib as u64 * 1024 * 1024);
+            assert_eq!(log.nexuses_max() as u64, promised, "{mib} MiB");
+        }
+    }
+
     /// The budget is checked before anything is allocated, by a crate that knows no room of
     /// this one: what it takes a session and a command for must not be less than they are.
     #[test]

@@ -294,6 +294,11 @@ impl Log {
             .map(|(row, entry)| (NexusId(row_id(row)), entry))
     }
 
+    /// How many nexuses the directory has rows for.
+    pub fn nexuses_max(&self) -> usize {
+        self.nexus_rows.len()
+    }
+
     /// One nexus.
     pub fn nexus(&self, id: NexusId) -> Option<&NexusEntry> {
         self.nexus_rows.get(usize::from(id.0))

@@ -108,12 +108,24 @@ impl Checker<'_> {
         let frames_bytes = self.hugepages("frames_mib", own.frames_mib.as_ref(), 128, frames_min);
         // Directory, one segment to write, one to move live records to, one to spare.
         let log_bytes = self.hugepages("log_mib", own.log_mib.as_ref(), 256, 8);
+        let sessions_kept =
+            u32::try_from(budget::sessions_in_directory(log_bytes)).unwrap_or(u32::MAX);
         let sessions_fit = budget::sessions_that_fit(frames_bytes, ports, session_bytes).max(1);
         let sessions_max = match raw.iscsi.sessions_max.as_ref() {
             // Half of what fits: the rest is for packets on their way and for flows that close.
-            None => (sessions_fit / 2).max(1),
+            None => (sessions_fit / 2).max(1).min(sessions_kept),
             Some(at) => match u32::try_from(*at.get_ref()) {
-                Ok(sessions) if (1..=sessions_fit).contains(&sessions) => sessions,
+                Ok(sessions) if (1..=sessions_fit.min(sessions_kept)).contains(&sessions) => {
+                    sessions
+                }
+                Ok(sessions) if (1..=sessions_fit).contains(&sessions) => {
+                    let hint = format!(
+                        "must be 1 to {sessions_kept}, as many as log_mib = {} has rows for in its directory; raise log_mib for more",
+                        log_bytes / MIB,
+                    );
+                    self.bad("sessions_max", at, &hint);
+                    1
+                }
                 _ => {
                     let hint = format!(
                         "must be 1 to {sessions_fit}, what fits in frames_mib = {} at {} KiB a session; raise frames_mib for more",
