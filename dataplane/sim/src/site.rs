@@ -189,6 +189,8 @@ pub struct Site {
     ports: Vec<Port>,
     computers: [Host; 2],
     received: Vec<(SocketHandle, usize, Vec<u8>)>,
+    /// Sessions whose computer reads nothing: their window closes.
+    unread: Vec<(SocketHandle, usize)>,
     random: Random,
     next_port: u16,
     /// Called before and after every step of the worker.
@@ -230,6 +232,7 @@ impl Site {
             size,
             computers: [host(0), host(1)],
             received: Vec::new(),
+            unread: Vec::new(),
             random,
             next_port: 40_000,
             around_step: [|| (), || ()],
@@ -254,6 +257,15 @@ impl Site {
             .retain(|(known, owner, _)| (*known, *owner) != (handle, computer));
         self.computers[computer].close(handle);
         self.storage.forget_all_but_first();
+    }
+
+    /// The session's computer reads nothing any more, or reads again.
+    pub fn set_reading(&mut self, session: &Session, reads: bool) {
+        let name = (session.handle, session.computer);
+        self.unread.retain(|&unread| unread != name);
+        if !reads {
+            self.unread.push(name);
+        }
     }
 
     /// Hands a frame to the relay's LAN port.
@@ -307,7 +319,7 @@ impl Site {
         for (at, computer) in self.computers.iter_mut().enumerate() {
             computer.poll(now);
             for (handle, owner, bytes) in &mut self.received {
-                if *owner == at {
+                if *owner == at && !self.unread.contains(&(*handle, *owner)) {
                     let socket = computer.socket(*handle);
                     while socket.can_recv() {
                         let _ = socket.recv(|new| {

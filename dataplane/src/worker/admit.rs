@@ -84,6 +84,7 @@ impl Relay {
             }
         }
         self.advance_line(net, now, key);
+        self.narrow_window(key);
         let Some(lan) = self.lans.get(key.0) else {
             return false;
         };
@@ -145,6 +146,7 @@ impl Relay {
                         Some(TargetEvent::Data { task, bytes, .. }) => {
                             let slot = lan.task(task);
                             if let Some(task) = slot.and_then(|task| tasks.get_mut(task.0)) {
+                                task.moved = now;
                                 land(task, bytes, log, staging, net.pool);
                             }
                             None
@@ -282,7 +284,7 @@ impl Relay {
                     && u64::from(command.expected_len)
                         == u64::from(blocks) * u64::from(geometry.block_len) =>
             {
-                Self::plan_write(geometry, lba, blocks, fua, command)
+                self.plan_write(geometry, lba, blocks, fua, command)
             }
             (Some((_, geometry)), Access::Read { lba, blocks, .. })
                 if command.read
@@ -304,7 +306,9 @@ impl Relay {
                     Ok(work)
                 }
             }
-            (known, access) => self.plan_pass(known.map(|(key, _)| key), access, command),
+            (known, access) => {
+                self.plan_pass(known.map(|(key, _)| key), access, nexus_key, command)
+            }
         };
         let work = match work {
             Ok(work) => work,
@@ -320,6 +324,7 @@ impl Relay {
             cdb: command.cdb,
             expected_len: command.expected_len,
             deadline: now + self.config.wait_max,
+            moved: now,
             arrival: self.arrivals,
             attribute: command.attribute,
             dormant: false,
@@ -355,7 +360,7 @@ impl Relay {
                 if let Some((lan, _)) = self.tasks[key.0].lan {
                     self.leave_line(lan, key);
                 }
-                self.continue_sync(key);
+                self.start_sync(key);
             }
             Work::Pass(_) => self.start_pass(now, key),
         }
@@ -426,12 +431,14 @@ impl Relay {
                     WriteState::Held { page, .. } => {
                         self.staging.give(page);
                         self.held.retain(|&held| held != key);
+                        self.room_moved |= !self.held.is_empty();
                     }
-                    WriteState::Landing(id) | WriteState::Dormant(id) => self.log.abort(id),
+                    WriteState::Landing(id) | WriteState::Dormant(id) => self.give_room(key, id),
                     WriteState::Behind(id) => {
-                        self.log.abort(id);
+                        self.give_room(key, id);
                         self.leave_volume(volume, key);
                     }
+                    WriteState::Delayed => self.delayed.retain(|&(_, delayed)| delayed != key),
                     WriteState::Durable { .. } => self.leave_volume(volume, key),
                 }
                 true
@@ -510,7 +517,10 @@ fn land(
                 staging.bytes_mut(pool, *page)[from..from + bytes.len()].copy_from_slice(bytes);
                 *received += u32::try_from(bytes.len()).expect("a page of data");
             }
-            WriteState::Dormant(_) | WriteState::Behind(_) | WriteState::Durable { .. } => {
+            WriteState::Dormant(_)
+            | WriteState::Behind(_)
+            | WriteState::Delayed
+            | WriteState::Durable { .. } => {
                 unreachable!("complete writes get no more data")
             }
         },

@@ -14,7 +14,7 @@ use sluice_proto::iscsi::{Command, Direction, TaskAttribute};
 use sluice_proto::scsi::{ScsiStatus, Sense, SenseKey, cdb, sense};
 
 use super::relay::{Net, Relay};
-use super::task::{NexusKey, TaskKey, VolumeKey, WanKind, WanTask, Work, WriteState};
+use super::task::{NexusKey, VolumeKey, WanKind, WanTask, Work, WriteState, WriteTask};
 
 /// How much of one volume may be under way: more writes than fit any send
 /// buffer here, so that the transport never runs dry for want of them; and a
@@ -25,6 +25,10 @@ const LIMITS: FlushLimits = FlushLimits {
     unsynced_bytes_max: 16 * 1024 * 1024,
     awaited: None,
 };
+
+/// Passing commands that are tried whenever something became durable: each may
+/// cost a look at every granule of its range.
+const DRAINING_TRIED_MAX: usize = 8;
 
 /// Pause after a flush that the storage refused.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
@@ -352,31 +356,32 @@ impl Relay {
 
     /// Looks whether what waits for durability, or for clean blocks, may go on.
     fn wake_waiting(&mut self, now: Time, key: VolumeKey) {
+        while let Some(&task) = self.volume(key).waiting.front() {
+            let (through, len) = match &self.tasks[task.0].work {
+                Work::Write(WriteTask {
+                    state: WriteState::Durable { sequence },
+                    len,
+                    ..
+                }) => (*sequence, *len),
+                Work::Sync(sync) => (sync.through, 0),
+                _ => unreachable!("only FUA writes and SYNCHRONIZE CACHEs wait here"),
+            };
+            if !self.is_durable_through(key, through) {
+                break;
+            }
+            self.volume_mut(key).waiting.pop_front();
+            self.answer(task, ScsiStatus::GOOD, &[], len);
+            self.forget(task);
+        }
         let mut at = 0;
-        while let Some(&task) = self.volume(key).waiting.get(at) {
-            self.wake(now, key, task);
-            if self.volume(key).waiting.get(at) == Some(&task) {
+        for _ in 0..DRAINING_TRIED_MAX {
+            let Some(&task) = self.volume(key).draining.get(at) else {
+                break;
+            };
+            self.continue_pass(now, task);
+            if self.volume(key).draining.get(at) == Some(&task) {
                 at += 1;
             }
-        }
-    }
-
-    fn wake(&mut self, now: Time, volume: VolumeKey, key: TaskKey) {
-        match &self.tasks[key.0].work {
-            Work::Write(write) => {
-                let WriteState::Durable { sequence } = write.state else {
-                    unreachable!("only FUA writes wait")
-                };
-                let len = write.len;
-                if self.is_durable_through(volume, sequence) {
-                    self.volume_mut(volume).waiting.retain(|&task| task != key);
-                    self.answer(key, ScsiStatus::GOOD, &[], len);
-                    self.forget(key);
-                }
-            }
-            Work::Sync(_) => self.continue_sync(key),
-            Work::Pass(_) => self.continue_pass(now, key),
-            Work::Read(_) => unreachable!("reads do not wait for durability"),
         }
     }
 }

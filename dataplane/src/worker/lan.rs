@@ -10,7 +10,7 @@ use sluice_proto::Time;
 use sluice_proto::iscsi::{TargetConn, TaskId};
 
 use super::staging::StagePage;
-use super::task::{NexusKey, TaskKey};
+use super::task::{NexusKey, TaskKey, VolumeKey};
 use crate::tcp::FlowId;
 
 /// Commands a session may have outstanding; MaxCmdSN is opened this far (RFC 7143 4.2.2.1).
@@ -41,6 +41,8 @@ pub struct Lan {
     pub line: VecDeque<TaskKey>,
     /// One has left it.
     pub line_moved: bool,
+    /// The volume for whose sake its writes are answered late.
+    pub slowed: Option<VolumeKey>,
     pub last_heard: Time,
     /// A NOP-In is out and unanswered since.
     pub pinged: Option<Time>,

@@ -34,7 +34,10 @@ impl Task {
 
     fn has_place(&self) -> bool {
         match &self.work {
-            Work::Write(write) => matches!(write.state, WriteState::Durable { .. }),
+            Work::Write(write) => matches!(
+                write.state,
+                WriteState::Durable { .. } | WriteState::Delayed
+            ),
             Work::Sync(_) => !self.dormant,
             Work::Read(_) | Work::Pass(_) => false,
         }

@@ -108,6 +108,7 @@ impl Relay {
             tasks: vec![None; slots].into_boxed_slice(),
             line: VecDeque::with_capacity(slots),
             line_moved: false,
+            slowed: None,
             last_heard: now,
             pinged: None,
             pages_out: Vec::with_capacity(self.staging.total_pages()),
@@ -271,6 +272,9 @@ impl Relay {
             polled_at: Time::ZERO,
             tasks: 0,
             wanted: VecDeque::with_capacity(SESSION_TASKS_MAX * 2),
+            starved: VecDeque::with_capacity(SESSION_TASKS_MAX),
+            starving: false,
+            unfinished: 0,
             queued: false,
             last_heard: Time::ZERO,
             sent: 0,
@@ -598,6 +602,7 @@ impl Relay {
             .remove_nexus(nexus.log_id)
             .expect("the row of a nexus of ours");
         self.nexuses_queued.retain(|&queued| queued != key);
+        self.starving.retain(|&starving| starving != key);
         self.forget_registrations(key);
         for volume in self.volumes.iter_mut().flatten() {
             if volume.flush_nexus == Some(key) {

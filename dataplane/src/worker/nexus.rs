@@ -91,6 +91,12 @@ pub struct Nexus {
     pub tasks: usize,
     /// Reads with chunks to ask for, and commands to forward, in order.
     pub wanted: VecDeque<TaskKey>,
+    /// Reads that found no staging page, in order of arrival.
+    pub starved: VecDeque<TaskKey>,
+    /// In the relay's list of nexuses with such reads.
+    pub starving: bool,
+    /// Bytes of the log that its computer's writes have reserved and not filled.
+    pub unfinished: u64,
     /// In the worker's list of connections to serve.
     pub queued: bool,
     pub last_heard: Time,

@@ -5,7 +5,6 @@
 //! queue keeps later epochs behind what it changes.
 
 use arrayvec::ArrayVec;
-use sluice_hugepages::log::WRITE_LEN_MAX;
 use sluice_proto::Time;
 use sluice_proto::iscsi::{CommandEvent, Residual};
 use sluice_proto::scsi::mode::ModeSense;
@@ -16,7 +15,8 @@ use super::admit::Refusal;
 use super::relay::{Net, Relay};
 use super::staging::{STAGE_LEN, StagePage};
 use super::task::{
-    PASS_BYTES_MAX, PassTask, SyncTask, Task, TaskKey, VolumeKey, Work, WriteState, WriteTask,
+    NexusKey, PASS_BYTES_MAX, PassTask, SyncTask, Task, TaskKey, VolumeKey, Work, WriteState,
+    WriteTask,
 };
 use super::wan::Ended;
 use super::writable::may_change;
@@ -37,18 +37,17 @@ impl Relay {
     /// Answers a SYNCHRONIZE CACHE when all before it, what passed through
     /// included, is on the storage's stable media (C-2): by the flusher's own
     /// SYNCHRONIZE CACHE, so no second one is sent.
-    pub(super) fn continue_sync(&mut self, key: TaskKey) {
+    pub(super) fn start_sync(&mut self, key: TaskKey) {
         let volume = self.tasks[key.0].volume.expect("a sync has a volume");
         let Work::Sync(sync) = &self.tasks[key.0].work else {
             unreachable!("the caller knows the task for a sync")
         };
         let through = sync.through;
         if self.is_durable_through(volume, through) {
-            self.volume_mut(volume).waiting.retain(|&task| task != key);
             self.answer(key, ScsiStatus::GOOD, &[], 0);
             self.forget(key);
-        } else if !self.volume(volume).waiting.contains(&key) {
-            self.volume_mut(volume).waiting.push(key);
+        } else {
+            self.volume_mut(volume).waiting.push_back(key);
             self.ask_flush(volume);
         }
     }
@@ -57,6 +56,7 @@ impl Relay {
         &mut self,
         volume: Option<VolumeKey>,
         access: Access,
+        nexus: NexusKey,
         command: &CommandEvent,
     ) -> Result<Work, Refusal> {
         let blocks_max = volume
@@ -76,12 +76,14 @@ impl Relay {
             Access::Sync { .. } | Access::Medium => Some(Access::Medium),
         };
         let len = command.expected_len as usize;
-        if len > PASS_BYTES_MAX || (command.read && command.write) {
+        if len > PASS_BYTES_MAX.min(self.staging.share() * STAGE_LEN)
+            || (command.read && command.write)
+        {
             return Err(Refusal::sense(Sense::INVALID_FIELD_IN_CDB));
         }
         let mut pages = ArrayVec::new();
         while (command.read || command.write) && pages.len() * STAGE_LEN < len {
-            match self.staging.take() {
+            match self.staging.take_for(nexus) {
                 Some(page) => pages.push(page),
                 None => {
                     for page in pages {
@@ -137,12 +139,12 @@ impl Relay {
             if !self.is_clean(volume, barrier)
                 || self.flush.pass(volume.0, token, barrier, epoch).is_err()
             {
-                if !self.volume(volume).waiting.contains(&key) {
-                    self.volume_mut(volume).waiting.push(key);
+                if !self.volume(volume).draining.contains(&key) {
+                    self.volume_mut(volume).draining.push_back(key);
                 }
                 return self.ask_flush(volume);
             }
-            self.volume_mut(volume).waiting.retain(|&task| task != key);
+            self.volume_mut(volume).draining.retain(|&task| task != key);
         }
         self.reservation_passes(key);
         self.pass_mut(key).passing = true;
@@ -177,7 +179,7 @@ impl Relay {
         }
         let state = self.volume_mut(volume);
         state.barriers.retain(|&(task, _)| task != key);
-        state.waiting.retain(|&task| task != key);
+        state.draining.retain(|&task| task != key);
     }
 
     /// The storage has answered a command that passed.
@@ -254,7 +256,7 @@ impl Relay {
             fua: true,
             state: WriteState::Durable { sequence },
         });
-        self.volume_mut(volume).waiting.push(key);
+        self.volume_mut(volume).waiting.push_back(key);
         self.ask_flush(volume);
         true
     }
@@ -273,9 +275,6 @@ impl Relay {
         let (Some((lan, number)), Some(&first)) = (task.lan, pages.first()) else {
             return false;
         };
-        if self.lans[lan.0].conn.data_in_room() < pages.len() {
-            return false;
-        }
         if let Some(volume) = task.volume {
             let len = (transferred as usize).min(STAGE_LEN);
             let data = &mut self.staging.bytes_mut(net.pool, first)[..len];
@@ -285,11 +284,7 @@ impl Relay {
                 let block_len = self.volumes[usize::from(volume.0)]
                     .as_ref()
                     .map_or(512, |volume| volume.block_len());
-                vpd::cap_block_limits(
-                    data,
-                    block_len,
-                    u32::try_from(WRITE_LEN_MAX).expect("8 MiB"),
-                );
+                vpd::cap_block_limits(data, block_len, self.write_len_max);
             }
         }
         let session = &mut self.lans[lan.0];
@@ -303,7 +298,7 @@ impl Relay {
             session
                 .conn
                 .data_in(number, u64::from(page.number()), 0, at, len)
-                .expect("looked for room above");
+                .expect("a session's share of pages is no more than its queue holds");
             session.pages_out.push(page);
             at += len;
         }

@@ -15,8 +15,11 @@ use sluice_proto::scsi::{ScsiStatus, Sense};
 use super::admit::Refusal;
 use super::relay::{Net, Relay};
 use super::staging::{STAGE_LEN, StagePage};
-use super::task::{Chunk, ChunkState, READ_CHUNKS_MAX, ReadTask, TaskKey, VolumeKey, Work};
+use super::task::{Chunk, ChunkState, READ_CHUNKS_MAX, ReadTask, Task, TaskKey, VolumeKey, Work};
 use super::volume::{Geometry, Volume};
+
+/// Sessions with starved reads that are looked at whenever a page comes back.
+const FED_MAX: usize = 16;
 
 /// How much of a chunk the cache held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,15 +96,25 @@ impl Relay {
                 .chunks
                 .iter()
                 .all(|chunk| chunk.state == ChunkState::Ready)
-            && !self.starved.contains(&key)
         {
-            // No page, or no room in the session's queue: goes on when either comes.
-            self.starved.push_back(key);
+            // No page: goes on when one comes.
+            let state = &mut self.nexuses[nexus.0];
+            if !state.starved.contains(&key) {
+                state.starved.push_back(key);
+            }
+            if !std::mem::replace(&mut state.starving, true) {
+                self.starving.push_back(nexus);
+            }
         }
     }
 
     fn plan_chunks(&mut self, pool: &mut Pool, key: TaskKey) {
-        let Some(volume_key) = self.tasks.get(key.0).and_then(|task| task.volume) else {
+        let Some(&Task {
+            volume: Some(volume_key),
+            nexus,
+            ..
+        }) = self.tasks.get(key.0)
+        else {
             return;
         };
         let chunk_blocks =
@@ -115,7 +128,7 @@ impl Relay {
                 read.lba + u64::from(read.planned),
                 chunk_blocks.min(read.blocks - read.planned),
             );
-            let Some(page) = self.staging.take() else {
+            let Some(page) = self.staging.take_for(nexus) else {
                 return;
             };
             let state = match self.overlay(pool, volume_key, page, lba, blocks) {
@@ -218,9 +231,6 @@ impl Relay {
         };
         let volume = task.volume.expect("a read has a volume");
         let lan = &mut self.lans[lan_key.0];
-        if lan.conn.data_in_room() == 0 {
-            return false;
-        }
         let block_len = self.volumes[usize::from(volume.0)]
             .as_ref()
             .map_or(0, Volume::block_len);
@@ -234,7 +244,7 @@ impl Relay {
                 read.delivered,
                 len,
             )
-            .expect("looked for room above");
+            .expect("a session's share of pages is no more than its queue holds");
         lan.pages_out.push(chunk.page);
         read.delivered += len;
         let done = read.planned == read.blocks && read.chunks.is_empty();
@@ -327,7 +337,10 @@ impl Relay {
 
     /// Gives back the pages of chunks that are not out; true if none is.
     pub(super) fn abandon_read(&mut self, key: TaskKey) -> bool {
-        self.starved.retain(|&starved| starved != key);
+        let nexus = self.tasks.get(key.0).map(|task| task.nexus);
+        if let Some(nexus) = nexus.and_then(|nexus| self.nexuses.get_mut(nexus.0)) {
+            nexus.starved.retain(|&starved| starved != key);
+        }
         let Some(Work::Read(read)) = self.tasks.get_mut(key.0).map(|task| &mut task.work) else {
             return true;
         };
@@ -352,16 +365,29 @@ impl Relay {
         }
     }
 
-    /// Pages have come back: reads that had none go on, in order of arrival.
+    /// Pages have come back: reads that had none go on, sessions in turns, each
+    /// one's in order of arrival.
     pub(super) fn feed_starved(&mut self, net: &mut Net<'_>, now: Time) {
-        for _ in 0..self.starved.len() {
+        for _ in 0..self.starving.len().min(FED_MAX) {
             if self.staging.free_pages() == 0 {
                 return;
             }
-            let Some(key) = self.starved.pop_front() else {
+            let Some(nexus) = self.starving.pop_front() else {
                 return;
             };
-            self.continue_read(net, now, key);
+            for _ in 0..self.nexuses[nexus.0].starved.len() {
+                if !self.staging.may_take(nexus) {
+                    break;
+                }
+                if let Some(key) = self.nexuses[nexus.0].starved.pop_front() {
+                    self.continue_read(net, now, key);
+                }
+            }
+            let state = &mut self.nexuses[nexus.0];
+            state.starving = !state.starved.is_empty();
+            if state.starving {
+                self.starving.push_back(nexus);
+            }
         }
     }
 

@@ -5,6 +5,7 @@ use slab::Slab;
 use sluice_hugepages::log::{Log, Record, Recovery, VolumeFlags, WRITE_LEN_MAX};
 use sluice_hugepages::pool::Pool;
 use sluice_proto::Time;
+use sluice_proto::cache::admission::BackPressure;
 use sluice_proto::cache::flush::{Entry, FlushQueue};
 use sluice_proto::cache::index::{Index, IndexCapacity};
 use sluice_proto::iscsi::chap::Challenges;
@@ -45,13 +46,20 @@ impl Relay {
         now: Time,
     ) -> Result<Self, StartError> {
         let pages = config.staging_pages;
-        let staging = Staging::new(pool, pages).ok_or(StartError::NoStaging { pages })?;
         let records = u32::try_from(log.records_max()).expect("records are numbered in 32 bits");
         let volumes = u16::try_from(VOLUMES_MAX).expect("a small number");
         let sessions = config.sessions_max;
         let margin_segments = (log.room().segments_total / 64).max(1);
         // A nexus may outlive its session by a flush: twice as many.
         let nexuses_max = sessions * 2;
+        let share_max = usize::from(super::login::target_config().max_data_items);
+        let staging = Staging::new(pool, pages, nexuses_max, share_max)
+            .ok_or(StartError::NoStaging { pages })?;
+        let room = log.room();
+        let segment_len = room.bytes_total / room.segments_total.max(1) as u64;
+        let bytes = |segments: usize| segments as u64 * segment_len;
+        let usable = room.segments_total.saturating_sub(margin_segments);
+        let write_len_max = bytes(usable).min(WRITE_LEN_MAX as u64);
         let (lans, nexuses) = (
             Slab::with_capacity(sessions),
             Slab::with_capacity(nexuses_max),
@@ -77,7 +85,9 @@ impl Relay {
             wan_tasks: Slab::with_capacity(tasks + nexuses_max),
             staging,
             held: std::collections::VecDeque::with_capacity(tasks),
-            starved: std::collections::VecDeque::with_capacity(tasks),
+            room_moved: false,
+            delayed: std::collections::VecDeque::with_capacity(tasks),
+            starving: std::collections::VecDeque::with_capacity(nexuses_max),
             flows: Vec::with_capacity(sessions * 4),
             lans_queued: std::collections::VecDeque::with_capacity(sessions),
             nexuses_queued: std::collections::VecDeque::with_capacity(nexuses_max),
@@ -97,6 +107,13 @@ impl Relay {
             stamp: 0,
             counters: Counters::default(),
             margin_segments,
+            pressure: BackPressure {
+                threshold_bytes: bytes(usable / 2),
+                full_bytes: bytes(usable),
+                delay_max: super::write::DELAY_MAX,
+            },
+            unfinished_max: bytes(usable) / 4,
+            write_len_max: u32::try_from(write_len_max).expect("8 MiB"),
             accepting: true,
             log,
             config,

@@ -14,6 +14,7 @@ use sluice_hugepages::log::Log;
 use sluice_hugepages::pool::Pool;
 use sluice_hugepages::tables::{FlushSetting, Scope};
 use sluice_proto::Time;
+use sluice_proto::cache::admission::BackPressure;
 use sluice_proto::cache::flush::FlushQueue;
 use sluice_proto::cache::flush::policy::FlushPolicy;
 use sluice_proto::cache::index::Index;
@@ -122,6 +123,10 @@ pub struct Counters {
     pub busy_no_room: u64,
     pub busy_wait_max: u64,
     pub busy_no_staging: u64,
+    /// Writes whose data did not come.
+    pub busy_no_data: u64,
+    /// Writes whose answer was held back.
+    pub writes_delayed: u64,
     pub flush_failures: u64,
     pub records_unsound: u64,
     pub volumes_misfit: u64,
@@ -146,7 +151,7 @@ pub struct Counters {
 }
 
 impl Counters {
-    pub fn rows(&self) -> [(&'static str, u64); 27] {
+    pub fn rows(&self) -> [(&'static str, u64); 29] {
         [
             ("login_accepted", self.logins),
             ("login_refused", self.logins_refused),
@@ -159,6 +164,8 @@ impl Counters {
             ("busy_no_room", self.busy_no_room),
             ("busy_wait_limit", self.busy_wait_max),
             ("busy_no_staging", self.busy_no_staging),
+            ("busy_no_data", self.busy_no_data),
+            ("write_delayed", self.writes_delayed),
             ("flush_failed", self.flush_failures),
             ("record_unsound", self.records_unsound),
             ("volume_misfit", self.volumes_misfit),
@@ -213,8 +220,12 @@ pub struct Relay {
     pub(super) overrides: Vec<(Scope, FlushSetting)>,
     /// Writes without room, in order of arrival.
     pub(super) held: VecDeque<TaskKey>,
-    /// Reads that found no staging page, in order of arrival.
-    pub(super) starved: VecDeque<TaskKey>,
+    /// Room or a share of it has come free otherwise than by a flush.
+    pub(super) room_moved: bool,
+    /// Writes in the log whose answer is held back, and until when; the first is due first.
+    pub(super) delayed: VecDeque<(Time, TaskKey)>,
+    /// Nexuses with reads that found no staging page.
+    pub(super) starving: VecDeque<NexusKey>,
     /// By the flow's index.
     pub(super) flows: Vec<Option<(FlowId, Side)>>,
     pub(super) lans_queued: VecDeque<LanKey>,
@@ -241,6 +252,12 @@ pub struct Relay {
     pub counters: Counters,
     /// The log's free room never goes below this many segments (A-11's margin).
     pub(super) margin_segments: usize,
+    /// How computers are slowed down as the log fills.
+    pub(super) pressure: BackPressure,
+    /// Bytes of the log that one session's unfinished writes may have reserved.
+    pub(super) unfinished_max: u64,
+    /// Longest write: what an empty log surely holds.
+    pub(super) write_len_max: u32,
     pub(super) accepting: bool,
 }
 
@@ -298,7 +315,12 @@ impl Relay {
             tasks: self.tasks.len(),
             wan_tasks: self.wan_tasks.len(),
             staging_pages: self.staging.total_pages() - self.staging.free_pages(),
-            held: self.held.len() + self.starved.len(),
+            held: self.held.len()
+                + self
+                    .nexuses
+                    .iter()
+                    .map(|(_, nexus)| nexus.starved.len())
+                    .sum::<usize>(),
             segments: self.log.room().segments_total - self.log.room().segments_free,
         }
     }

@@ -322,6 +322,7 @@ impl Relay {
                 cdb: reservation::release_6_cdb(),
                 expected_len: 0,
                 deadline: Time::FAR,
+                moved: Time::ZERO,
                 arrival: self.arrivals,
                 attribute: sluice_proto::iscsi::TaskAttribute::Simple,
                 dormant: false,

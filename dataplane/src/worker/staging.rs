@@ -4,8 +4,14 @@
 //!
 //! The pages are leased from the communication memory once, at start. A page
 //! is named by a [`StagePage`]; whoever holds the name gives it back.
+//!
+//! What always holds: the commands of one computer's session hold no more than
+//! its share, a quarter, so that one that takes none of its data leaves the
+//! others theirs.
 
 use sluice_hugepages::pool::{Owner, PAGE_LEN, PageRun, Pool};
+
+use super::task::{NexusKey, PASS_PAGES_MAX};
 
 /// Bytes of a staging page.
 pub const STAGE_LEN: usize = PAGE_LEN;
@@ -30,21 +36,57 @@ pub struct Staging {
     run: PageRun,
     free: Vec<StagePage>,
     total: usize,
+    /// By page: whose command holds it; `None` if free, or the relay's own.
+    owners: Vec<Option<NexusKey>>,
+    /// By nexus: the pages that its commands hold.
+    held: Vec<usize>,
+    share: usize,
 }
 
 impl Staging {
-    /// Leases `pages` contiguous pages; `None` if the pool has no such run.
-    pub fn new(pool: &mut Pool, pages: u16) -> Option<Self> {
+    /// Leases `pages` contiguous pages for up to so many nexuses, of whose
+    /// commands none may hold more than `share_max`; `None` if the pool has no
+    /// such run.
+    pub fn new(pool: &mut Pool, pages: u16, nexuses: usize, share_max: usize) -> Option<Self> {
         let run = pool.lease_pages(usize::from(pages), Owner::Staging)?;
+        let total = usize::from(pages);
         Some(Self {
+            owners: vec![None; total],
+            held: vec![0; nexuses],
+            // The longest passing command fits, as far as there are pages.
+            share: (total / 4)
+                .max(PASS_PAGES_MAX + 1)
+                .min(total)
+                .min(share_max),
             run,
             free: (0..pages).rev().map(StagePage).collect(),
             total: usize::from(pages),
         })
     }
 
+    /// A page for a command of the relay's own.
     pub fn take(&mut self) -> Option<StagePage> {
         self.free.pop()
+    }
+
+    /// A page for a computer's command, within its share.
+    pub fn take_for(&mut self, nexus: NexusKey) -> Option<StagePage> {
+        if self.held[nexus.0] >= self.share {
+            return None;
+        }
+        let page = self.free.pop()?;
+        self.held[nexus.0] += 1;
+        self.owners[usize::from(page.0)] = Some(nexus);
+        Some(page)
+    }
+
+    pub fn may_take(&self, nexus: NexusKey) -> bool {
+        !self.free.is_empty() && self.held[nexus.0] < self.share
+    }
+
+    /// Pages that the commands of one session may hold.
+    pub fn share(&self) -> usize {
+        self.share
     }
 
     pub fn give(&mut self, page: StagePage) {
@@ -52,6 +94,9 @@ impl Staging {
             self.free.len() < self.total,
             "a staging page came back twice"
         );
+        if let Some(nexus) = self.owners[usize::from(page.0)].take() {
+            self.held[nexus.0] -= 1;
+        }
         self.free.push(page);
     }
 

@@ -46,6 +46,8 @@ pub struct Task {
     pub expected_len: u32,
     /// When a task that waits for room, the storage or durability ends BUSY (C-16).
     pub deadline: Time,
+    /// When its data-out moved last.
+    pub moved: Time,
     /// Its place among all commands that came, of all sessions.
     pub arrival: u64,
     pub attribute: TaskAttribute,
@@ -55,6 +57,20 @@ pub struct Task {
 }
 
 impl Task {
+    /// Data-out has been asked for, and is not all here.
+    pub fn lacks_data(&self) -> bool {
+        match &self.work {
+            Work::Write(write) => matches!(write.state, WriteState::Landing(_)),
+            Work::Pass(pass) => !pass.data_complete && !self.dormant,
+            Work::Read(_) | Work::Sync(_) => false,
+        }
+    }
+
+    /// In the log, its answer held back for less than any bound on waiting.
+    pub fn is_answered_soon(&self) -> bool {
+        matches!(&self.work, Work::Write(write) if write.state == WriteState::Delayed)
+    }
+
     /// The write with FUA that this passing command is: LBA and blocks.
     pub fn fua_write(&self) -> Option<(u64, u32)> {
         match (&self.work, sluice_proto::scsi::classify(&self.cdb)) {
@@ -101,6 +117,8 @@ pub enum WriteState {
     Dormant(WriteId),
     /// Complete, but a command that passes through touches the same blocks.
     Behind(WriteId),
+    /// In the log; its answer is held back.
+    Delayed,
     /// In the log; a FUA write waits here for the storage's stable media.
     Durable { sequence: u64 },
 }

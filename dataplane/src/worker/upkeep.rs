@@ -11,10 +11,14 @@ use sluice_proto::scsi::{ScsiStatus, Sense};
 use super::lan::LanState;
 use super::nexus::WanState;
 use super::relay::{Net, Relay};
-use super::task::{ChunkState, LanKey, NexusKey, TaskKey, VolumeKey, Work};
+use super::task::{ChunkState, LanKey, NexusKey, TaskKey, VolumeKey, Work, WriteState};
 
 /// Every bound kept here is at least ten times this.
 const SWEEP_PERIOD: Duration = Duration::from_millis(20);
+
+/// Data that was asked for and has not moved for this long is not waited for:
+/// what it would fill is other computers' room too.
+const DATA_IDLE_MAX: Duration = Duration::from_secs(3);
 
 /// A command at the storage without an answer for this long: twice what Linux waits.
 const WAN_ANSWER_MAX: Duration = Duration::from_secs(60);
@@ -88,6 +92,10 @@ impl Relay {
             self.sweep_functions(net, now);
             left_over = true;
         }
+        self.answer_delayed(now);
+        if self.room_moved {
+            self.admit_held(net, now);
+        }
         left_over |= self.look(net, now);
         if now >= self.next_sweep {
             self.next_sweep = now + SWEEP_PERIOD;
@@ -100,7 +108,10 @@ impl Relay {
     pub fn deadline(&self) -> Time {
         let timers = [self.lan_timers.next(), self.nexus_timers.next()];
         let timers = timers.into_iter().flatten();
-        timers.fold(self.next_sweep, |first, at| first.min(at))
+        let answers = self.delayed.front().map(|&(until, _)| until);
+        timers
+            .chain(answers)
+            .fold(self.next_sweep, |first, at| first.min(at))
     }
 
     /// Has a session looked at in this step or the next, whenever it was due.
@@ -158,6 +169,7 @@ impl Relay {
             self.flush_volume(now, volume);
         }
         self.admit_held(net, now);
+        self.feed_starved(net, now);
     }
 
     /// What passed through is synced after a flush period, as records are: a
@@ -178,10 +190,21 @@ impl Relay {
             let Some(task) = self.tasks.get(at) else {
                 continue;
             };
-            if now < task.deadline || task.lan.is_none() && !self.is_idle(TaskKey(at)) {
+            let idle = now.since(task.moved) >= DATA_IDLE_MAX && task.lacks_data();
+            if now < task.deadline && !idle
+                || task.lan.is_none() && !self.is_idle(TaskKey(at))
+                || task.is_answered_soon()
+            {
                 continue;
             }
-            self.counters.busy_wait_max += 1;
+            let counters = &mut self.counters;
+            *match &task.work {
+                _ if idle => &mut counters.busy_no_data,
+                Work::Write(write) if matches!(write.state, WriteState::Held { .. }) => {
+                    &mut counters.busy_no_room
+                }
+                _ => &mut counters.busy_wait_max,
+            } += 1;
             match &task.work {
                 // It may have been done: BUSY would say that it was not.
                 Work::Pass(pass) if pass.asked.is_some() => {

@@ -78,8 +78,11 @@ pub struct Volume {
     pub sync_passed_at: Time,
     /// Complete writes held behind a barrier, in order of completion.
     pub behind: VecDeque<TaskKey>,
-    /// FUA writes and SYNCHRONIZE CACHEs that wait for records to become durable.
-    pub waiting: Vec<TaskKey>,
+    /// FUA writes and SYNCHRONIZE CACHEs that wait for records to become durable,
+    /// the one that waits for least first.
+    pub waiting: VecDeque<TaskKey>,
+    /// Passing commands that wait for clean blocks, in order of arrival.
+    pub draining: VecDeque<TaskKey>,
     pub bytes_written: u64,
     pub bytes_flushed: u64,
     pub writes: u64,
@@ -133,7 +136,8 @@ impl Volume {
             sync_passed_at: Time::ZERO,
             barriers: Vec::with_capacity(VOLUME_TASKS_MAX),
             behind: VecDeque::with_capacity(VOLUME_TASKS_MAX),
-            waiting: Vec::with_capacity(VOLUME_TASKS_MAX),
+            waiting: VecDeque::with_capacity(VOLUME_TASKS_MAX),
+            draining: VecDeque::with_capacity(VOLUME_TASKS_MAX),
             bytes_written: 0,
             bytes_flushed: 0,
             writes: 0,

@@ -1,7 +1,9 @@
 //! The way of a write: room in the log, data to its place, a place in the
 //! order of arrival, the index, the answer.
 
-use sluice_hugepages::log::{RecordFlags, RecordId, WRITE_LEN_MAX, WriteId};
+use std::time::Duration;
+
+use sluice_hugepages::log::{RecordFlags, RecordId, WriteId};
 use sluice_proto::Time;
 use sluice_proto::cache::flush::Entry;
 use sluice_proto::iscsi::{CommandEvent, TaskAttribute};
@@ -9,12 +11,18 @@ use sluice_proto::scsi::{ScsiStatus, Sense};
 
 use super::admit::Refusal;
 use super::holding::{Deed, Standing};
+use super::lan::SESSION_TASKS_MAX;
 use super::relay::{Net, Relay};
-use super::task::{TaskKey, VolumeKey, Work, WriteState, WriteTask};
+use super::task::{LanKey, Task, TaskKey, VolumeKey, Work, WriteState, WriteTask};
 use super::volume::Geometry;
+
+/// Longest that an answer is held back when the log is full: seen by a computer
+/// long before its 30 s are over (C-16), and by a flood of writes at once.
+pub const DELAY_MAX: Duration = Duration::from_secs(1);
 
 impl Relay {
     pub(super) fn plan_write(
+        &self,
         geometry: Geometry,
         lba: u64,
         blocks: u32,
@@ -30,7 +38,7 @@ impl Relay {
         if blocks == 0 {
             return Err(Refusal::status(ScsiStatus::GOOD));
         }
-        if command.expected_len as usize > WRITE_LEN_MAX {
+        if command.expected_len > self.write_len_max {
             return Err(Refusal::sense(Sense::INVALID_FIELD_IN_CDB));
         }
         Ok(Work::Write(WriteTask {
@@ -47,14 +55,15 @@ impl Relay {
     /// Gives the write room in the log, or lets it wait its turn for some.
     pub(super) fn start_write(&mut self, key: TaskKey) {
         let first = self.tasks[key.0].attribute == TaskAttribute::HeadOfQueue;
-        if (first || self.held.is_empty())
+        if (first || !self.others_wait())
             && let Some(id) = self.reserve(key)
         {
             self.write_mut(key).state = WriteState::Landing(id);
             self.grant(key);
             return;
         }
-        match self.staging.take() {
+        let nexus = self.tasks[key.0].nexus;
+        match self.staging.take_for(nexus) {
             Some(page) => {
                 self.counters.writes_held += 1;
                 self.write_mut(key).state = WriteState::Held { page, received: 0 };
@@ -75,12 +84,19 @@ impl Relay {
 
     /// Admits held writes in order, as far as the room goes.
     pub(super) fn admit_held(&mut self, net: &mut Net<'_>, now: Time) {
-        while let Some(&key) = self.held.front() {
+        self.room_moved = false;
+        let mut at = 0;
+        while let Some(&key) = self.held.get(at) {
+            if self.is_over_share(key) {
+                at += 1;
+                continue;
+            }
             let Some(id) = self.reserve(key) else {
                 self.want_room();
                 return;
             };
-            self.held.pop_front();
+            self.held.remove(at);
+            self.tasks[key.0].moved = now;
             let WriteState::Held { page, received } = self.write_mut(key).state else {
                 unreachable!("only held writes are in the list of held writes")
             };
@@ -115,13 +131,16 @@ impl Relay {
             WriteState::Behind(id) => (id, true),
             // All its data came unasked, and it still waits for room.
             WriteState::Held { .. } => return,
-            WriteState::Durable { .. } => unreachable!("a write is committed once"),
+            WriteState::Delayed | WriteState::Durable { .. } => {
+                unreachable!("a write is committed once")
+            }
         };
         if self.is_blocked(key) {
             self.write_mut(key).state = WriteState::Dormant(id);
             return;
         }
-        let standing = self.standing(volume_key, self.tasks[key.0].nexus, Deed::Write);
+        let nexus = self.tasks[key.0].nexus;
+        let standing = self.standing(volume_key, nexus, Deed::Write);
         let volume = self.volumes[usize::from(volume_key.0)]
             .as_mut()
             .expect("the task's volume");
@@ -151,6 +170,11 @@ impl Relay {
         } else {
             RecordFlags::NONE
         };
+        self.nexuses[nexus.0].unfinished -= u64::from(len);
+        self.room_moved |= !self.held.is_empty();
+        let volume = self.volumes[usize::from(volume_key.0)]
+            .as_mut()
+            .expect("the task's volume");
         let parts = self.log.commit(id, volume.epoch, sequence, flags);
         let (block_len, epoch) = (volume.block_len(), volume.epoch);
         if ordering {
@@ -180,17 +204,100 @@ impl Relay {
             self.place(volume_key, lba, blocks, record);
         }
         if fua {
-            self.volume_mut(volume_key).waiting.push(key);
+            self.volume_mut(volume_key).waiting.push_back(key);
             self.write_mut(key).state = WriteState::Durable { sequence };
             if let Some((lan, _)) = self.tasks[key.0].lan {
                 self.leave_line(lan, key);
             }
             self.ask_flush(volume_key);
         } else {
+            self.answer_in_time(now, key, volume_key);
+        }
+        self.flush_volume(now, volume_key);
+    }
+
+    /// Answers a write that is in the log: at once, or the later the fuller the
+    /// log is with writes of volumes above their threshold.
+    fn answer_in_time(&mut self, now: Time, key: TaskKey, volume: VolumeKey) {
+        let delay = self.pressure.delay(self.pressing_bytes(volume));
+        let len = self.write_mut(key).len;
+        let Some((lan, _)) = self.tasks[key.0].lan.filter(|_| !delay.is_zero()) else {
+            self.answer(key, ScsiStatus::GOOD, &[], len);
+            return self.forget(key);
+        };
+        self.counters.writes_delayed += 1;
+        self.write_mut(key).state = WriteState::Delayed;
+        self.lans[lan.0].slowed = Some(volume);
+        self.leave_line(lan, key);
+        // Answers keep their order, and the list its: none waits longer than the longest delay.
+        let last = self.delayed.back().map_or(now, |&(until, _)| until);
+        self.delayed.push_back(((now + delay).max(last), key));
+    }
+
+    /// Answers what was held back long enough.
+    pub(super) fn answer_delayed(&mut self, now: Time) {
+        while let Some(&(until, key)) = self.delayed.front()
+            && until <= now
+        {
+            self.delayed.pop_front();
+            let len = self.write_mut(key).len;
             self.answer(key, ScsiStatus::GOOD, &[], len);
             self.forget(key);
         }
-        self.flush_volume(now, volume_key);
+    }
+
+    /// How much of the log is taken, as far as the volume has to do with it.
+    fn pressing_bytes(&self, volume: VolumeKey) -> u64 {
+        let dirty = self.flush.dirty_bytes(volume.0);
+        if dirty <= self.volume(volume).policy.threshold_bytes {
+            return 0;
+        }
+        let room = self.log.room();
+        let segment_len = room.bytes_total / room.segments_total.max(1) as u64;
+        (room.segments_total - room.segments_free) as u64 * segment_len
+    }
+
+    /// The command window of a session whose writes are answered late.
+    pub(super) fn narrow_window(&mut self, lan: LanKey) {
+        let Some(volume) = self.lans.get(lan.0).and_then(|lan| lan.slowed) else {
+            return;
+        };
+        let widest = u16::try_from(SESSION_TASKS_MAX).expect("a small number");
+        let window = self.pressure.window(self.pressing_bytes(volume), widest);
+        let session = &mut self.lans[lan.0];
+        session.conn.set_command_window(window);
+        if window == widest {
+            session.slowed = None;
+        }
+    }
+
+    /// The session's unfinished writes have as much of the log as it may hold
+    /// without filling it. One is always let in.
+    fn is_over_share(&self, key: TaskKey) -> bool {
+        let Task {
+            nexus,
+            expected_len,
+            ..
+        } = self.tasks[key.0];
+        let unfinished = self.nexuses[nexus.0].unfinished;
+        unfinished > 0 && unfinished + u64::from(expected_len) > self.unfinished_max
+    }
+
+    /// Writes wait for room that are not waiting for their session's own.
+    fn others_wait(&self) -> bool {
+        self.held.iter().any(|&key| !self.is_over_share(key))
+    }
+
+    /// Room that a write had reserved is free again.
+    pub(super) fn give_room(&mut self, key: TaskKey, id: WriteId) {
+        let Task {
+            nexus,
+            expected_len,
+            ..
+        } = self.tasks[key.0];
+        self.log.abort(id);
+        self.nexuses[nexus.0].unfinished -= u64::from(expected_len);
+        self.room_moved |= !self.held.is_empty();
     }
 
     /// Commits what waited behind a passing command, in order of completion.
@@ -239,10 +346,13 @@ impl Relay {
     fn reserve(&mut self, key: TaskKey) -> Option<WriteId> {
         let volume = self.tasks[key.0].volume.expect("a write has a volume");
         let WriteTask { lba, len, .. } = *self.write_mut(key);
-        if self.log.room().segments_free <= self.margin_segments {
+        if self.is_over_share(key) || self.log.room().segments_free <= self.margin_segments {
             return None;
         }
-        self.log.reserve(super::log_volume(volume), lba, len).ok()
+        let id = self.log.reserve(super::log_volume(volume), lba, len).ok()?;
+        let nexus = self.tasks[key.0].nexus;
+        self.nexuses[nexus.0].unfinished += u64::from(len);
+        Some(id)
     }
 
     /// Asks the computer for the data that did not come with the command.

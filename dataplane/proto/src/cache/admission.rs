@@ -1,61 +1,7 @@
-//! Whether a write is let into the cache now, and how hard the computer is
-//! slowed down before it is not (A-11 to A-13, C-16). Pure functions.
+//! How hard a computer is slowed down before its writes are refused (A-13,
+//! C-16). Pure functions; whether there is room at all is the log's to say.
 
 use std::time::Duration;
-
-use crate::Time;
-
-/// How long a write is held back before it ends BUSY: well below the 30 s
-/// after which Linux gives a command up, and Windows' 60 s (C-16).
-pub const HOLD_MAX_DEFAULT: Duration = Duration::from_secs(10);
-
-/// The door of the cache.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Admission {
-    /// Room that is never given to a new write: what the flush itself, and
-    /// writes that were granted their data, may still need.
-    pub margin_bytes: u64,
-    /// Longest that a write waits for room.
-    pub hold_max: Duration,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    Admit,
-    /// Ask again when room came free, and at this time at the latest.
-    HoldUntil(Time),
-    /// It waited long enough: BUSY.
-    Busy,
-    /// It can never fit; BUSY would be asked again for ever. To be written through.
-    TooLarge,
-}
-
-impl Admission {
-    /// Decides over a write of `write_bytes` that first asked at `arrived`.
-    /// `room_bytes` is what the log can take now, `total_bytes` what it could
-    /// when empty.
-    #[must_use]
-    pub fn decide(
-        &self,
-        now: Time,
-        arrived: Time,
-        write_bytes: u64,
-        room_bytes: u64,
-        total_bytes: u64,
-    ) -> Verdict {
-        let needed = write_bytes.saturating_add(self.margin_bytes);
-        let deadline = arrived + self.hold_max;
-        if needed <= room_bytes {
-            Verdict::Admit
-        } else if needed > total_bytes {
-            Verdict::TooLarge
-        } else if now < deadline {
-            Verdict::HoldUntil(deadline)
-        } else {
-            Verdict::Busy
-        }
-    }
-}
 
 /// The slope from the threshold, where a computer runs free, to full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,42 +41,6 @@ impl BackPressure {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const DOOR: Admission = Admission {
-        margin_bytes: 10,
-        hold_max: HOLD_MAX_DEFAULT,
-    };
-
-    fn at(seconds: u64) -> Time {
-        Time::from_millis(seconds * 1000)
-    }
-
-    #[test]
-    fn a11_room_less_a_margin() {
-        assert_eq!(DOOR.decide(at(1), at(1), 90, 100, 1000), Verdict::Admit);
-        assert_eq!(
-            DOOR.decide(at(1), at(1), 91, 100, 1000),
-            Verdict::HoldUntil(at(11))
-        );
-        assert_eq!(
-            DOOR.decide(at(1), at(1), u64::MAX, 100, 1000),
-            Verdict::TooLarge
-        );
-    }
-
-    #[test]
-    fn c16_a_held_write_ends_busy_in_time() {
-        assert_eq!(
-            DOOR.decide(at(10), at(1), 91, 100, 1000),
-            Verdict::HoldUntil(at(11))
-        );
-        assert_eq!(DOOR.decide(at(11), at(1), 91, 100, 1000), Verdict::Busy);
-        assert_eq!(
-            DOOR.decide(at(11), at(1), 91, 101, 1000),
-            Verdict::Admit,
-            "room came late"
-        );
-    }
 
     #[test]
     fn a13_slower_and_slower_up_to_full() {

@@ -1,0 +1,262 @@
+//! A log that fills, and computers that take more than their share of it or of
+//! the pages between: slowed down smoothly, refused in time, and nobody else is
+//! disturbed (A-12, A-13, C-16, C-17).
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test ends where its site does not hold"
+)]
+
+use std::time::Duration;
+
+use sluice_proto::scsi::cdb;
+use sluice_sim::site::{Pdu, Session, Site, Size, op};
+
+const GOOD: u8 = 0;
+const CHECK_CONDITION: u8 = 2;
+const BUSY: u8 = 8;
+
+/// Blocks of a 64 KiB write: what may come without being asked for.
+const BLOCKS: u32 = 128;
+const LEN: u32 = BLOCKS * 512;
+
+/// A write of 64 KiB that nothing after it hides: each is an epoch of its own.
+fn send_write(site: &mut Site, session: &mut Session) -> u32 {
+    let lba = u64::from(session.itt % 7) * u64::from(BLOCKS);
+    let pdu = Site::command(session, 0x20, LEN, &cdb::write(lba, BLOCKS));
+    let mut pdu = pdu.data(&vec![7; LEN as usize]);
+    pdu.header[1] = pdu.header[1] & !7 | 2;
+    site.send(session, &pdu.bytes());
+    pdu.itt()
+}
+
+fn word(pdu: &Pdu, at: usize) -> u32 {
+    u32::from_be_bytes(pdu.header[at..at + 4].try_into().unwrap())
+}
+
+/// The command window that an answer offers.
+fn window(pdu: &Pdu) -> u32 {
+    word(pdu, 32).wrapping_sub(word(pdu, 28)).wrapping_add(1)
+}
+
+/// The next answer, waiting for it as long as it takes.
+fn answer(site: &mut Site, session: &Session) -> Pdu {
+    for _ in 0..30 {
+        if let Some(pdu) = site.next_pdu(session) {
+            return pdu;
+        }
+    }
+    panic!("no answer in 30 s");
+}
+
+fn ping(site: &mut Site, session: &Session) -> Duration {
+    let ping = Pdu::new(op::NOP_OUT | op::IMMEDIATE, 0x80, 0x7000)
+        .word(20, u32::MAX)
+        .word(24, session.cmd_sn)
+        .data(b"ping");
+    let begun = site.now;
+    site.send(session, &ping.bytes());
+    loop {
+        let pdu = site.next_pdu(session).expect("within a second");
+        if (pdu.opcode(), pdu.itt()) == (0x20, 0x7000) {
+            return site.now.since(begun);
+        }
+    }
+}
+
+/// Slower and slower, with a narrower and narrower window, and then BUSY: all of it in time.
+#[test]
+fn a_log_that_fills_slows_its_writer_down() {
+    let size = Size {
+        log_len: 16 * 1024 * 1024,
+        // Nobody answers the relay's pings here.
+        silence_max: Duration::from_secs(600),
+        ..Size::SMALL
+    };
+    let mut site = Site::of(size, |_| ());
+    let mut session = site.login(0, 0, 1);
+    site.storage.hangs = true;
+    let (mut delays, mut windows) = (Vec::new(), Vec::new());
+    let waited = loop {
+        let begun = site.now;
+        let itt = send_write(&mut site, &mut session);
+        let pdu = loop {
+            let pdu = answer(&mut site, &session);
+            if pdu.itt() == itt && pdu.opcode() == op::RESPONSE {
+                break pdu;
+            }
+        };
+        let waited = site.now.since(begun);
+        if pdu.status() == BUSY {
+            break waited;
+        }
+        assert_eq!(pdu.status(), GOOD);
+        delays.push(waited);
+        windows.push(window(&pdu));
+    };
+    let count = delays.len();
+    assert!(count > 120, "{count} writes of 64 KiB in a log of 16 MiB");
+    assert!(delays[count / 4] < Duration::from_millis(30));
+    assert!(delays[count * 3 / 4] > Duration::from_millis(200));
+    assert!(delays.iter().max().unwrap() < &Duration::from_millis(1200));
+    assert!(delays[count - 1] > Duration::from_millis(700));
+    assert!(windows[0] > 100 && windows[count - 1] < 80, "{windows:?}");
+    assert!(windows.is_sorted_by(|a, b| a >= b), "{windows:?}");
+    assert!(waited < Duration::from_secs(12), "BUSY after {waited:?}");
+    assert_eq!(site.counter("busy_no_room"), 1);
+    assert!(site.counter("write_delayed") > 50);
+    // And back: what it is slowed down by goes with what was in the log.
+    site.storage.hangs = false;
+    site.run(Duration::from_secs(4));
+    for _ in 0..2 {
+        let begun = site.now;
+        send_write(&mut site, &mut session);
+        let pdu = loop {
+            let pdu = answer(&mut site, &session);
+            if pdu.opcode() == op::RESPONSE {
+                break pdu;
+            }
+        };
+        assert_eq!(pdu.status(), GOOD);
+        assert!(site.now.since(begun) < Duration::from_millis(30));
+    }
+    assert_eq!(site.usage().tasks, 0);
+}
+
+/// Pings go beside writes that are held, answers that are held back, and a full window.
+#[test]
+fn pings_are_answered_while_the_log_is_full() {
+    let mut site = Site::small();
+    let mut session = site.login(0, 0, 1);
+    site.storage.hangs = true;
+    for _ in 0..340 {
+        send_write(&mut site, &mut session);
+        if site.usage().held > 0 {
+            break;
+        }
+        while site.usage().tasks > 60 {
+            site.run(Duration::from_millis(100));
+        }
+    }
+    assert!(site.usage().held > 0, "{:?}", site.usage());
+    for _ in 0..5 {
+        assert!(ping(&mut site, &session) < Duration::from_millis(100));
+    }
+}
+
+/// Room asked for and never filled: a share of the log at most, and not for long.
+#[test]
+fn writes_that_never_send_their_data() {
+    let mut site = Site::small();
+    let mut bystander = site.login(1, 1, 1);
+    let mut session = site.login(0, 0, 1);
+    let mut sent = 0;
+    for _ in 0..120 {
+        let write = Site::command(&mut session, 0x20, 1024 * 512, &cdb::write(0, 1024));
+        site.send(&session, &write.bytes());
+        sent += 1;
+    }
+    // Twelve segments, and four of them would be more than a share.
+    assert!(site.usage().segments < 5, "{:?}", site.usage());
+    for lba in 0..20 {
+        let begun = site.now;
+        assert_eq!(site.write(&mut bystander, lba, 5), Some(GOOD));
+        assert!(site.now.since(begun) < Duration::from_millis(30));
+    }
+    let mut busy = 0;
+    while busy < sent {
+        let pdu = answer(&mut site, &session);
+        if pdu.opcode() == op::RESPONSE {
+            assert_eq!(pdu.status(), BUSY);
+            busy += 1;
+        }
+        // The bystander answers no pings: it must say something before it is asked.
+        assert_eq!(site.write(&mut bystander, 3, 6), Some(GOOD));
+    }
+    assert!(site.counter("busy_no_data") >= 4);
+    assert_eq!(site.write(&mut session, 3, 7), Some(GOOD));
+    assert_eq!(site.usage().tasks, 0);
+}
+
+/// A computer that asks for much and takes nothing: a share of the pages at
+/// most. What finds no page ends BUSY, and never GOOD without its data.
+#[test]
+fn a_computer_that_takes_none_of_its_data() {
+    let mut site = Site::small();
+    let mut bystander = site.login(1, 1, 1);
+    let mut session = site.login(0, 0, 1);
+    let mut wanted = Vec::new();
+    site.set_reading(&session, false);
+    for _ in 0..60 {
+        let read = Site::command(&mut session, 0x40, LEN, &cdb::read(0, BLOCKS));
+        site.send(&session, &read.bytes());
+        wanted.push((read.itt(), LEN));
+    }
+    for _ in 0..20 {
+        let inquiry = Site::command(&mut session, 0x40, 36, &[0x12, 0, 0, 0, 36]);
+        site.send(&session, &inquiry.bytes());
+        wanted.push((inquiry.itt(), 36));
+    }
+    site.run(Duration::from_millis(200));
+    let usage = site.usage();
+    assert!((16..=24).contains(&usage.staging_pages), "{usage:?}");
+    for lba in 0..20 {
+        let begun = site.now;
+        assert_eq!(site.write(&mut bystander, lba, 5), Some(GOOD));
+        let read = site.read(&mut bystander, lba);
+        assert_eq!(read, Some((GOOD, Some(5))));
+        assert_eq!(
+            site.read(&mut bystander, 500).map(|(status, _)| status),
+            Some(GOOD)
+        );
+        assert!(site.now.since(begun) < Duration::from_millis(50));
+    }
+    site.set_reading(&session, true);
+    let mut lens = std::collections::BTreeMap::new();
+    let (mut good, mut busy) = (0, 0);
+    while good + busy < wanted.len() {
+        let pdu = answer(&mut site, &session);
+        *lens.entry(pdu.itt()).or_insert(0) += u32::try_from(pdu.data.len()).unwrap();
+        let ended =
+            pdu.opcode() == op::RESPONSE || pdu.opcode() == op::DATA_IN && pdu.header[1] & 1 != 0;
+        if !ended {
+            continue;
+        }
+        if pdu.status() == GOOD {
+            let (_, len) = wanted.iter().find(|(itt, _)| *itt == pdu.itt()).unwrap();
+            assert_eq!(lens[&pdu.itt()], *len, "GOOD with all of its data");
+            good += 1;
+        } else {
+            assert_eq!(pdu.status(), BUSY);
+            busy += 1;
+        }
+    }
+    assert!(good >= 60 && busy > 0, "{good} and {busy}");
+    site.run(Duration::from_secs(1));
+    let usage = site.usage();
+    assert_eq!((usage.tasks, usage.staging_pages, usage.held), (0, 0, 0));
+}
+
+/// A write that the log could never hold is refused at once, and the computer
+/// is told beforehand how long one may be.
+#[test]
+fn a_write_that_the_log_could_never_hold() {
+    let size = Size {
+        log_len: 8 * 1024 * 1024,
+        ..Size::SMALL
+    };
+    let mut site = Site::of(size, |storage| storage.resize(64 * 1024));
+    let mut session = site.login(0, 0, 1);
+    let begun = site.now;
+    let blocks = 8 * 1024 * 1024 / 512;
+    let write = Site::command(&mut session, 0x20, blocks * 512, &cdb::write(0, blocks));
+    site.send(&session, &write.bytes());
+    let pdu = site.next_pdu(&session).expect("an answer");
+    assert_eq!((pdu.itt(), pdu.status()), (write.itt(), CHECK_CONDITION));
+    assert!(site.now.since(begun) < Duration::from_millis(30));
+    let blocks = 3 * 1024 * 1024 / 512;
+    let write = Site::command(&mut session, 0x20, blocks * 512, &cdb::write(0, blocks));
+    site.send(&session, &write.bytes());
+    let pdu = site.next_pdu(&session).expect("an R2T");
+    assert_eq!((pdu.opcode(), pdu.itt()), (0x31, write.itt()));
+}
