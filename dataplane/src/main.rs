@@ -4,15 +4,16 @@
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use clap::Parser;
 use log::{error, info};
 use sluice_config::{Config, MemoryBudget, Secrets, State};
 use sluice_dataplane::driver::{Idle, IdlePolicy, Source};
 use sluice_dataplane::start::{self, Seeds, Started};
-use sluice_dataplane::worker::Io;
 use sluice_dataplane::worker::publish::LoopCounters;
+use sluice_dataplane::worker::{Io, Worker};
 use sluice_hugepages::shm::monotonic_ns;
 use sluice_proto::Time;
 
@@ -32,11 +33,17 @@ struct Arguments {
 const EXIT_CONFIG: u8 = 5;
 const EXIT_START: u8 = 6;
 
-static STOP: AtomicBool = AtomicBool::new(false);
+/// How often it was asked to stop.
+static STOPS: AtomicU32 = AtomicU32::new(0);
+
+/// So long may computers take to log out before a stop.
+const LOGOUT_SECONDS: u16 = 5;
+/// What was said last still goes out.
+const LINGER: Duration = Duration::from_millis(200);
 
 extern "C" fn stop(_: libc::c_int) {
-    // Relaxed: the flag stands for itself.
-    STOP.store(true, Ordering::Relaxed);
+    // Relaxed: the count stands for itself.
+    STOPS.fetch_add(1, Ordering::Relaxed);
 }
 
 fn main() -> ExitCode {
@@ -109,8 +116,8 @@ fn run(config: &Config, started: Started) {
     let mut sources: Vec<Source> = Vec::with_capacity(ports.len());
     let mut share = IdleShare::new(now());
     info!("serving");
-    // Relaxed: the flag stands for itself.
-    while !STOP.load(Ordering::Relaxed) {
+    let mut stopping = Stopping::No;
+    while stopping.go_on(&mut worker, now()) {
         let begun = ticks();
         publisher.loop_counters = counters;
         let next = worker.step(
@@ -137,6 +144,41 @@ fn run(config: &Config, started: Started) {
     // A flow's buffers are the pool's: the worker drops its rooms in that order.
     for port in ports {
         port.close(&mut worker.pool);
+    }
+}
+
+/// The way to a stop: computers are asked to log out, those that do not are cut
+/// off, and what was said last goes out. Asked again, it stops at once.
+enum Stopping {
+    No,
+    Asked { until: Time },
+    Lingering { until: Time },
+}
+
+impl Stopping {
+    fn go_on(&mut self, worker: &mut Worker, now: Time) -> bool {
+        // Relaxed: the count stands for itself.
+        match (STOPS.load(Ordering::Relaxed), &*self) {
+            (0, _) => {}
+            (1, Self::No) => {
+                info!("asked to stop: computers have {LOGOUT_SECONDS} s to log out");
+                worker.begin_stop(LOGOUT_SECONDS);
+                *self = Self::Asked {
+                    until: now + Duration::from_secs(LOGOUT_SECONDS.into()),
+                };
+            }
+            (1, Self::Asked { until }) => {
+                if worker.relay.is_left() || now >= *until {
+                    worker.cut_off();
+                    *self = Self::Lingering {
+                        until: now + LINGER,
+                    };
+                }
+            }
+            (1, Self::Lingering { until }) => return now < *until,
+            _ => return false,
+        }
+        true
     }
 }
 
@@ -185,7 +227,7 @@ fn ticks() -> u64 {
 /// Ticks of the time stamp counter in a second, from a twentieth of one.
 fn measure_ticks() -> u64 {
     let (begun, ticks_begun) = (monotonic_ns(), ticks());
-    std::thread::sleep(std::time::Duration::from_millis(50));
+    std::thread::sleep(Duration::from_millis(50));
     let (ns, passed) = (monotonic_ns() - begun, ticks() - ticks_begun);
     u64::try_from(u128::from(passed) * 1_000_000_000 / u128::from(ns.max(1))).unwrap_or(u64::MAX)
 }

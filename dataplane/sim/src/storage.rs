@@ -249,6 +249,13 @@ impl Storage {
         self.reservations.end_reserve(None);
     }
 
+    /// Every session is asked to log out within some seconds (RFC 7143 11.9.1).
+    pub fn ask_to_leave(&mut self, within_s: u16) {
+        for session in &mut self.sessions {
+            session.conn.request_logout(within_s);
+        }
+    }
+
     /// The volume grows, or shrinks.
     pub fn resize(&mut self, blocks: usize) {
         self.visible.resize(blocks, 0);

@@ -16,7 +16,7 @@ use super::volume::lun_number;
 pub const SERVE_BYTES_MAX: usize = 256 * 1024;
 
 /// How long the last answers of a session may take to go out.
-const CLOSING_MAX: std::time::Duration = std::time::Duration::from_secs(5);
+pub(super) const CLOSING_MAX: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// What [`Relay::receive_lan`] hands out: an event that no longer borrows the stream.
 enum Arrived {
@@ -51,7 +51,13 @@ impl Relay {
                     _ => {}
                 },
                 Arrived::Login => self.login(net, now, key),
-                Arrived::LoggedIn => self.lans[key.0].state = LanState::FullFeature,
+                Arrived::LoggedIn => {
+                    self.lans[key.0].state = LanState::FullFeature;
+                    self.end_of_login(key);
+                    if !self.accepting {
+                        self.lose_lan(net, key);
+                    }
+                }
                 Arrived::Command(command) => self.command(net, now, key, &command),
                 Arrived::WriteComplete(task) => {
                     if let Some(task) = self.lans[key.0].task(task) {

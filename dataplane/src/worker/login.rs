@@ -41,6 +41,12 @@ pub(super) fn target_config() -> TargetConfig {
     }
 }
 
+/// Connections of one address that have not logged in: more than one computer
+/// begins at once, as long as there are sessions for it.
+const LOGINS_PER_ADDRESS_MAX: usize = 16;
+/// Of all addresses: each new one looks through them.
+const LOGINS_MAX: usize = 256;
+
 impl Relay {
     /// What TCP has to say of a connection.
     pub fn flow_event(&mut self, net: &mut Net<'_>, now: Time, flow: FlowId, event: FlowEvent) {
@@ -89,7 +95,7 @@ impl Relay {
         local: std::net::SocketAddrV4,
         computer: std::net::SocketAddrV4,
     ) {
-        if !self.accepting || self.lans.len() == self.lans.capacity() {
+        if !self.accepting || !self.make_room_for_login(net, computer) {
             self.counters.logins_refused += 1;
             net.tcp.abort(flow);
             return;
@@ -117,9 +123,33 @@ impl Relay {
             tsih: 0,
             login_deadline: now + LOGIN_MAX,
         }));
+        self.logins.push(key);
         self.bind(flow, Side::Lan(key));
         self.look_at_lan(key);
         self.touch_lan(key);
+    }
+
+    /// Whether one more connection may log in: of those that have not, an
+    /// address has its limit, and so have all. The oldest that has not said who
+    /// it is goes first, so that connections left half open keep nobody out (C-17).
+    fn make_room_for_login(&mut self, net: &mut Net<'_>, computer: std::net::SocketAddrV4) -> bool {
+        let Self { lans, logins, .. } = self;
+        let from_there = |key: &LanKey| lans[key.0].computer.ip() == computer.ip();
+        let sessions = lans.capacity();
+        let address_full = logins.iter().filter(|key| from_there(key)).count()
+            >= (sessions / 4).clamp(2, LOGINS_PER_ADDRESS_MAX);
+        if !address_full && logins.len() < LOGINS_MAX && lans.len() < sessions {
+            return true;
+        }
+        let silent = logins
+            .iter()
+            .find(|key| lans[key.0].nexus.is_none() && (!address_full || from_there(key)))
+            .copied();
+        if let Some(silent) = silent {
+            self.counters.logins_dropped += 1;
+            self.lose_lan(net, silent);
+        }
+        silent.is_some()
     }
 
     /// A login request waits for an answer.
@@ -173,8 +203,12 @@ impl Relay {
                 && !matches!(nexus.state, WanState::LoggingOut | WanState::Gone)
         };
         let shared = policy.shared;
+        // a computer is a name and an address. Its own session is
+        // reinstated by name and ISID, wherever it comes from.
+        let computer = self.lans[key.0].computer;
         let taken = self.nexuses.iter().any(|(_, nexus)| {
-            nexus.target == target && nexus.lan.is_some() && nexus.initiator_name != initiator
+            let own = (nexus.initiator_name, nexus.computer.ip()) == (initiator, computer.ip());
+            nexus.target == target && nexus.lan.is_some() && !own && !same(nexus)
         });
         if !shared && taken {
             return self.reject_login(key, login_status::AUTHORIZATION_FAILURE);
@@ -189,7 +223,6 @@ impl Relay {
             self.counters.sessions_reinstated += 1;
             self.lose_lan(net, old);
         }
-        let computer = self.lans[key.0].computer;
         let found = found.filter(|nexus| {
             !matches!(
                 self.nexuses[nexus.0].state,
@@ -265,6 +298,7 @@ impl Relay {
             attempts: 0,
             established: false,
             probe: Probe::default(),
+            leave_by: None,
             unit_attentions: ArrayVec::new(),
             entered: 0,
             entered_at: Time::ZERO,
@@ -301,6 +335,42 @@ impl Relay {
             let isid = [0x80, a, b, c, d, e];
             if !self.nexuses.iter().any(|(_, nexus)| nexus.wan_isid == isid) {
                 return isid;
+            }
+        }
+    }
+
+    /// It has logged in, or gone.
+    pub(super) fn end_of_login(&mut self, key: LanKey) {
+        self.logins.retain(|&login| login != key);
+    }
+
+    /// Asks every computer to log out within some seconds, and lets none in
+    /// (RFC 7143 11.9.1, event 1): the relay is about to stop.
+    pub fn begin_stop(&mut self, net: &mut Net<'_>, within_s: u16) {
+        self.accepting = false;
+        for at in 0..self.lans.capacity() {
+            let Some(lan) = self.lans.get_mut(at) else {
+                continue;
+            };
+            if lan.state == LanState::FullFeature {
+                lan.conn.request_logout(within_s);
+                self.touch_lan(LanKey(at));
+            } else if lan.state == LanState::Login {
+                self.lose_lan(net, LanKey(at));
+            }
+        }
+    }
+
+    /// No computer is connected.
+    pub fn is_left(&self) -> bool {
+        self.lans.is_empty()
+    }
+
+    /// Ends the sessions that are left: their computers need not find out by silence.
+    pub fn cut_off(&mut self, net: &mut Net<'_>) {
+        for at in 0..self.lans.capacity() {
+            if self.lans.contains(at) {
+                self.lose_lan(net, LanKey(at));
             }
         }
     }
@@ -535,6 +605,7 @@ impl Relay {
             }
         }
         self.forget_functions(key);
+        self.end_of_login(key);
         let lan = self.lans.remove(key.0);
         self.lan_timers.disarm(lan_slot(key));
         for page in lan.pages_out {

@@ -87,6 +87,9 @@ pub struct Nexus {
     /// it was last asked for unit attentions; and when that was.
     pub unasked: u64,
     pub polled_at: Time,
+    /// The storage has asked to be left by then: nothing new is sent, and it is
+    /// left as soon as nothing is out; [`Time::FAR`] when that was said.
+    pub leave_by: Option<Time>,
     /// Tasks that name this nexus.
     pub tasks: usize,
     /// Reads with chunks to ask for, and commands to forward, in order.
@@ -144,7 +147,8 @@ impl Nexus {
 
     /// Commands that the storage's window still takes.
     pub fn window(&self) -> usize {
-        self.conn.as_ref().map_or(0, |conn| conn.window())
+        let conn = self.conn.as_ref().filter(|_| self.leave_by.is_none());
+        conn.map_or(0, |conn| conn.window())
     }
 
     /// The pause before the next login, doubled each time, with up to a

@@ -89,6 +89,7 @@ impl Relay {
             delayed: std::collections::VecDeque::with_capacity(tasks),
             starving: std::collections::VecDeque::with_capacity(nexuses_max),
             flows: Vec::with_capacity(sessions * 4),
+            logins: Vec::with_capacity(sessions),
             lans_queued: std::collections::VecDeque::with_capacity(sessions),
             nexuses_queued: std::collections::VecDeque::with_capacity(nexuses_max),
             next_sweep: now,

@@ -113,6 +113,8 @@ pub enum Side {
 pub struct Counters {
     pub logins: u64,
     pub logins_refused: u64,
+    /// Connections that said nothing and made room for others.
+    pub logins_dropped: u64,
     pub violations: u64,
     /// Computers that did not prove who they are; the same for storage, and refusals of our proof.
     pub unproved: u64,
@@ -151,10 +153,11 @@ pub struct Counters {
 }
 
 impl Counters {
-    pub fn rows(&self) -> [(&'static str, u64); 29] {
+    pub fn rows(&self) -> [(&'static str, u64); 30] {
         [
             ("login_accepted", self.logins),
             ("login_refused", self.logins_refused),
+            ("login_dropped", self.logins_dropped),
             ("iscsi_violation", self.violations),
             ("login_unproved", self.unproved),
             ("wan_login_unproved", self.wan_unproved),
@@ -228,6 +231,8 @@ pub struct Relay {
     pub(super) starving: VecDeque<NexusKey>,
     /// By the flow's index.
     pub(super) flows: Vec<Option<(FlowId, Side)>>,
+    /// Connections that have not logged in yet, the oldest first.
+    pub(super) logins: Vec<LanKey>,
     pub(super) lans_queued: VecDeque<LanKey>,
     pub(super) nexuses_queued: VecDeque<NexusKey>,
     pub(super) next_sweep: Time,

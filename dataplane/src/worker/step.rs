@@ -112,6 +112,24 @@ impl Worker {
             .min(self.router.deadline())
     }
 
+    /// Asks every computer to log out, and lets none in: see [`Relay::begin_stop`].
+    pub fn begin_stop(&mut self, within_s: u16) {
+        let mut net = Net {
+            tcp: &mut self.tcp,
+            pool: &mut self.pool,
+        };
+        self.relay.begin_stop(&mut net, within_s);
+    }
+
+    /// Ends the sessions that are left.
+    pub fn cut_off(&mut self) {
+        let mut net = Net {
+            tcp: &mut self.tcp,
+            pool: &mut self.pool,
+        };
+        self.relay.cut_off(&mut net);
+    }
+
     /// Ends the worker as a crash would, and hands out the one thing that outlives it.
     pub fn into_log(self) -> Log {
         self.relay.into_log()

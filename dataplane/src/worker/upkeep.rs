@@ -8,6 +8,7 @@ use sluice_proto::Time;
 use sluice_proto::iscsi::login_status;
 use sluice_proto::scsi::{ScsiStatus, Sense};
 
+use super::admit::CLOSING_MAX;
 use super::lan::LanState;
 use super::nexus::WanState;
 use super::relay::{Net, Relay};
@@ -233,14 +234,19 @@ impl Relay {
                 Some(lan.login_deadline)
             }
             LanState::Login | LanState::Closing => {
-                self.counters.logins_refused += u64::from(lan.state == LanState::Login);
-                if let Some(nexus) = lan.nexus {
-                    let status = login_status::SERVICE_UNAVAILABLE;
-                    self.refuse_waiting_login(net, now, nexus, status);
+                let waits = lan.nexus.filter(|_| lan.state == LanState::Login);
+                let status = login_status::SERVICE_UNAVAILABLE;
+                if let Some(nexus) = waits
+                    && self.refuse_waiting_login(net, now, nexus, status)
+                    && let Some(lan) = self.lans.get_mut(key.0)
+                {
+                    // It is told so before its connection ends.
+                    lan.login_deadline = now + CLOSING_MAX;
+                    return Some(lan.login_deadline);
                 }
-                if self.lans.contains(key.0) {
-                    self.lose_lan(net, key);
-                }
+                self.counters.logins_refused +=
+                    u64::from(self.lans[key.0].state == LanState::Login);
+                self.lose_lan(net, key);
                 None
             }
             LanState::FullFeature => {
@@ -301,6 +307,10 @@ impl Relay {
                     return self.lose_wan(net, now, key);
                 }
                 nexus.watched = unacknowledged > 0;
+                if nexus.leave_by.is_some() {
+                    self.touch_nexus(key);
+                }
+                let nexus = &mut self.nexuses[key.0];
                 let silence = self.config.silence_max;
                 match nexus.pinged {
                     Some(since) if nexus.last_heard > since => nexus.pinged = None,
@@ -328,7 +338,9 @@ impl Relay {
             WanState::Backoff(until) => until,
             WanState::Connecting | WanState::LoggingIn => nexus.state_deadline,
             WanState::Probing => now + LOOK_AGAIN,
-            WanState::Ready if nexus.watched || nexus.has_to_ask() => now + WATCH_PERIOD,
+            WanState::Ready if nexus.leave_by.is_some() || nexus.watched || nexus.has_to_ask() => {
+                now + WATCH_PERIOD
+            }
             WanState::Ready => {
                 nexus.pinged.map_or(nexus.last_heard, |since| since) + self.config.silence_max
             }

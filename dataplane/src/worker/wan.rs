@@ -49,7 +49,9 @@ enum Arrived {
     },
     Pong,
     Reset(TaskFunctionResponse),
-    LogoutRequested,
+    LogoutRequested {
+        within_s: u16,
+    },
     LoggedOut,
     Violation,
 }
@@ -112,6 +114,7 @@ impl Relay {
                 nexus.flow = Some(flow);
                 nexus.conn = Some(Box::new(conn));
                 (nexus.sent, nexus.acknowledged, nexus.watched) = (0, 0, false);
+                nexus.leave_by = None;
                 nexus.state = WanState::Connecting;
                 nexus.state_deadline = now + STEP_MAX;
                 self.look_at_nexus(key);
@@ -174,10 +177,10 @@ impl Relay {
                 Arrived::Pong => self.nexuses[key.0].pinged = None,
                 Arrived::Reset(response) => self.reset_answered(net, now, key, response),
                 // RFC 7143 11.9.1: the storage asks to be left; we come back by ourselves.
-                Arrived::LogoutRequested => {
-                    if let Some(conn) = self.nexuses[key.0].conn.as_mut() {
-                        conn.logout();
-                    }
+                Arrived::LogoutRequested { within_s } => {
+                    let wait = Duration::from_secs(u64::from(within_s) / 2).min(STEP_MAX);
+                    self.nexuses[key.0].leave_by = Some(now + wait);
+                    self.look_at_nexus(key);
                 }
                 Arrived::LoggedOut => self.wan_logged_out(net, now, key),
                 Arrived::Violation => {
@@ -195,8 +198,26 @@ impl Relay {
                 self.flush_volume(now, volume);
             }
         }
+        self.leave_storage(now, key);
         self.transmit_nexus(net, now, key);
         budget == 0
+    }
+
+    /// Logs out where the storage has asked for it, when nothing is out any more
+    /// or its patience ends. What is dirty stays, and the session is made anew.
+    fn leave_storage(&mut self, now: Time, key: NexusKey) {
+        let Some(by) = self.nexuses.get(key.0).and_then(|nexus| nexus.leave_by) else {
+            return;
+        };
+        let out = self.wan_tasks.iter().any(|(_, task)| task.nexus == key);
+        let nexus = &mut self.nexuses[key.0];
+        if by != Time::FAR
+            && (!out || now >= by)
+            && let Some(conn) = nexus.conn.as_mut()
+        {
+            conn.logout();
+            nexus.leave_by = Some(Time::FAR);
+        }
     }
 
     /// Feeds the connection from its stream until an event needs a decision.
@@ -274,9 +295,11 @@ impl Relay {
                             Some(Arrived::LoginFailed((failure.class, failure.detail)))
                         }
                         Some(InitiatorEvent::Pong) => Some(Arrived::Pong),
-                        Some(InitiatorEvent::Async { event: 1, .. }) => {
-                            Some(Arrived::LogoutRequested)
-                        }
+                        Some(InitiatorEvent::Async {
+                            event: 1,
+                            parameters: [_, _, within_s],
+                            ..
+                        }) => Some(Arrived::LogoutRequested { within_s }),
                         Some(InitiatorEvent::Async { .. }) => None,
                         Some(InitiatorEvent::LoggedOut { .. }) => Some(Arrived::LoggedOut),
                         // As if the storage had refused: nothing of it is to be believed.
