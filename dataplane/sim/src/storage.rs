@@ -93,6 +93,9 @@ pub struct Storage {
     pub window: u16,
     /// Answers no command while set; pings it does.
     pub hangs: bool,
+    /// A command that ABORT TASK names is carried out and answered first: the
+    /// function comes too late, and is *complete* all the same.
+    pub finishes_aborted: bool,
     /// It reads nothing any more, though its TCP acknowledges.
     pub deaf: bool,
     /// Writes of initiators whose names end so are not carried out while set.
@@ -121,6 +124,7 @@ impl Storage {
             torn: 0,
             window: TargetConfig::default().max_tasks,
             hangs: false,
+            finishes_aborted: false,
             deaf: false,
             stalls: None,
             bars: None,
@@ -467,8 +471,12 @@ impl Storage {
                 if function == TaskFunction::LunReset {
                     self.reset_tasks();
                 }
+                if self.finishes_aborted {
+                    self.hangs = false;
+                    self.execute(now, at, random);
+                }
                 let session = &mut self.sessions[at];
-                if let Some(task) = task {
+                if let Some(task) = task.filter(|_| !self.finishes_aborted) {
                     session.pending.retain(|pending| pending.task != task);
                     session.conn.abort(task);
                     self.counters.aborted += 1;

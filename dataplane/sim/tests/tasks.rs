@@ -445,3 +445,19 @@ fn a_passing_change_that_cannot_be_aborted() {
     assert_eq!(site.counter("wan_session_lost"), 1);
     let _ = change;
 }
+
+/// The storage has carried the change out when the abort reaches it. Its word on
+/// the abort is of no command any more, and of no reset either: nothing else ends.
+#[test]
+fn an_abort_that_comes_too_late_ends_nothing_else() {
+    let mut site = Site::small();
+    let mut session = site.login(0, 0, 1);
+    site.storage.hangs = true;
+    site.storage.finishes_aborted = true;
+    let change = write_same(&mut site, &mut session, 7, 9);
+    site.run(Duration::from_millis(50));
+    let code = manage(&mut site, &mut session, ABORT_TASK, LUN, change);
+    assert_eq!((code, site.storage.counters.aborted), (COMPLETE, 0));
+    assert_eq!(site.read(&mut session, 7), Some((GOOD, Some(9))));
+    assert_eq!(site.counter("wan_session_lost"), 0);
+}

@@ -11,7 +11,7 @@ use sluice_proto::iscsi::{
     Direction, InitiatorConfig, InitiatorConn, InitiatorEvent, IscsiName, Offers, Residual,
     Violation,
 };
-use sluice_proto::iscsi::{SENSE_LEN_MAX, TaskFunctionResponse};
+use sluice_proto::iscsi::{SENSE_LEN_MAX, TaskFunction, TaskFunctionResponse};
 use sluice_proto::scsi::{Capacity, ScsiStatus, Sense, SenseKey, cdb, mode::ModeSense, sense};
 
 use super::holding::Deed;
@@ -256,10 +256,13 @@ impl Relay {
                         None if used == 0 || taken == window.len() => break,
                         None | Some(InitiatorEvent::SendTargets) => None,
                         Some(InitiatorEvent::TaskManagementResponse {
-                            token: Some(token), ..
-                        }) => Some(Arrived::Aborted { token }),
-                        Some(InitiatorEvent::TaskManagementResponse { response, .. }) => {
-                            Some(Arrived::Reset(response))
+                            function: TaskFunction::LunReset,
+                            response,
+                            ..
+                        }) => Some(Arrived::Reset(response)),
+                        // Without a token the command's own answer came first, or will come.
+                        Some(InitiatorEvent::TaskManagementResponse { token, .. }) => {
+                            token.map(|token| Arrived::Aborted { token })
                         }
                         Some(InitiatorEvent::DataIn {
                             token,
