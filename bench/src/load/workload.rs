@@ -318,6 +318,7 @@ impl Workload {
             token: slot as u64,
             lun: self.plan.lun,
             cdb,
+            cdb_rest: None,
             attribute: TaskAttribute::Simple,
             data,
         });

@@ -120,6 +120,7 @@ impl Link {
                 token,
                 lun: 0,
                 cdb: [0; 16],
+                cdb_rest: None,
                 attribute: TaskAttribute::Simple,
                 data,
             };

@@ -331,6 +331,7 @@ impl Client {
             token,
             lun: LUN,
             cdb,
+            cdb_rest: None,
             attribute,
             data,
         })

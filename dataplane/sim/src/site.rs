@@ -81,6 +81,8 @@ pub mod op {
 #[derive(Clone, Debug)]
 pub struct Pdu {
     pub header: [u8; 48],
+    /// Additional header segments, in whole words.
+    pub ahs: Vec<u8>,
     pub data: Vec<u8>,
 }
 
@@ -92,6 +94,7 @@ impl Pdu {
         header[16..20].copy_from_slice(&itt.to_be_bytes());
         Self {
             header,
+            ahs: Vec::new(),
             data: Vec::new(),
         }
     }
@@ -105,6 +108,13 @@ impl Pdu {
         self.at(at, &word.to_be_bytes())
     }
 
+    /// Additional header segments (RFC 7143 11.2.2), in whole words.
+    pub fn ahs(mut self, segments: &[u8]) -> Self {
+        self.header[4] = u8::try_from(segments.len() / 4).expect("the site holds");
+        self.ahs = segments.to_vec();
+        self
+    }
+
     pub fn data(mut self, data: &[u8]) -> Self {
         let len = u32::try_from(data.len())
             .expect("the site holds")
@@ -116,6 +126,7 @@ impl Pdu {
 
     pub fn bytes(&self) -> Vec<u8> {
         let mut bytes = self.header.to_vec();
+        bytes.extend_from_slice(&self.ahs);
         bytes.extend_from_slice(&self.data);
         bytes.resize(bytes.len().next_multiple_of(4), 0);
         bytes
@@ -437,7 +448,11 @@ impl Site {
         }
         let data = bytes[48..48 + len].to_vec();
         bytes.drain(..end);
-        Some(Pdu { header, data })
+        Some(Pdu {
+            header,
+            ahs: Vec::new(),
+            data,
+        })
     }
 
     pub fn login_pdu(computer: usize, target: usize, isid: u16) -> Pdu {

@@ -36,6 +36,8 @@ struct Pending {
     task: TaskId,
     due: Time,
     command: CommandEvent,
+    /// The CDB with what came beyond its first 16 bytes.
+    cdb: Vec<u8>,
     data: Vec<u8>,
     complete: bool,
 }
@@ -96,6 +98,8 @@ pub struct Storage {
     /// A command that ABORT TASK names is carried out and answered first: the
     /// function comes too late, and is *complete* all the same.
     pub finishes_aborted: bool,
+    /// Unmapped blocks read as zeroes; else UNMAP is a hint that is not taken.
+    pub unmaps: bool,
     /// It reads nothing any more, though its TCP acknowledges.
     pub deaf: bool,
     /// Writes of initiators whose names end so are not carried out while set.
@@ -125,6 +129,7 @@ impl Storage {
             window: TargetConfig::default().max_tasks,
             hangs: false,
             finishes_aborted: false,
+            unmaps: false,
             deaf: false,
             stalls: None,
             bars: None,
@@ -554,11 +559,14 @@ impl Storage {
         } else {
             Vec::new()
         };
+        let mut cdb = command.cdb.to_vec();
+        cdb.extend_from_slice(self.sessions[at].conn.extended_cdb());
         let complete = !command.write;
         self.sessions[at].pending.push(Pending {
             task,
             due,
             command,
+            cdb,
             data,
             complete,
         });
@@ -582,13 +590,17 @@ impl Storage {
                     .expect("short")
                     .min(pending.command.expected_len)
             };
-            if !answer.is_empty() && transferred > 0 {
+            let read_len = match pending.command.write {
+                true => pending.command.bidirectional_read_len,
+                false => transferred,
+            };
+            if !answer.is_empty() && read_len > 0 {
                 let token = self.next_token;
                 self.next_token += 1;
                 session.answers.push((token, answer));
                 session
                     .conn
-                    .data_in(pending.task, token, 0, 0, transferred)
+                    .data_in(pending.task, token, 0, 0, read_len)
                     .expect("fewer answers than data items");
             }
             session
@@ -635,7 +647,7 @@ impl Storage {
             self.counters.busy += 1;
             return (ScsiStatus::BUSY, Vec::new(), Vec::new());
         }
-        let access = scsi::classify(cdb);
+        let access = scsi::classify(&pending.cdb);
         let port = self.sessions[at].port.clone().expect("logged in");
         let refused = |refused| match refused {
             Refused::Conflict => (ScsiStatus::RESERVATION_CONFLICT, Vec::new(), Vec::new()),
@@ -710,6 +722,30 @@ impl Storage {
             ) => {
                 self.counters.changes_passed += 1;
                 self.write(lba, &pending.data, false);
+                good(Vec::new())
+            }
+            (opcode::XDWRITEREAD_10, Ok(Access::Range { lba, .. })) => {
+                self.counters.changes_passed += 1;
+                let mut answer = vec![0; pending.data.len()];
+                for (piece, lba) in answer.chunks_mut(BLOCK_LEN).zip(lba..) {
+                    let at = usize::try_from(lba).expect("small");
+                    block::fill(piece, self.visible[at], lba);
+                }
+                for (old, new) in answer.iter_mut().zip(&pending.data) {
+                    *old ^= new;
+                }
+                self.write(lba, &pending.data, false);
+                good(answer)
+            }
+            (opcode::UNMAP, _) if self.unmaps => {
+                self.counters.changes_passed += 1;
+                // Block descriptors of 16 bytes from byte 8 on (SBC-4, UNMAP parameter list).
+                for descriptor in pending.data[8..].chunks_exact(16) {
+                    let lba = u64::from_be_bytes(*descriptor.first_chunk().expect("16 bytes"));
+                    let blocks = u32::from_be_bytes(descriptor[8..12].try_into().expect("4 bytes"));
+                    let zeroes = vec![0; blocks as usize * BLOCK_LEN];
+                    self.write(lba, &zeroes, false);
+                }
                 good(Vec::new())
             }
             (opcode::COMPARE_AND_WRITE, Ok(Access::Range { lba, .. })) => {

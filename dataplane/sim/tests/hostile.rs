@@ -288,6 +288,11 @@ fn data_and_task_management_out_of_turn() {
     hostile.site.send(&session, &data_out(write.itt(), 0));
     hostile.site.run(Duration::from_millis(100));
     hostile.check();
+    // The reset's unit attention comes first.
+    assert_eq!(
+        hostile.site.write(&mut session, 3, 5),
+        Some(CHECK_CONDITION)
+    );
     assert_eq!(hostile.site.write(&mut session, 3, 5), Some(GOOD));
     let logout = Pdu::new(op::LOGOUT | op::IMMEDIATE, 0x80, 500).word(24, session.cmd_sn);
     hostile.site.send(&session, &logout.bytes());

@@ -353,6 +353,13 @@ fn what_is_acknowledged_survives_every_function() {
             assert!(!site.is_open(&session));
             session = site.login(0, 0, 1);
         }
+        if matches!(function, LUN_RESET | TARGET_WARM_RESET) {
+            // It is told of its own reset, once.
+            assert_eq!(
+                site.read(&mut session, 0).map(|(status, _)| status),
+                Some(CHECK_CONDITION)
+            );
+        }
         for lba in 0..20 {
             assert_eq!(site.read(&mut session, lba), Some((GOOD, Some(50))));
         }
@@ -382,7 +389,9 @@ fn a_lun_reset_reaches_the_other_computers() {
     assert_eq!(answer.status(), CHECK_CONDITION);
     assert_eq!((answer.data[2 + 12], answer.data[2 + 13]), (0x29, 0x03));
     assert_eq!(site.write(&mut other, 7, 3), Some(GOOD), "told once");
-    assert_eq!(site.write(&mut session, 8, 4), Some(GOOD), "its own reset");
+    // The one that asked is told too.
+    assert_eq!(site.write(&mut session, 8, 4), Some(CHECK_CONDITION));
+    assert_eq!(site.write(&mut session, 8, 4), Some(GOOD));
     assert_eq!(site.read(&mut session, 7), Some((GOOD, Some(3))));
 }
 

@@ -250,7 +250,14 @@ impl Relay {
         }
         let nexus = &self.nexuses[nexus_key.0];
         let volume = self.find_volume(nexus.target, command.lun);
-        let access = match scsi::classify(&command.cdb) {
+        let (cdb, cdb_rest) = match self.lans[lan.0].whole_cdb(command) {
+            Ok(whole) => whole,
+            Err(fault) => {
+                let sense = fault.fixed();
+                return self.refuse(lan, command.task, ScsiStatus::CHECK_CONDITION, &sense);
+            }
+        };
+        let access = match scsi::classify(&cdb) {
             Ok(access) => access,
             Err(fault) => {
                 return self.refuse(
@@ -263,11 +270,6 @@ impl Relay {
         };
         if let Some(sense) = self.unreachable_unit(volume, command.lun, access) {
             let sense = sense.fixed();
-            return self.refuse(lan, command.task, ScsiStatus::CHECK_CONDITION, &sense);
-        }
-        // The connection keeps the rest of a longer CDB; cut short it would be another command.
-        if command.cdb[0] == scsi::opcode::VARIABLE_LENGTH {
-            let sense = Sense::INVALID_COMMAND_OPERATION_CODE.fixed();
             return self.refuse(lan, command.task, ScsiStatus::CHECK_CONDITION, &sense);
         }
         if self.tasks.len() == self.tasks.capacity() {
@@ -328,6 +330,7 @@ impl Relay {
             volume: known.map(|(key, _)| key),
             lun: command.lun,
             cdb: command.cdb,
+            cdb_rest,
             expected_len: command.expected_len,
             deadline: now + self.config.wait_max,
             moved: now,
@@ -530,18 +533,16 @@ fn land(
                 unreachable!("complete writes get no more data")
             }
         },
-        Work::Pass(PassTask {
-            pages, transferred, ..
-        }) => {
+        Work::Pass(PassTask { pages, landed, .. }) => {
             let mut rest = bytes;
             while !rest.is_empty() {
-                let at = *transferred as usize;
+                let at = *landed as usize;
                 let room = STAGE_LEN - at % STAGE_LEN;
                 let (now, later) = rest.split_at(rest.len().min(room));
                 let page = pages[at / STAGE_LEN];
                 staging.bytes_mut(pool, page)[at % STAGE_LEN..at % STAGE_LEN + now.len()]
                     .copy_from_slice(now);
-                *transferred += u32::try_from(now.len()).expect("a page of data");
+                *landed += u32::try_from(now.len()).expect("a page of data");
                 rest = later;
             }
         }

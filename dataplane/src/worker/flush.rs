@@ -195,6 +195,19 @@ impl Relay {
         cdb: [u8; 16],
         data: Direction,
     ) -> usize {
+        self.submit_long(now, nexus, kind, lun, (cdb, None), data)
+    }
+
+    /// As [`Relay::submit`], with bytes 16 to 31 of a 32-byte CDB.
+    pub(super) fn submit_long(
+        &mut self,
+        now: Time,
+        nexus: NexusKey,
+        kind: WanKind,
+        lun: u64,
+        (cdb, cdb_rest): ([u8; 16], Option<[u8; 16]>),
+        data: Direction,
+    ) -> usize {
         let wan_task = self.wan_tasks.insert(WanTask {
             nexus,
             sent: now,
@@ -208,6 +221,7 @@ impl Relay {
             token: wan_task as u64,
             lun,
             cdb,
+            cdb_rest,
             attribute: TaskAttribute::Simple,
             data,
         })

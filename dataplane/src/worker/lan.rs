@@ -6,11 +6,13 @@
 use std::collections::VecDeque;
 use std::net::SocketAddrV4;
 
+use arrayvec::ArrayVec;
 use sluice_proto::Time;
-use sluice_proto::iscsi::{TargetConn, TaskId};
+use sluice_proto::iscsi::{CommandEvent, TargetConn, TaskId};
+use sluice_proto::scsi::{Sense, opcode};
 
 use super::staging::StagePage;
-use super::task::{NexusKey, TaskKey, VolumeKey};
+use super::task::{CDB_LEN_MAX, NexusKey, TaskKey, VolumeKey};
 use crate::tcp::FlowId;
 
 /// Commands a session may have outstanding; MaxCmdSN is opened this far (RFC 7143 4.2.2.1).
@@ -58,6 +60,33 @@ pub struct Lan {
 }
 
 impl Lan {
+    /// The CDB of the command that came last, and its bytes from 16 on if it
+    /// has 32 (RFC 7143 11.2.2.3). Cut short it would be another command.
+    ///
+    /// # Errors
+    /// A CDB longer than 32 bytes, or one that says to be longer than what came.
+    pub fn whole_cdb(
+        &self,
+        command: &CommandEvent,
+    ) -> Result<(ArrayVec<u8, CDB_LEN_MAX>, Option<[u8; 16]>), Sense> {
+        let rest = self.conn.extended_cdb();
+        let mut whole = ArrayVec::from_iter(command.cdb);
+        // SPC-5, variable type data fields: ADDITIONAL CDB LENGTH counts from byte 8.
+        let declared = match command.cdb[0] {
+            opcode::VARIABLE_LENGTH => 8 + usize::from(command.cdb[7]),
+            _ => 16,
+        };
+        if declared > CDB_LEN_MAX || (declared <= 16 && !rest.is_empty()) {
+            return Err(Sense::INVALID_COMMAND_OPERATION_CODE);
+        }
+        if declared <= 16 {
+            return Ok((whole, None));
+        }
+        let rest = rest.first_chunk().ok_or(Sense::INVALID_FIELD_IN_CDB)?;
+        whole.extend(*rest);
+        Ok((whole, Some(*rest)))
+    }
+
     pub fn task(&self, task: TaskId) -> Option<TaskKey> {
         self.tasks.get(usize::from(task.0)).copied().flatten()
     }

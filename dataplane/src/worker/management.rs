@@ -140,7 +140,7 @@ impl Relay {
             _ => None,
         };
         if let Some(sense) = reset {
-            self.tell_others_of_reset(nexus, scope, sense);
+            self.tell_of_reset(nexus, scope, sense);
         }
         if waiting.waits > 0 {
             self.functions.push(waiting);
@@ -232,8 +232,9 @@ impl Relay {
         1
     }
 
-    /// Other computers of the units are told what this one has done.
-    fn tell_others_of_reset(&mut self, by: NexusKey, scope: Scope, sense: Sense) {
+    /// Every computer of the units is told, the one that asked too (SAM-5 5.14:
+    /// for every I_T nexus).
+    fn tell_of_reset(&mut self, by: NexusKey, scope: Scope, sense: Sense) {
         let target = self.nexuses[by.0].target;
         for volume in self.volume_keys() {
             let lun = self.volume(volume).lun;
@@ -245,11 +246,10 @@ impl Relay {
                 continue;
             }
             for at in 0..self.nexuses.capacity() {
-                if at != by.0
-                    && self
-                        .nexuses
-                        .get(at)
-                        .is_some_and(|nexus| nexus.target == target && nexus.established)
+                if self
+                    .nexuses
+                    .get(at)
+                    .is_some_and(|nexus| nexus.target == target && nexus.established)
                 {
                     self.keep_unit_attention(NexusKey(at), lun, &sense.fixed());
                 }

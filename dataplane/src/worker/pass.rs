@@ -15,7 +15,7 @@ use super::admit::Refusal;
 use super::relay::{Net, Relay};
 use super::staging::{STAGE_LEN, StagePage};
 use super::task::{
-    NexusKey, PASS_BYTES_MAX, PassTask, SyncTask, Task, TaskKey, VolumeKey, Work, WriteState,
+    NexusKey, PASS_PAGES_MAX, PassTask, SyncTask, Task, TaskKey, VolumeKey, Work, WriteState,
     WriteTask,
 };
 use super::wan::Ended;
@@ -76,13 +76,19 @@ impl Relay {
             Access::Sync { .. } | Access::Medium => Some(Access::Medium),
         };
         let len = command.expected_len as usize;
-        if len > PASS_BYTES_MAX.min(self.staging.share() * STAGE_LEN)
-            || (command.read && command.write)
-        {
+        let read_len = match (command.read, command.write) {
+            (true, true) => command.bidirectional_read_len,
+            (true, false) => command.expected_len,
+            (false, _) => 0,
+        };
+        let out_len = if command.write { len } else { 0 };
+        let pages_out = out_len.div_ceil(STAGE_LEN);
+        let pages_needed = pages_out + (read_len as usize).div_ceil(STAGE_LEN);
+        if pages_needed > PASS_PAGES_MAX.min(self.staging.share()) {
             return Err(Refusal::sense(Sense::INVALID_FIELD_IN_CDB));
         }
         let mut pages = ArrayVec::new();
-        while (command.read || command.write) && pages.len() * STAGE_LEN < len {
+        while pages.len() < pages_needed {
             match self.staging.take_for(nexus) {
                 Some(page) => pages.push(page),
                 None => {
@@ -98,6 +104,9 @@ impl Relay {
             read: command.read,
             write: command.write,
             pages,
+            pages_out,
+            read_len,
+            landed: 0,
             transferred: 0,
             data_complete: !command.write || len == 0,
             barrier: volume.and(barrier),
@@ -199,11 +208,16 @@ impl Relay {
         self.end_pass(key);
         let pass = self.pass_mut(key);
         pass.asked = None;
-        let pages = std::mem::take(&mut pass.pages);
-        let (read, transferred) = (pass.read, pass.transferred);
+        let mut pages = std::mem::take(&mut pass.pages);
+        let (read, transferred) = (pass.read && !pass.write, pass.transferred);
+        let has_data_in = transferred > 0;
+        let pages_out = pass.pages_out;
+        for page in pages.drain(..pages_out) {
+            self.staging.give(page);
+        }
         let expected_len = self.tasks[key.0].expected_len;
         // A command may give data and a status that is not GOOD; the data counts as far as it came.
-        let delivered = read && transferred > 0 && self.deliver_pass(net, key, &pages, transferred);
+        let delivered = has_data_in && self.deliver_pass(net, key, &pages, transferred);
         if !delivered {
             for page in pages {
                 self.staging.give(page);
@@ -212,7 +226,7 @@ impl Relay {
         // The storage's residual is the computer's too (RFC 7143 11.4.5): both
         // expected the same. Of data-in, what was handed over is what counts.
         let moved = match (read, residual) {
-            (true, _) if !delivered && transferred > 0 => 0,
+            (true, _) if !delivered && has_data_in => 0,
             (true, Residual::Overflow(more)) => transferred.saturating_add(more),
             (true, _) => transferred,
             (false, Residual::Overflow(more)) => expected_len.saturating_add(more),

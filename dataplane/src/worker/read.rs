@@ -128,7 +128,7 @@ impl Relay {
                 read.lba + u64::from(read.planned),
                 chunk_blocks.min(read.blocks - read.planned),
             );
-            let Some(page) = self.staging.take_for(nexus) else {
+            let Some(page) = self.staging.take_for_read(nexus) else {
                 return;
             };
             let state = match self.overlay(pool, volume_key, page, lba, blocks) {
@@ -369,14 +369,14 @@ impl Relay {
     /// one's in order of arrival.
     pub(super) fn feed_starved(&mut self, net: &mut Net<'_>, now: Time) {
         for _ in 0..self.starving.len().min(FED_MAX) {
-            if self.staging.free_pages() == 0 {
+            if !self.staging.has_page_for_read() {
                 return;
             }
             let Some(nexus) = self.starving.pop_front() else {
                 return;
             };
             for _ in 0..self.nexuses[nexus.0].starved.len() {
-                if !self.staging.may_take(nexus) {
+                if !self.staging.may_read(nexus) {
                     break;
                 }
                 if let Some(key) = self.nexuses[nexus.0].starved.pop_front() {

@@ -192,11 +192,12 @@ impl Relay {
         sense: &[u8],
     ) {
         let task = &self.tasks[key.0];
+        let whole_cdb = task.whole_cdb();
         let (Some(volume), nexus, cdb) = (task.volume, task.nexus, task.cdb) else {
             return;
         };
         let Some(change) = Change::from_cdb(&cdb) else {
-            return self.heed_judgement(now, volume, nexus, &cdb, status);
+            return self.heed_judgement(now, volume, nexus, &whole_cdb, status);
         };
         let refused = status == ScsiStatus::RESERVATION_CONFLICT
             || sense::parse(sense).is_some_and(|received| {
@@ -215,7 +216,7 @@ impl Relay {
             let Work::Pass(pass) = &self.tasks[key.0].work else {
                 unreachable!("the caller knows the task for a passing command")
             };
-            let len = pass.transferred as usize;
+            let len = pass.landed as usize;
             let parameters = pass.pages.first().map_or(&[][..], |&page| {
                 let bytes = self.staging.bytes(net.pool, page);
                 &bytes[..len.min(bytes.len())]
@@ -242,7 +243,7 @@ impl Relay {
         now: Time,
         volume: VolumeKey,
         nexus: NexusKey,
-        cdb: &[u8; 16],
+        cdb: &[u8],
         status: ScsiStatus,
     ) {
         let deed = match sluice_proto::scsi::classify(cdb) {
@@ -320,6 +321,7 @@ impl Relay {
                 volume: Some(volume),
                 lun,
                 cdb: reservation::release_6_cdb(),
+                cdb_rest: None,
                 expected_len: 0,
                 deadline: Time::FAR,
                 moved: Time::ZERO,
@@ -330,6 +332,9 @@ impl Relay {
                     read: false,
                     write: false,
                     pages: ArrayVec::new(),
+                    pages_out: 0,
+                    read_len: 0,
+                    landed: 0,
                     transferred: 0,
                     data_complete: true,
                     barrier: Some(self.whole(volume)),

@@ -80,13 +80,28 @@ impl Staging {
         Some(page)
     }
 
-    pub fn may_take(&self, nexus: NexusKey) -> bool {
-        !self.free.is_empty() && self.held[nexus.0] < self.share
-    }
-
     /// Pages that the commands of one session may hold.
     pub fn share(&self) -> usize {
         self.share
+    }
+
+    /// A page for read data. A quarter of the session's share, and of all an
+    /// eighth, is left for what passes and for writes that wait: who reads much,
+    /// or takes its data slowly, turns no other command away.
+    pub fn take_for_read(&mut self, nexus: NexusKey) -> Option<StagePage> {
+        if self.may_read(nexus) {
+            self.take_for(nexus)
+        } else {
+            None
+        }
+    }
+
+    pub fn may_read(&self, nexus: NexusKey) -> bool {
+        self.held[nexus.0] < self.share - self.share / 4 && self.has_page_for_read()
+    }
+
+    pub fn has_page_for_read(&self) -> bool {
+        self.free.len() > self.total / 8
     }
 
     pub fn give(&mut self, page: StagePage) {

@@ -30,6 +30,8 @@ pub struct VolumeKey(pub u16);
 /// than this (other than plain reads and writes) is refused with INVALID FIELD IN CDB.
 pub const PASS_BYTES_MAX: usize = PASS_PAGES_MAX * STAGE_LEN;
 pub const PASS_PAGES_MAX: usize = 16;
+/// Longest CDB that is taken up: no command of SBC-4 or SPC-5 for disks has more.
+pub const CDB_LEN_MAX: usize = 32;
 /// Chunks of one read that may be under way at once: 8 x 64 KiB keeps a
 /// 100 Mbit/s, 40 ms path full from a single large read.
 pub const READ_CHUNKS_MAX: usize = 8;
@@ -43,6 +45,8 @@ pub struct Task {
     pub volume: Option<VolumeKey>,
     pub lun: u64,
     pub cdb: [u8; 16],
+    /// Bytes 16 to 31 of a 32-byte command.
+    pub cdb_rest: Option<[u8; 16]>,
     pub expected_len: u32,
     /// When a task that waits for room, the storage or durability ends BUSY (C-16).
     pub deadline: Time,
@@ -71,9 +75,17 @@ impl Task {
         matches!(&self.work, Work::Write(write) if write.state == WriteState::Delayed)
     }
 
+    /// The whole CDB, with zeroes after a shorter one.
+    pub fn whole_cdb(&self) -> [u8; CDB_LEN_MAX] {
+        let mut whole = [0; CDB_LEN_MAX];
+        whole[..16].copy_from_slice(&self.cdb);
+        whole[16..].copy_from_slice(&self.cdb_rest.unwrap_or_default());
+        whole
+    }
+
     /// The write with FUA that this passing command is: LBA and blocks.
     pub fn fua_write(&self) -> Option<(u64, u32)> {
-        match (&self.work, sluice_proto::scsi::classify(&self.cdb)) {
+        match (&self.work, sluice_proto::scsi::classify(&self.whole_cdb())) {
             (
                 Work::Pass(_),
                 Ok(Access::Write {
@@ -167,8 +179,15 @@ pub struct SyncTask {
 pub struct PassTask {
     pub read: bool,
     pub write: bool,
+    /// First those of data-out, then those of data-in.
     pub pages: ArrayVec<StagePage, PASS_PAGES_MAX>,
-    /// Data-out bytes that have arrived, or data-in bytes from the storage.
+    /// How many of the pages are data-out's.
+    pub pages_out: usize,
+    /// Room for data-in at the computer, in bytes.
+    pub read_len: u32,
+    /// Data-out bytes that have arrived.
+    pub landed: u32,
+    /// Data-in bytes that the storage has sent.
     pub transferred: u32,
     pub data_complete: bool,
     /// What to drain first, a range or the medium: no record of it may be dirty

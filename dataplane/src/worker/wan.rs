@@ -12,7 +12,9 @@ use sluice_proto::iscsi::{
     Violation,
 };
 use sluice_proto::iscsi::{SENSE_LEN_MAX, TaskFunction, TaskFunctionResponse};
-use sluice_proto::scsi::{Capacity, ScsiStatus, Sense, SenseKey, cdb, mode::ModeSense, sense};
+use sluice_proto::scsi::{
+    Capacity, ScsiStatus, Sense, SenseKey, cdb, mode::ModeSense, opcode, sense,
+};
 
 use super::holding::Deed;
 use super::nexus::{Probe, TARGET_LUNS_MAX, WanState};
@@ -286,6 +288,7 @@ impl Relay {
                             response,
                             status,
                             residual,
+                            ..
                         }) => Some(Arrived::Response {
                             token,
                             status,
@@ -432,9 +435,15 @@ impl Relay {
     fn send_for(&mut self, now: Time, key: NexusKey, task_key: TaskKey) -> bool {
         let task = &mut self.tasks[task_key.0];
         let (lun, mut cdb, volume) = (task.lun, task.cdb, task.volume);
+        let cdb_rest = task.cdb_rest;
         if task.fua_write().is_some() {
             // The computer was told that FUA is honoured; the storage may not know it.
-            cdb[1] &= !(cdb::DPO | cdb::FUA);
+            let at = if cdb[0] == opcode::VARIABLE_LENGTH {
+                10
+            } else {
+                1
+            };
+            cdb[at] &= !(cdb::DPO | cdb::FUA);
         }
         let expected = task.expected_len;
         let direction = match &mut task.work {
@@ -489,17 +498,21 @@ impl Relay {
                 });
                 return wants_more;
             }
+            Work::Pass(pass) if pass.read && pass.write => Direction::Both {
+                out_len: expected,
+                in_len: pass.read_len,
+            },
             Work::Pass(pass) if pass.read => Direction::In(expected),
             Work::Pass(pass) if pass.write => Direction::Out(expected),
             Work::Pass(_) => Direction::None,
             Work::Write(_) | Work::Sync(_) => unreachable!("these go by way of the flush"),
         };
-        let wan_task = self.submit(
+        let wan_task = self.submit_long(
             now,
             key,
             WanKind::Forward { task: task_key },
             lun,
-            cdb,
+            (cdb, cdb_rest),
             direction,
         );
         self.pass_mut(task_key).asked = Some(wan_task);
@@ -856,7 +869,7 @@ fn store_data_in(
                 let at = offset + done;
                 let len = (STAGE_LEN - at % STAGE_LEN).min(bytes.len() - done);
                 put(
-                    pass.pages[at / STAGE_LEN],
+                    pass.pages[pass.pages_out + at / STAGE_LEN],
                     at % STAGE_LEN,
                     &bytes[done..done + len],
                 );

@@ -5,9 +5,10 @@
 //! digests are the ones in force when it was begun. Not for: choosing what
 //! goes next; that is the target's or the initiator's queue.
 
-use super::wire::{BHS_LEN, Bhs};
+use super::wire::{AhsBytes, BHS_LEN, Bhs};
 
 const DIGEST_LEN: usize = 4;
+const HEAD_LEN_MAX: usize = BHS_LEN + AhsBytes::LEN_MAX + DIGEST_LEN;
 
 /// Room kept for data that the connection itself holds while it goes out:
 /// the longest ping that is echoed. Login and text may grow it.
@@ -30,7 +31,7 @@ pub(super) enum Payload {
 /// The PDU that is on its way out.
 #[derive(Debug)]
 pub(super) struct Outbound {
-    head: [u8; BHS_LEN + DIGEST_LEN],
+    head: [u8; HEAD_LEN_MAX],
     head_len: usize,
     head_sent: usize,
     payload: Payload,
@@ -51,7 +52,7 @@ pub(super) struct Outbound {
 impl Outbound {
     pub(super) fn new() -> Self {
         Self {
-            head: [0; BHS_LEN + DIGEST_LEN],
+            head: [0; HEAD_LEN_MAX],
             head_len: 0,
             head_sent: 0,
             payload: Payload::None,
@@ -91,7 +92,12 @@ impl Outbound {
     }
 
     /// Starts a PDU.
-    pub(super) fn begin(&mut self, mut bhs: Bhs, payload: Payload) {
+    pub(super) fn begin(&mut self, bhs: Bhs, payload: Payload) {
+        self.begin_with(bhs, &[], payload);
+    }
+
+    /// Starts a PDU with additional header segments, in whole words.
+    pub(super) fn begin_with(&mut self, mut bhs: Bhs, ahs: &[u8], payload: Payload) {
         assert!(!self.busy, "one PDU at a time");
         let data_len = match payload {
             Payload::None => 0,
@@ -99,10 +105,15 @@ impl Outbound {
             Payload::Fetched { len, .. } => len,
         };
         bhs.set_data_len(data_len);
+        // TotalAHSLength counts words (RFC 7143 11.2.1.5).
+        bhs.0[4] = u8::try_from(ahs.len() / 4).expect("at most AhsBytes::LEN_MAX");
+        let end = BHS_LEN + ahs.len();
         self.head[..BHS_LEN].copy_from_slice(&bhs.0);
-        self.head_len = BHS_LEN;
+        self.head[BHS_LEN..end].copy_from_slice(ahs);
+        self.head_len = end;
         if self.header_digest {
-            self.head[BHS_LEN..].copy_from_slice(&crc32c::crc32c(&bhs.0).to_le_bytes());
+            let digest = crc32c::crc32c(&self.head[..end]).to_le_bytes();
+            self.head[end..end + DIGEST_LEN].copy_from_slice(&digest);
             self.head_len += DIGEST_LEN;
         }
         self.head_sent = 0;

@@ -59,6 +59,31 @@ pub enum Direction {
     None,
     In(u32),
     Out(u32),
+    /// A bidirectional command (RFC 7143 11.2.2.4).
+    Both {
+        out_len: u32,
+        in_len: u32,
+    },
+}
+
+impl Direction {
+    /// Bytes of write data.
+    #[must_use]
+    pub const fn out_len(self) -> u32 {
+        match self {
+            Self::Out(len) | Self::Both { out_len: len, .. } => len,
+            Self::None | Self::In(_) => 0,
+        }
+    }
+
+    /// Room for read data; `None` if the command has none.
+    #[must_use]
+    pub const fn in_len(self) -> Option<u32> {
+        match self {
+            Self::In(len) | Self::Both { in_len: len, .. } => Some(len),
+            Self::None | Self::Out(_) => None,
+        }
+    }
 }
 
 /// A SCSI command to send.
@@ -68,6 +93,8 @@ pub struct Command {
     pub token: u64,
     pub lun: u64,
     pub cdb: Cdb,
+    /// Bytes 16 to 31 of a 32-byte CDB, the longest that SBC-4 has.
+    pub cdb_rest: Option<Cdb>,
     pub attribute: TaskAttribute,
     pub data: Direction,
 }
@@ -102,7 +129,10 @@ pub enum InitiatorEvent<'a> {
         /// 0: `status` holds; else the target failed to deliver it (11.4.3).
         response: u8,
         status: ScsiStatus,
+        /// Of a bidirectional command, the write part's.
         residual: Residual,
+        /// Of a bidirectional command's read part.
+        read_residual: Residual,
     },
     /// A task management function ended. After `Complete` the commands that it
     /// covers get no `Response` any more.

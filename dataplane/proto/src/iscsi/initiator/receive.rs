@@ -242,11 +242,14 @@ impl InitiatorConn {
         match current {
             Current::Ignored => Ok(None),
             Current::Login(pdu) => self.login_arrived(&pdu),
-            Current::Response(pdu) => {
-                self.end_task(pdu.itt, pdu.response, pdu.status, pdu.residual)
-            }
+            Current::Response(pdu) => self.end_task(
+                pdu.itt,
+                pdu.response,
+                pdu.status,
+                (pdu.residual, pdu.bidirectional_read_residual),
+            ),
             Current::DataIn(pdu) => match pdu.status {
-                Some(status) => self.end_task(pdu.itt, 0, status, pdu.residual),
+                Some(status) => self.end_task(pdu.itt, 0, status, (pdu.residual, Residual::None)),
                 None => Ok(None),
             },
             Current::TaskManagement(pdu) => self.task_management(&pdu),
@@ -288,7 +291,7 @@ impl InitiatorConn {
         itt: u32,
         response: u8,
         status: u8,
-        residual: Residual,
+        residuals: (Residual, Residual),
     ) -> Step<'static> {
         self.tasks.find(itt).ok_or(Violation::UnknownTask)?;
         let token = self.forget(itt).ok_or(Violation::UnknownTask)?;
@@ -296,7 +299,8 @@ impl InitiatorConn {
             token,
             response,
             status: ScsiStatus::from_code(status),
-            residual,
+            residual: residuals.0,
+            read_residual: residuals.1,
         }))
     }
 

@@ -4,7 +4,6 @@
 //! generation, so a late PDU of an ended task finds nothing.
 
 use super::Command;
-use super::Direction;
 use crate::iscsi::Violation;
 use crate::iscsi::wire::{DataIn, R2t};
 
@@ -29,17 +28,12 @@ pub(super) struct Task {
 
 impl Task {
     pub(super) const fn write_len(&self) -> u32 {
-        match self.command.data {
-            Direction::Out(len) => len,
-            Direction::None | Direction::In(_) => 0,
-        }
+        self.command.data.out_len()
     }
 
     /// Checks a Data-In header: in order and within the room there is.
     pub(super) fn take_data_in(&mut self, pdu: &DataIn, len: u32) -> Result<(), Violation> {
-        let Direction::In(room) = self.command.data else {
-            return Err(Violation::UnknownTask);
-        };
+        let room = self.command.data.in_len().ok_or(Violation::UnknownTask)?;
         if pdu.data_sn != self.data_in_sn {
             return Err(Violation::DataSn);
         }

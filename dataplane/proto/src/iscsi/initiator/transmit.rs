@@ -10,7 +10,8 @@ use super::{Direction, InitiatorConn, Phase};
 use crate::iscsi::outbound::Payload;
 use crate::iscsi::text;
 use crate::iscsi::wire::{
-    DataOut, LogoutRequest, NopOut, RESERVED_TAG, ScsiCommand, TaskManagementRequest, TextRequest,
+    AhsBytes, DataOut, LogoutRequest, NopOut, RESERVED_TAG, ScsiCommand, TaskManagementRequest,
+    TextRequest,
 };
 
 /// Tags of PDUs that are no SCSI tasks; see `task` for those.
@@ -177,8 +178,15 @@ impl InitiatorConn {
         let command = task.command;
         let expected_len = match command.data {
             Direction::None => 0,
-            Direction::In(len) | Direction::Out(len) => len,
+            Direction::In(len) | Direction::Out(len) | Direction::Both { out_len: len, .. } => len,
         };
+        let mut ahs = AhsBytes::new();
+        if let Some(rest) = &command.cdb_rest {
+            ahs.extended_cdb(rest);
+        }
+        if let Direction::Both { in_len, .. } = command.data {
+            ahs.bidirectional_read_len(in_len);
+        }
         let write_len = task.write_len();
         let first_burst_len = write_len.min(parameters.first_burst_length);
         let immediate_len = if parameters.immediate_data {
@@ -207,8 +215,8 @@ impl InitiatorConn {
         let pdu = ScsiCommand {
             immediate: false,
             is_final: unasked_len == immediate_len,
-            read: matches!(command.data, Direction::In(_)),
-            write: matches!(command.data, Direction::Out(_)),
+            read: command.data.in_len().is_some(),
+            write: matches!(command.data, Direction::Out(_) | Direction::Both { .. }),
             attribute: command.attribute,
             lun: command.lun,
             itt: task.itt,
@@ -227,7 +235,8 @@ impl InitiatorConn {
         } else {
             Payload::None
         };
-        self.outbound.begin(pdu.emit(), payload);
+        self.outbound
+            .begin_with(pdu.emit(), ahs.as_slice(), payload);
     }
 
     fn begin_task_management(&mut self, itt: u32) {

@@ -144,6 +144,7 @@ impl Pair {
             token,
             lun: 1 << 48,
             cdb,
+            cdb_rest: None,
             attribute: TaskAttribute::Simple,
             data,
         };

@@ -66,9 +66,64 @@ impl<'a> AhsSegments<'a> {
     }
 }
 
+/// Additional header segments on their way out, padded to words.
+#[derive(Clone, Copy, Debug)]
+pub struct AhsBytes {
+    bytes: [u8; Self::LEN_MAX],
+    len: usize,
+}
+
+impl AhsBytes {
+    /// 16 bytes of CDB with 4 before them, and a read length of 8.
+    pub const LEN_MAX: usize = 28;
+
+    pub const fn new() -> Self {
+        Self {
+            bytes: [0; Self::LEN_MAX],
+            len: 0,
+        }
+    }
+
+    /// Bytes 16 to 31 of a CDB (RFC 7143 11.2.2.3).
+    pub fn extended_cdb(&mut self, rest: &[u8; 16]) {
+        self.push(EXTENDED_CDB, rest);
+    }
+
+    /// Expected Bidirectional Read Data Length (11.2.2.4).
+    pub fn bidirectional_read_len(&mut self, len: u32) {
+        self.push(BIDIRECTIONAL_READ_LEN, &len.to_be_bytes());
+    }
+
+    pub fn as_slice(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+
+    /// One segment: AHSLength counts the reserved byte and the body.
+    fn push(&mut self, kind: u8, body: &[u8]) {
+        let to = &mut self.bytes[self.len..];
+        let len = u16::try_from(1 + body.len()).expect("a segment of ours");
+        to[..2].copy_from_slice(&len.to_be_bytes());
+        to[2] = kind;
+        to[4..4 + body.len()].copy_from_slice(body);
+        self.len += (4 + body.len()).next_multiple_of(4);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        let rest: [u8; 16] = std::array::from_fn(|at| at as u8);
+        let mut ahs = AhsBytes::new();
+        ahs.extended_cdb(&rest);
+        ahs.bidirectional_read_len(70_000);
+        assert_eq!(ahs.as_slice().len(), AhsBytes::LEN_MAX);
+        let segments = AhsSegments::parse(ahs.as_slice()).unwrap();
+        assert_eq!(segments.extended_cdb, rest);
+        assert_eq!(segments.bidirectional_read_len, Some(70_000));
+    }
 
     #[test]
     fn an_extended_cdb_and_a_read_length() {

@@ -11,7 +11,7 @@ mod ahs;
 mod request;
 mod response;
 
-pub use ahs::{AhsSegments, EXTENDED_CDB_LEN_MAX};
+pub use ahs::{AhsBytes, AhsSegments, EXTENDED_CDB_LEN_MAX};
 pub use request::{
     Cdb, DataOut, LoginRequestPdu, LogoutRequest, NopOut, ScsiCommand, Stage,
     TaskManagementRequest, TextRequest,

@@ -97,7 +97,7 @@ use Zero::{Blocks256, ToEnd};
 
 /// In order of operation code; those of one code stand together.
 #[rustfmt::skip]
-pub(super) static COMMANDS: [Command; 59] = [
+pub(super) static COMMANDS: [Command; 60] = [
     row(opcode::TEST_UNIT_READY, "TEST UNIT READY", NoBlocks),
     row(opcode::REQUEST_SENSE, "REQUEST SENSE", NoBlocks),
     row(opcode::FORMAT_UNIT, "FORMAT UNIT", Medium),
@@ -123,6 +123,7 @@ pub(super) static COMMANDS: [Command; 59] = [
     row(opcode::UNMAP, "UNMAP", Medium),
     row(opcode::SANITIZE, "SANITIZE", Medium),
     row(opcode::LOG_SENSE, "LOG SENSE", NoBlocks),
+    row(opcode::XDWRITEREAD_10, "XDWRITEREAD (10)", Change).at(U32(2), U16(7)).flags(1),
     row(opcode::MODE_SELECT_10, "MODE SELECT (10)", Medium),
     row(opcode::RESERVE_10, "RESERVE (10)", Medium),
     row(opcode::RELEASE_10, "RELEASE (10)", Medium),

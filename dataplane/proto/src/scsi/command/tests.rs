@@ -135,7 +135,13 @@ fn a20_what_drains_its_overlap() {
             changes,
         })
     };
-    for (opcode, changes) in [(0x2E, true), (0x2F, false), (0x34, false), (0x41, true)] {
+    for (opcode, changes) in [
+        (0x2E, true),
+        (0x2F, false),
+        (0x34, false),
+        (0x41, true),
+        (0x53, true),
+    ] {
         assert_eq!(
             classify(&cdb_10(opcode, 0, 4, 2)),
             passes(4, 2, changes),

@@ -1,0 +1,262 @@
+//! Commands that libiscsi's tests leave out, through the whole worker: what
+//! passes over blocks that are in the log, what is long, goes both ways or
+//! leaves a residual (C-2, C-6, C-12, A-20).
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test ends where its site does not hold"
+)]
+
+use std::time::Duration;
+
+use sluice_sim::block::{self, BLOCK_LEN};
+use sluice_sim::site::{Pdu, Session, Site, op};
+
+const GOOD: u8 = 0;
+const CHECK_CONDITION: u8 = 2;
+const READ: u8 = 0x40;
+const WRITE: u8 = 0x20;
+
+fn stamped(lba: u64, number: u32) -> Vec<u8> {
+    let mut data = vec![0; BLOCK_LEN];
+    block::fill(&mut data, number, lba);
+    data
+}
+
+/// A command whose data, if any, comes with it.
+fn run(site: &mut Site, session: &mut Session, cdb: &[u8], data: &[u8]) -> u8 {
+    let (flags, len) = if data.is_empty() {
+        (0, 0)
+    } else {
+        (WRITE, data.len() as u32)
+    };
+    let pdu = Site::command(session, flags, len, cdb).data(data);
+    site.send(session, &pdu.bytes());
+    site.finish(session, pdu.itt()).unwrap().0
+}
+
+fn cdb_32(action: u16, lba: u64, blocks: u32) -> [u8; 32] {
+    let mut cdb = [0; 32];
+    (cdb[0], cdb[7]) = (0x7F, 0x18);
+    cdb[8..10].copy_from_slice(&action.to_be_bytes());
+    cdb[12..20].copy_from_slice(&lba.to_be_bytes());
+    cdb[28..].copy_from_slice(&blocks.to_be_bytes());
+    cdb
+}
+
+/// A command of 32 bytes: 16 in the header, 16 in a segment of type 1.
+fn command_32(session: &mut Session, flags: u8, len: u32, cdb: &[u8; 32]) -> Pdu {
+    let segment = [&[0, 17, 1, 0][..], &cdb[16..]].concat();
+    Site::command(session, flags, len, &cdb[..16]).ahs(&segment)
+}
+
+fn unmap(lba: u64, blocks: u32) -> ([u8; 10], Vec<u8>) {
+    let mut list = vec![0, 22, 0, 16, 0, 0, 0, 0];
+    list.extend(lba.to_be_bytes());
+    list.extend(blocks.to_be_bytes());
+    list.extend([0; 4]);
+    ([0x42, 0, 0, 0, 0, 0, 0, 0, 24, 0], list)
+}
+
+#[test]
+fn unmap_over_dirty_blocks_wins_and_what_is_beside_it_stays() {
+    let mut site = Site::small();
+    site.storage.unmaps = true;
+    let mut session = site.login(0, 0, 1);
+    for lba in 10..14 {
+        assert_eq!(site.write(&mut session, lba, 1), Some(GOOD));
+    }
+    let (cdb, list) = unmap(11, 2);
+    assert_eq!(run(&mut site, &mut session, &cdb, &list), GOOD);
+    let read: Vec<_> = (10..14)
+        .map(|lba| site.read(&mut session, lba).unwrap().1.unwrap())
+        .collect();
+    assert_eq!(read, [1, 0, 0, 1]);
+    assert_eq!(site.write(&mut session, 11, 2), Some(GOOD));
+    assert_eq!(site.read(&mut session, 11), Some((GOOD, Some(2))));
+    site.run(Duration::from_secs(3));
+    assert!(site.worker.relay.is_drained());
+    assert_eq!(
+        site.read(&mut session, 12),
+        Some((GOOD, Some(0))),
+        "no stale write comes after it"
+    );
+}
+
+#[test]
+fn write_same_over_dirty_blocks_wins() {
+    let mut site = Site::small();
+    let mut session = site.login(0, 0, 1);
+    assert_eq!(site.write(&mut session, 20, 1), Some(GOOD));
+    let mut cdb = [0; 16];
+    (cdb[0], cdb[9], cdb[13]) = (0x93, 20, 1);
+    assert_eq!(run(&mut site, &mut session, &cdb, &stamped(20, 7)), GOOD);
+    assert_eq!(site.read(&mut session, 20), Some((GOOD, Some(7))));
+    site.run(Duration::from_secs(3));
+    assert_eq!(site.read(&mut session, 20), Some((GOOD, Some(7))));
+}
+
+#[test]
+fn fua_and_synchronize_cache_reach_the_media_before_they_end() {
+    let mut site = Site::small();
+    let mut session = site.login(0, 0, 1);
+    assert_eq!(site.write(&mut session, 5, 1), Some(GOOD));
+    let fua = sluice_proto::scsi::cdb::write_fua(6, 1);
+    assert_eq!(run(&mut site, &mut session, &fua, &stamped(6, 2)), GOOD);
+    // The storage loses what it has not on its media, and the relay's log is not asked.
+    assert_eq!(site.storage.media[6], 2);
+    assert_eq!(
+        site.storage.media[5], 1,
+        "what was acknowledged before is durable before"
+    );
+    assert_eq!(site.write(&mut session, 7, 3), Some(GOOD));
+    assert_eq!(
+        run(
+            &mut site,
+            &mut session,
+            &[0x35, 0, 0, 0, 0, 7, 0, 0, 1, 0],
+            &[]
+        ),
+        GOOD
+    );
+    assert_eq!(site.storage.media[7], 3);
+}
+
+#[test]
+fn a_read_that_overlaps_a_flush_in_flight_is_of_the_newest() {
+    let mut site = Site::small();
+    let mut session = site.login(0, 0, 1);
+    for lba in 30..34 {
+        assert_eq!(site.write(&mut session, lba, 1), Some(GOOD));
+    }
+    site.storage.hangs = true;
+    site.run(Duration::from_millis(1500));
+    assert_eq!(site.write(&mut session, 31, 2), Some(GOOD));
+    let cdb = sluice_proto::scsi::cdb::read(29, 6);
+    let pdu = Site::command(&mut session, READ, 6 * BLOCK_LEN as u32, &cdb);
+    site.send(&session, &pdu.bytes());
+    site.run(Duration::from_millis(50));
+    site.storage.hangs = false;
+    let (status, data) = site.finish(&session, pdu.itt()).unwrap();
+    let read: Vec<_> = data
+        .chunks(BLOCK_LEN)
+        .zip(29..)
+        .map(|(piece, lba)| block::number(piece, lba).unwrap())
+        .collect();
+    assert_eq!((status, read.as_slice()), (GOOD, &[0, 1, 2, 1, 1, 0][..]));
+}
+
+#[test]
+fn commands_of_32_bytes_are_cached_as_others_are() {
+    let mut site = Site::small();
+    let mut session = site.login(0, 0, 1);
+    let len = BLOCK_LEN as u32;
+    let write = command_32(&mut session, WRITE, len, &cdb_32(0x0B, 40, 1)).data(&stamped(40, 5));
+    site.send(&session, &write.bytes());
+    assert_eq!(site.finish(&session, write.itt()).unwrap().0, GOOD);
+    let read = command_32(&mut session, READ, len, &cdb_32(0x09, 40, 1));
+    site.send(&session, &read.bytes());
+    let (status, data) = site.finish(&session, read.itt()).unwrap();
+    assert_eq!((status, block::number(&data, 40)), (GOOD, Some(5)));
+    assert_eq!(site.counter("read_cached"), 1);
+}
+
+#[test]
+fn a_passing_command_of_32_bytes_arrives_whole() {
+    let mut site = Site::small();
+    let mut session = site.login(0, 0, 1);
+    assert_eq!(site.write(&mut session, 40, 1), Some(GOOD));
+    // VERIFY (32) beyond the end: only the storage, with all 32 bytes, refuses it.
+    let verify = command_32(&mut session, 0, 0, &cdb_32(0x0A, 40, 1));
+    site.send(&session, &verify.bytes());
+    assert_eq!(site.finish(&session, verify.itt()).unwrap().0, GOOD);
+    let beyond = command_32(&mut session, 0, 0, &cdb_32(0x0A, 1 << 40, 1));
+    site.send(&session, &beyond.bytes());
+    assert_eq!(
+        site.finish(&session, beyond.itt()).unwrap().0,
+        CHECK_CONDITION
+    );
+    assert_eq!(site.counter("command_passed"), 2);
+}
+
+#[test]
+fn a_cdb_that_is_not_all_there_or_too_long_is_refused() {
+    let mut site = Site::small();
+    let mut session = site.login(0, 0, 1);
+    let whole = cdb_32(0x0B, 40, 1);
+    let short = Site::command(&mut session, WRITE, 512, &whole[..16]);
+    let mut long = whole;
+    long[7] = 0xC0;
+    let long = command_32(&mut session, WRITE, 512, &long);
+    for pdu in [short, long] {
+        let pdu = pdu.data(&stamped(40, 1));
+        site.send(&session, &pdu.bytes());
+        assert_eq!(site.finish(&session, pdu.itt()).unwrap().0, CHECK_CONDITION);
+    }
+    assert_eq!(
+        site.write(&mut session, 40, 2),
+        Some(GOOD),
+        "the session goes on"
+    );
+}
+
+#[test]
+fn a_bidirectional_command_moves_both_ways() {
+    let mut site = Site::small();
+    let mut session = site.login(0, 0, 1);
+    assert_eq!(site.write(&mut session, 50, 1), Some(GOOD));
+    let new = stamped(50, 2);
+    let read_len = [&[0, 5, 2, 0][..], &512_u32.to_be_bytes()].concat();
+    let cdb = [0x53, 0, 0, 0, 0, 50, 0, 0, 1, 0];
+    let pdu = Site::command(&mut session, READ | WRITE, 512, &cdb)
+        .ahs(&read_len)
+        .data(&new);
+    site.send(&session, &pdu.bytes());
+    let (status, data) = site.finish(&session, pdu.itt()).unwrap();
+    let old: Vec<u8> = data.iter().zip(&new).map(|(xor, new)| xor ^ new).collect();
+    assert_eq!(
+        (status, block::number(&old, 50)),
+        (GOOD, Some(1)),
+        "the log's block was flushed first"
+    );
+    assert_eq!(site.read(&mut session, 50), Some((GOOD, Some(2))));
+}
+
+#[test]
+fn the_storages_residual_is_the_computers() {
+    let mut site = Site::small();
+    let mut session = site.login(0, 0, 1);
+    // INQUIRY answers 36 bytes of the 255 expected.
+    let inquiry = Site::command(&mut session, READ, 255, &[0x12, 0, 0, 0, 255, 0]);
+    site.send(&session, &inquiry.bytes());
+    let last = loop {
+        let pdu = site.next_pdu(&session).unwrap();
+        if pdu.opcode() == op::RESPONSE || pdu.header[1] & 1 != 0 {
+            break pdu;
+        }
+    };
+    assert_eq!(last.header[1] & 6, 2, "underflow");
+    assert_eq!(last.header[44..], 219_u32.to_be_bytes());
+}
+
+#[test]
+fn reads_leave_pages_for_what_passes() {
+    let mut site = Site::small();
+    let mut session = site.login(0, 0, 1);
+    site.storage.hangs = true;
+    for lba in 0..100 {
+        let cdb = sluice_proto::scsi::cdb::read(lba, 1);
+        let pdu = Site::command(&mut session, READ, BLOCK_LEN as u32, &cdb);
+        site.send(&session, &pdu.bytes());
+    }
+    let inquiry = Site::command(&mut session, READ, 36, &[0x12, 0, 0, 0, 36, 0]);
+    site.send(&session, &inquiry.bytes());
+    site.run(Duration::from_millis(100));
+    site.storage.hangs = false;
+    assert_eq!(
+        site.finish(&session, inquiry.itt())
+            .map(|(status, _)| status),
+        Some(GOOD)
+    );
+    assert_eq!(site.counter("busy_no_staging"), 0);
+}
