@@ -92,6 +92,7 @@ impl Volume {
                 token,
                 lun: self.lun,
                 cdb,
+                cdb_rest: None,
                 attribute: TaskAttribute::Simple,
                 data,
             });
@@ -261,6 +262,7 @@ fn run(arguments: &Arguments) -> Result<Report, SessionError> {
                 token: 0,
                 lun: volume.lun,
                 cdb: [0; 16],
+                cdb_rest: None,
                 attribute: TaskAttribute::Simple,
                 data: Direction::None,
             });

@@ -180,7 +180,7 @@ impl InitiatorConn {
             Direction::None => 0,
             Direction::In(len) | Direction::Out(len) | Direction::Both { out_len: len, .. } => len,
         };
-        let mut ahs = AhsBytes::new();
+        let mut ahs = AhsBytes::default();
         if let Some(rest) = &command.cdb_rest {
             ahs.extended_cdb(rest);
         }

@@ -67,7 +67,7 @@ impl<'a> AhsSegments<'a> {
 }
 
 /// Additional header segments on their way out, padded to words.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct AhsBytes {
     bytes: [u8; Self::LEN_MAX],
     len: usize,
@@ -76,13 +76,6 @@ pub struct AhsBytes {
 impl AhsBytes {
     /// 16 bytes of CDB with 4 before them, and a read length of 8.
     pub const LEN_MAX: usize = 28;
-
-    pub const fn new() -> Self {
-        Self {
-            bytes: [0; Self::LEN_MAX],
-            len: 0,
-        }
-    }
 
     /// Bytes 16 to 31 of a CDB (RFC 7143 11.2.2.3).
     pub fn extended_cdb(&mut self, rest: &[u8; 16]) {
@@ -115,8 +108,8 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_back() {
-        let rest: [u8; 16] = std::array::from_fn(|at| at as u8);
-        let mut ahs = AhsBytes::new();
+        let rest = *b"0123456789abcdef";
+        let mut ahs = AhsBytes::default();
         ahs.extended_cdb(&rest);
         ahs.bidirectional_read_len(70_000);
         assert_eq!(ahs.as_slice().len(), AhsBytes::LEN_MAX);
