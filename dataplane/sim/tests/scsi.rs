@@ -16,6 +16,8 @@ const GOOD: u8 = 0;
 const CHECK_CONDITION: u8 = 2;
 const READ: u8 = 0x40;
 const WRITE: u8 = 0x20;
+/// As `BLOCK_LEN`, in the width of the header's fields.
+const BLOCK_BYTES: u32 = 512;
 
 fn stamped(lba: u64, number: u32) -> Vec<u8> {
     let mut data = vec![0; BLOCK_LEN];
@@ -28,7 +30,7 @@ fn run(site: &mut Site, session: &mut Session, cdb: &[u8], data: &[u8]) -> u8 {
     let (flags, len) = if data.is_empty() {
         (0, 0)
     } else {
-        (WRITE, data.len() as u32)
+        (WRITE, u32::try_from(data.len()).unwrap())
     };
     let pdu = Site::command(session, flags, len, cdb).data(data);
     site.send(session, &pdu.bytes());
@@ -133,7 +135,7 @@ fn a_read_that_overlaps_a_flush_in_flight_is_of_the_newest() {
     site.run(Duration::from_millis(1500));
     assert_eq!(site.write(&mut session, 31, 2), Some(GOOD));
     let cdb = sluice_proto::scsi::cdb::read(29, 6);
-    let pdu = Site::command(&mut session, READ, 6 * BLOCK_LEN as u32, &cdb);
+    let pdu = Site::command(&mut session, READ, 6 * BLOCK_BYTES, &cdb);
     site.send(&session, &pdu.bytes());
     site.run(Duration::from_millis(50));
     site.storage.hangs = false;
@@ -150,7 +152,7 @@ fn a_read_that_overlaps_a_flush_in_flight_is_of_the_newest() {
 fn commands_of_32_bytes_are_cached_as_others_are() {
     let mut site = Site::small();
     let mut session = site.login(0, 0, 1);
-    let len = BLOCK_LEN as u32;
+    let len = BLOCK_BYTES;
     let write = command_32(&mut session, WRITE, len, &cdb_32(0x0B, 40, 1)).data(&stamped(40, 5));
     site.send(&session, &write.bytes());
     assert_eq!(site.finish(&session, write.itt()).unwrap().0, GOOD);
@@ -246,7 +248,7 @@ fn reads_leave_pages_for_what_passes() {
     site.storage.hangs = true;
     for lba in 0..100 {
         let cdb = sluice_proto::scsi::cdb::read(lba, 1);
-        let pdu = Site::command(&mut session, READ, BLOCK_LEN as u32, &cdb);
+        let pdu = Site::command(&mut session, READ, BLOCK_BYTES, &cdb);
         site.send(&session, &pdu.bytes());
     }
     let inquiry = Site::command(&mut session, READ, 36, &[0x12, 0, 0, 0, 36, 0]);
