@@ -4,24 +4,18 @@
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 
-use arrayvec::{ArrayString, ArrayVec};
-use sluice_hugepages::log::{NexusEntry, NexusId, VolumeEntry, VolumeFlags};
 use sluice_proto::Time;
 use sluice_proto::iscsi::SendTargetsScope;
 use sluice_proto::iscsi::login_status::{self, Status};
 use sluice_proto::iscsi::{Offers, TargetConfig, TargetConn};
 
 use super::lan::{Lan, LanState, SESSION_TASKS_MAX};
-use super::nexus::{Nexus, Probe, WanState};
-use super::publish::apply;
-use super::relay::{Mode, Net, Relay, Side, VOLUMES_MAX};
+use super::nexus::{Nexus, WanState};
+use super::relay::{Mode, Net, Relay, Side};
 use super::staging::STAGE_LEN;
-use super::task::{LanKey, NexusKey, VolumeKey};
-use super::upkeep::{lan_slot, nexus_slot};
-use super::volume::{Geometry, Volume};
+use super::task::{LanKey, NexusKey};
+use super::upkeep::lan_slot;
 use crate::tcp::{FlowEvent, FlowId};
-use sluice_proto::cache::flush::policy::FlushPolicy;
-use sluice_proto::scsi::Sense;
 
 /// A login that is not through after this long is closed (half of the 30 s
 /// that common initiators wait).
@@ -247,98 +241,6 @@ impl Relay {
         }
     }
 
-    fn new_nexus(
-        &mut self,
-        target: usize,
-        initiator_name: ArrayString<224>,
-        lan_isid: [u8; 6],
-        computer: std::net::SocketAddrV4,
-    ) -> Option<NexusKey> {
-        if self.nexuses.len() == self.nexuses.capacity() {
-            return None;
-        }
-        let wan_isid = self.new_isid();
-        let policy = &self.config.targets[target];
-        // Persisted before the first login under it (C-8).
-        let log_id = self
-            .log
-            .put_nexus(NexusEntry {
-                initiator_name,
-                target_name: ArrayString::from(&policy.name).ok()?,
-                storage: policy.address,
-                computer,
-                lan_isid,
-                wan_isid,
-            })
-            .ok()?;
-        Some(self.insert_nexus(target, initiator_name, lan_isid, wan_isid, computer, log_id))
-    }
-
-    pub(super) fn insert_nexus(
-        &mut self,
-        target: usize,
-        initiator_name: ArrayString<224>,
-        lan_isid: [u8; 6],
-        wan_isid: [u8; 6],
-        computer: std::net::SocketAddrV4,
-        log_id: NexusId,
-    ) -> NexusKey {
-        let key = NexusKey(self.nexuses.insert(Nexus {
-            initiator_name,
-            lan_isid,
-            wan_isid,
-            target,
-            computer,
-            log_id,
-            lan: None,
-            flow: None,
-            conn: None,
-            state: WanState::Backoff(Time::ZERO),
-            state_deadline: Time::FAR,
-            attempts: 0,
-            established: false,
-            probe: Probe::default(),
-            leave_by: None,
-            unit_attentions: ArrayVec::new(),
-            entered: 0,
-            entered_at: Time::ZERO,
-            unasked: 0,
-            polled_at: Time::ZERO,
-            tasks: 0,
-            wanted: VecDeque::with_capacity(SESSION_TASKS_MAX * 2),
-            starved: VecDeque::with_capacity(SESSION_TASKS_MAX),
-            starving: false,
-            unfinished: 0,
-            queued: false,
-            last_heard: Time::ZERO,
-            sent: 0,
-            acknowledged: 0,
-            progressed: Time::ZERO,
-            watched: false,
-            astray: false,
-            fenced_by: None,
-            resets: ArrayVec::new(),
-            pinged: None,
-            logins: 0,
-            commands: 0,
-            since: Time::ZERO,
-        }));
-        self.look_at_nexus(key);
-        key
-    }
-
-    /// RFC 7143 11.12.5, type 10b (random): 24 random bits, and a qualifier
-    /// that no nexus of ours has, the persisted ones included.
-    fn new_isid(&mut self) -> [u8; 6] {
-        loop {
-            let [_, _, a, b, c, d, e, _] = self.draw().to_be_bytes();
-            let isid = [0x80, a, b, c, d, e];
-            if !self.nexuses.iter().any(|(_, nexus)| nexus.wan_isid == isid) {
-                return isid;
-            }
-        }
-    }
-
     /// It has logged in, or gone.
     pub(super) fn end_of_login(&mut self, key: LanKey) {
         self.logins.retain(|&login| login != key);
@@ -470,105 +372,6 @@ impl Relay {
         self.lose_wan(net, now, key);
     }
 
-    /// A LUN that is a disk: its volume is known by the log's directory from here on.
-    pub(super) fn learn_volume(&mut self, now: Time, key: NexusKey, lun: u64, geometry: Geometry) {
-        let target = self.nexuses[key.0].target;
-        if let Some(volume) = self.find_volume(target, lun) {
-            return self.fit_volume(volume, geometry);
-        }
-        let policy = &self.config.targets[target];
-        let Ok(target_name) = ArrayString::from(&policy.name) else {
-            return;
-        };
-        let entry = VolumeEntry {
-            target_name,
-            lun,
-            storage: policy.address,
-            block_len: geometry.block_len,
-            blocks: geometry.blocks,
-            flags: VolumeFlags::default(),
-        };
-        // With the directory full the LUN stays uncached: its commands pass.
-        if self.volume_keys().count() == VOLUMES_MAX {
-            return;
-        }
-        let Ok(id) = self.log.put_volume(entry) else {
-            return;
-        };
-        assert!(
-            usize::from(id.0) < VOLUMES_MAX,
-            "the directory gives its lowest free row"
-        );
-        let policy = self.policy_of(&target_name, lun);
-        let storage = self.config.targets[target].address;
-        let mut volume = Volume::new(
-            target_name,
-            storage,
-            lun,
-            policy,
-            self.log.records_max(),
-            now,
-        );
-        volume.target = Some(target);
-        volume.geometry = Some(geometry);
-        self.index.set_block_len(id.0, geometry.block_len);
-        self.volumes[usize::from(id.0)] = Some(volume);
-        let volume = VolumeKey(id.0);
-        self.ask_holding(now, volume);
-        // Uncached till now, it showed the storage's own WCE (C-1).
-        self.raise_attention(volume, Sense::MODE_PARAMETERS_CHANGED);
-    }
-
-    /// A volume that is known may have another form now. The log's row says what
-    /// a record may cover, and keeps to it while there are records.
-    fn fit_volume(&mut self, key: VolumeKey, geometry: Geometry) {
-        let id = super::log_volume(key);
-        let row = self
-            .log
-            .volume(id)
-            .expect("a volume is a row of the directory")
-            .clone();
-        if row.block_len != geometry.block_len {
-            // The unit of every record and of the index: nothing goes either way.
-            self.counters.volumes_misfit += u64::from(!self.volume(key).misfit);
-            self.volume_mut(key).misfit = true;
-            return;
-        }
-        let (block_len, kept) = (row.block_len, row.blocks);
-        let updated = geometry.blocks == kept
-            || self
-                .log
-                .update_volume(
-                    id,
-                    VolumeEntry {
-                        blocks: geometry.blocks,
-                        ..row
-                    },
-                )
-                .is_ok();
-        let blocks = if updated {
-            geometry.blocks
-        } else {
-            // It grows when a login finds the log empty; what shrank is refused at once.
-            geometry.blocks.min(kept)
-        };
-        let volume = self.volume_mut(key);
-        volume.misfit = false;
-        volume.geometry = Some(Geometry { block_len, blocks });
-    }
-
-    /// The flush policy of a volume: the default, what is set for its target,
-    /// then what is set for itself.
-    pub(super) fn policy_of(&self, target: &str, lun: u64) -> FlushPolicy {
-        let mut policy = self.config.flush;
-        for (scope, setting) in &self.overrides {
-            if scope.covers(target, lun) {
-                apply(&mut policy, setting);
-            }
-        }
-        policy
-    }
-
     pub(super) fn send_targets(&mut self, key: LanKey) {
         let Self { lans, config, .. } = self;
         let lan = &mut lans[key.0];
@@ -616,69 +419,6 @@ impl Relay {
             self.nexuses[nexus.0].lan = None;
             self.release_reserved(nexus);
             self.look_at_nexus(nexus);
-        }
-    }
-
-    /// Logs a nexus out that nobody needs: no computer, no task, nothing to
-    /// flush by it. One that is logged out already is forgotten.
-    pub(super) fn retire_nexus(&mut self, net: &mut Net<'_>, now: Time, key: NexusKey) {
-        let nexus = &self.nexuses[key.0];
-        if nexus.lan.is_some()
-            || nexus.tasks > 0
-            || self.carries_flush(key)
-            || self.may_be_registered(key)
-            || nexus.astray
-        {
-            return;
-        }
-        match self.nexuses[key.0].state {
-            WanState::Ready => {
-                let nexus = &mut self.nexuses[key.0];
-                nexus.state = WanState::LoggingOut;
-                nexus.state_deadline = now + LOGIN_MAX;
-                if let Some(conn) = nexus.conn.as_mut() {
-                    conn.logout();
-                }
-                self.touch_nexus(key);
-            }
-            WanState::LoggingOut if now < self.nexuses[key.0].state_deadline => {}
-            WanState::LoggingOut => self.lose_wan(net, now, key),
-            WanState::Gone | WanState::Backoff(_) => self.remove_nexus(key),
-            WanState::Connecting | WanState::LoggingIn | WanState::Probing => {}
-        }
-    }
-
-    /// The nexus carries a volume's flush, or is the only one left to do so.
-    pub(super) fn carries_flush(&self, key: NexusKey) -> bool {
-        let target = self.nexuses[key.0].target;
-        self.volume_keys().any(|volume_key| {
-            let volume = self.volume(volume_key);
-            // A sync under way is work too, though there is no record left.
-            let busy = !self.flush.is_drained(volume_key.0) || !volume.durable.is_empty();
-            busy && volume.target == Some(target)
-                && match volume
-                    .flush_nexus
-                    .filter(|flush| self.nexuses.contains(flush.0))
-                {
-                    Some(flush) => flush == key,
-                    None => true,
-                }
-        })
-    }
-
-    fn remove_nexus(&mut self, key: NexusKey) {
-        let nexus = self.nexuses.remove(key.0);
-        self.nexus_timers.disarm(nexus_slot(key));
-        self.log
-            .remove_nexus(nexus.log_id)
-            .expect("the row of a nexus of ours");
-        self.nexuses_queued.retain(|&queued| queued != key);
-        self.starving.retain(|&starving| starving != key);
-        self.forget_registrations(key);
-        for volume in self.volumes.iter_mut().flatten() {
-            if volume.flush_nexus == Some(key) {
-                volume.flush_nexus = None;
-            }
         }
     }
 

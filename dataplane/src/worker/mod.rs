@@ -5,7 +5,8 @@
 //! and puts data in its place; [`mod@write`] gives it room, an order and an answer;
 //! [`flush`] carries it to the storage and frees it when it is durable there.
 //! [`read`] and [`pass`] are the ways of the other commands, [`login`] and
-//! [`wan`] the lives of the two sides' sessions, [`upkeep`] what time brings,
+//! [`wan`] the lives of the two sides' sessions, `probe` what the storage is asked
+//! first, [`upkeep`] what time brings,
 //! [`recovery`] what a start finds, [`publish`] what operators see,
 //! [`writable`] whether the storage takes writes at all, [`reservation`] from
 //! whom, [`attention`] what it has to say of itself, and [`security`] who must
@@ -26,6 +27,7 @@ pub mod login;
 pub mod management;
 pub mod nexus;
 pub mod pass;
+mod probe;
 pub mod publish;
 pub mod read;
 pub mod recovery;

@@ -10,11 +10,14 @@ use std::net::SocketAddrV4;
 use std::time::Duration;
 
 use arrayvec::{ArrayString, ArrayVec};
-use sluice_hugepages::log::NexusId;
+use sluice_hugepages::log::{NexusEntry, NexusId};
 use sluice_proto::Time;
 use sluice_proto::iscsi::InitiatorConn;
 
+use super::lan::SESSION_TASKS_MAX;
+use super::relay::{Net, Relay};
 use super::task::{LanKey, NexusKey, ProbeStep, TaskKey};
+use super::upkeep::nexus_slot;
 use crate::tcp::FlowId;
 
 /// LUNs that one target may have.
@@ -22,6 +25,8 @@ pub const TARGET_LUNS_MAX: usize = 16;
 /// Bytes of the sense data kept: fixed format to the sense-key specific field (SPC-5 4.4.3).
 pub const SENSE_LEN: usize = 18;
 
+/// A storage that does not answer a logout for so long is left without.
+const LOGOUT_MAX: Duration = Duration::from_secs(15);
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
 /// Two retransmissions fit, at 1 and 3 s. Waiting longer, a timeout that TCP
 /// doubles each time would outlast an outage; a new connection begins afresh.
@@ -157,5 +162,164 @@ impl Nexus {
         let doubled = BACKOFF_FIRST.saturating_mul(1 << self.attempts.min(10));
         let pause = doubled.min(BACKOFF_LAST);
         pause + pause.mul_f64((random % 1024) as f64 / 4096.0)
+    }
+}
+
+impl Relay {
+    /// A nexus of a computer's, with a name of its own that is persisted. `None`:
+    /// there is no row for it.
+    pub(super) fn new_nexus(
+        &mut self,
+        target: usize,
+        initiator_name: ArrayString<224>,
+        lan_isid: [u8; 6],
+        computer: SocketAddrV4,
+    ) -> Option<NexusKey> {
+        if self.nexuses.len() == self.nexuses.capacity() {
+            return None;
+        }
+        let wan_isid = self.new_isid();
+        let policy = &self.config.targets[target];
+        // Persisted before the first login under it (C-8).
+        let log_id = self
+            .log
+            .put_nexus(NexusEntry {
+                initiator_name,
+                target_name: ArrayString::from(&policy.name).ok()?,
+                storage: policy.address,
+                computer,
+                lan_isid,
+                wan_isid,
+            })
+            .ok()?;
+        Some(self.insert_nexus(target, initiator_name, lan_isid, wan_isid, computer, log_id))
+    }
+
+    pub(super) fn insert_nexus(
+        &mut self,
+        target: usize,
+        initiator_name: ArrayString<224>,
+        lan_isid: [u8; 6],
+        wan_isid: [u8; 6],
+        computer: SocketAddrV4,
+        log_id: NexusId,
+    ) -> NexusKey {
+        let key = NexusKey(self.nexuses.insert(Nexus {
+            initiator_name,
+            lan_isid,
+            wan_isid,
+            target,
+            computer,
+            log_id,
+            lan: None,
+            flow: None,
+            conn: None,
+            state: WanState::Backoff(Time::ZERO),
+            state_deadline: Time::FAR,
+            attempts: 0,
+            established: false,
+            probe: Probe::default(),
+            leave_by: None,
+            unit_attentions: ArrayVec::new(),
+            entered: 0,
+            entered_at: Time::ZERO,
+            unasked: 0,
+            polled_at: Time::ZERO,
+            tasks: 0,
+            wanted: VecDeque::with_capacity(SESSION_TASKS_MAX * 2),
+            starved: VecDeque::with_capacity(SESSION_TASKS_MAX),
+            starving: false,
+            unfinished: 0,
+            queued: false,
+            last_heard: Time::ZERO,
+            sent: 0,
+            acknowledged: 0,
+            progressed: Time::ZERO,
+            watched: false,
+            astray: false,
+            fenced_by: None,
+            resets: ArrayVec::new(),
+            pinged: None,
+            logins: 0,
+            commands: 0,
+            since: Time::ZERO,
+        }));
+        self.look_at_nexus(key);
+        key
+    }
+
+    /// RFC 7143 11.12.5, type 10b (random): 24 random bits, and a qualifier
+    /// that no nexus of ours has, the persisted ones included.
+    fn new_isid(&mut self) -> [u8; 6] {
+        loop {
+            let [_, _, a, b, c, d, e, _] = self.draw().to_be_bytes();
+            let isid = [0x80, a, b, c, d, e];
+            if !self.nexuses.iter().any(|(_, nexus)| nexus.wan_isid == isid) {
+                return isid;
+            }
+        }
+    }
+
+    /// Logs a nexus out that nobody needs: no computer, no task, nothing to
+    /// flush by it. One that is logged out already is forgotten.
+    pub(super) fn retire_nexus(&mut self, net: &mut Net<'_>, now: Time, key: NexusKey) {
+        let nexus = &self.nexuses[key.0];
+        if nexus.lan.is_some()
+            || nexus.tasks > 0
+            || self.carries_flush(key)
+            || self.may_be_registered(key)
+            || nexus.astray
+        {
+            return;
+        }
+        match self.nexuses[key.0].state {
+            WanState::Ready => {
+                let nexus = &mut self.nexuses[key.0];
+                nexus.state = WanState::LoggingOut;
+                nexus.state_deadline = now + LOGOUT_MAX;
+                if let Some(conn) = nexus.conn.as_mut() {
+                    conn.logout();
+                }
+                self.touch_nexus(key);
+            }
+            WanState::LoggingOut if now < self.nexuses[key.0].state_deadline => {}
+            WanState::LoggingOut => self.lose_wan(net, now, key),
+            WanState::Gone | WanState::Backoff(_) => self.remove_nexus(key),
+            WanState::Connecting | WanState::LoggingIn | WanState::Probing => {}
+        }
+    }
+
+    /// The nexus carries a volume's flush, or is the only one left to do so.
+    pub(super) fn carries_flush(&self, key: NexusKey) -> bool {
+        let target = self.nexuses[key.0].target;
+        self.volume_keys().any(|volume_key| {
+            let volume = self.volume(volume_key);
+            // A sync under way is work too, though there is no record left.
+            let busy = !self.flush.is_drained(volume_key.0) || !volume.durable.is_empty();
+            busy && volume.target == Some(target)
+                && match volume
+                    .flush_nexus
+                    .filter(|flush| self.nexuses.contains(flush.0))
+                {
+                    Some(flush) => flush == key,
+                    None => true,
+                }
+        })
+    }
+
+    pub(super) fn remove_nexus(&mut self, key: NexusKey) {
+        let nexus = self.nexuses.remove(key.0);
+        self.nexus_timers.disarm(nexus_slot(key));
+        self.log
+            .remove_nexus(nexus.log_id)
+            .expect("the row of a nexus of ours");
+        self.nexuses_queued.retain(|&queued| queued != key);
+        self.starving.retain(|&starving| starving != key);
+        self.forget_registrations(key);
+        for volume in self.volumes.iter_mut().flatten() {
+            if volume.flush_nexus == Some(key) {
+                volume.flush_nexus = None;
+            }
+        }
     }
 }

@@ -10,13 +10,16 @@ use std::net::SocketAddrV4;
 use std::time::Duration;
 
 use arrayvec::ArrayString;
+use sluice_hugepages::log::{VolumeEntry, VolumeFlags};
 use sluice_proto::Time;
 use sluice_proto::cache::flush::policy::{FlushGate, FlushPolicy};
-use sluice_proto::scsi::Access;
+use sluice_proto::scsi::{Access, Sense};
 
 use super::holding::Holding;
 use super::nexus::SENSE_LEN;
-use super::task::{NexusKey, TaskKey, bars, overlap};
+use super::publish::apply;
+use super::relay::{Relay, VOLUMES_MAX};
+use super::task::{NexusKey, TaskKey, VolumeKey, bars, overlap};
 
 /// Commands of computers that one volume serves at a time; sizes every list here.
 pub const VOLUME_TASKS_MAX: usize = 1024;
@@ -208,4 +211,105 @@ pub fn lun_number(lun: u64) -> Option<u64> {
 /// Whether two LUNs name one logical unit: storages take both methods.
 pub fn same_lun(a: u64, b: u64) -> bool {
     a == b || lun_number(a).is_some_and(|number| lun_number(b) == Some(number))
+}
+
+impl Relay {
+    /// A LUN that is a disk: its volume is known by the log's directory from here on.
+    pub(super) fn learn_volume(&mut self, now: Time, key: NexusKey, lun: u64, geometry: Geometry) {
+        let target = self.nexuses[key.0].target;
+        if let Some(volume) = self.find_volume(target, lun) {
+            return self.fit_volume(volume, geometry);
+        }
+        let policy = &self.config.targets[target];
+        let Ok(target_name) = ArrayString::from(&policy.name) else {
+            return;
+        };
+        let entry = VolumeEntry {
+            target_name,
+            lun,
+            storage: policy.address,
+            block_len: geometry.block_len,
+            blocks: geometry.blocks,
+            flags: VolumeFlags::default(),
+        };
+        // With the directory full the LUN stays uncached: its commands pass.
+        if self.volume_keys().count() == VOLUMES_MAX {
+            return;
+        }
+        let Ok(id) = self.log.put_volume(entry) else {
+            return;
+        };
+        assert!(
+            usize::from(id.0) < VOLUMES_MAX,
+            "the directory gives its lowest free row"
+        );
+        let policy = self.policy_of(&target_name, lun);
+        let storage = self.config.targets[target].address;
+        let mut volume = Volume::new(
+            target_name,
+            storage,
+            lun,
+            policy,
+            self.log.records_max(),
+            now,
+        );
+        volume.target = Some(target);
+        volume.geometry = Some(geometry);
+        self.index.set_block_len(id.0, geometry.block_len);
+        self.volumes[usize::from(id.0)] = Some(volume);
+        let volume = VolumeKey(id.0);
+        self.ask_holding(now, volume);
+        // Uncached till now, it showed the storage's own WCE (C-1).
+        self.raise_attention(volume, Sense::MODE_PARAMETERS_CHANGED);
+    }
+
+    /// A volume that is known may have another form now. The log's row says what
+    /// a record may cover, and keeps to it while there are records.
+    fn fit_volume(&mut self, key: VolumeKey, geometry: Geometry) {
+        let id = super::log_volume(key);
+        let row = self
+            .log
+            .volume(id)
+            .expect("a volume is a row of the directory")
+            .clone();
+        if row.block_len != geometry.block_len {
+            // The unit of every record and of the index: nothing goes either way.
+            self.counters.volumes_misfit += u64::from(!self.volume(key).misfit);
+            self.volume_mut(key).misfit = true;
+            return;
+        }
+        let (block_len, kept) = (row.block_len, row.blocks);
+        let updated = geometry.blocks == kept
+            || self
+                .log
+                .update_volume(
+                    id,
+                    VolumeEntry {
+                        blocks: geometry.blocks,
+                        ..row
+                    },
+                )
+                .is_ok();
+        let blocks = if updated {
+            geometry.blocks
+        } else {
+            // It grows when a login finds the log empty; what shrank is refused at once.
+            geometry.blocks.min(kept)
+        };
+        let volume = self.volume_mut(key);
+        volume.misfit = false;
+        volume.geometry = Some(Geometry { block_len, blocks });
+    }
+
+    /// The flush policy of a volume: the default, what is set for its target,
+    /// then what is set for itself.
+    pub(super) fn policy_of(&self, target: &str, lun: u64) -> FlushPolicy {
+        let mut policy = self.config.flush;
+        for (scope, setting) in &self.overrides {
+            if scope.covers(target, lun) {
+                apply(&mut policy, setting);
+            }
+        }
+        policy
+    }
 }
