@@ -11,10 +11,11 @@
 //!
 //! Not for: stray answers on a session that lives (`WanKind::Stray`).
 
+use arrayvec::ArrayVec;
 use sluice_proto::Time;
 use sluice_proto::iscsi::TaskFunctionResponse;
 
-use super::nexus::WanState;
+use super::nexus::{TARGET_LUNS_MAX, WanState};
 use super::relay::{Net, Relay};
 use super::task::{NexusKey, TaskKey, WanKind, Work};
 
@@ -108,7 +109,10 @@ impl Relay {
             .filter(|volume| volume.target == Some(target))
             .map(|volume| volume.lun);
         // As many as a target may have.
-        let luns = luns.take(self.nexuses[ready.0].resets.capacity()).collect();
+        let luns: ArrayVec<_, TARGET_LUNS_MAX> = luns.take(TARGET_LUNS_MAX).collect();
+        if luns.is_empty() {
+            return;
+        }
         self.nexuses[ready.0].resets = luns;
         for (_, other) in &mut self.nexuses {
             if other.target == target && other.astray {

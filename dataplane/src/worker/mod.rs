@@ -6,8 +6,8 @@
 //! [`flush`] carries it to the storage and frees it when it is durable there.
 //! [`read`] and [`pass`] are the ways of the other commands, [`login`] and
 //! [`wan`] the lives of the two sides' sessions, `probe` what the storage is asked
-//! first, [`upkeep`] what time brings,
-//! [`recovery`] what a start finds, [`publish`] what operators see,
+//! first, `send` what goes out to it and `loss` what comes back undone,
+//! [`upkeep`] what time brings, [`recovery`] what a start finds, [`publish`] what operators see,
 //! [`writable`] whether the storage takes writes at all, [`reservation`] from
 //! whom, [`attention`] what it has to say of itself, and [`security`] who must
 //! prove what.
@@ -24,6 +24,7 @@ pub mod inquiry;
 pub mod lan;
 pub mod line;
 pub mod login;
+mod loss;
 pub mod management;
 pub mod nexus;
 pub mod pass;
@@ -34,6 +35,7 @@ pub mod recovery;
 pub mod relay;
 pub mod reservation;
 pub mod security;
+mod send;
 pub mod staging;
 pub mod step;
 pub mod task;

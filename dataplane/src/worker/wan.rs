@@ -8,19 +8,16 @@ use arrayvec::ArrayVec;
 use sluice_proto::Time;
 use sluice_proto::iscsi::login_status::{self, Status};
 use sluice_proto::iscsi::{
-    Direction, InitiatorConfig, InitiatorConn, InitiatorEvent, IscsiName, Offers, Residual,
-    Violation,
+    InitiatorConfig, InitiatorConn, InitiatorEvent, IscsiName, Offers, Residual, Violation,
 };
 use sluice_proto::iscsi::{SENSE_LEN_MAX, TaskFunction, TaskFunctionResponse};
-use sluice_proto::scsi::{ScsiStatus, Sense, cdb, opcode};
+use sluice_proto::scsi::{ScsiStatus, Sense};
 
 use super::holding::Deed;
 use super::nexus::{Probe, WanState};
 use super::relay::{Net, Relay, Side};
 use super::staging::{STAGE_LEN, StagePage};
-use super::task::{ChunkState, NexusKey, ProbeStep, TaskKey, VolumeKey, WanKind, WanTask, Work};
-use super::upkeep::nexus_slot;
-use super::volume::ReadOut;
+use super::task::{NexusKey, ProbeStep, WanKind, WanTask, Work};
 
 /// A connection attempt, a login or a logout that takes longer is given up.
 const STEP_MAX: Duration = Duration::from_secs(5);
@@ -71,7 +68,7 @@ impl<'a> Ended<'a> {
     }
 
     /// With its session: nobody knows what became of it.
-    fn lost(sense: &'a [u8]) -> Self {
+    pub(super) fn lost(sense: &'a [u8]) -> Self {
         Self {
             status: ScsiStatus::CHECK_CONDITION,
             residual: Residual::Underflow(u32::MAX),
@@ -188,7 +185,7 @@ impl Relay {
                 return false;
             }
         }
-        self.send_wanted(net, now, key);
+        self.send_wanted(now, key);
         for volume in self.volume_keys() {
             if self.volume(volume).flush_nexus == Some(key) {
                 self.flush_volume(now, volume);
@@ -327,192 +324,6 @@ impl Relay {
         }
     }
 
-    /// Sends what is queued for the storage, as far as its window and buffer go.
-    fn transmit_nexus(&mut self, net: &mut Net<'_>, now: Time, key: NexusKey) {
-        let Self {
-            nexuses,
-            tasks,
-            wan_tasks,
-            staging,
-            log,
-            nexus_timers,
-            ..
-        } = self;
-        let Some(nexus) = nexuses.get_mut(key.0) else {
-            return;
-        };
-        let (Some(flow), Some(conn)) = (nexus.flow, nexus.conn.as_mut()) else {
-            return;
-        };
-        if nexus.state == WanState::Connecting {
-            return;
-        }
-        while conn.has_output() {
-            let pool = &*net.pool;
-            let sent = net.tcp.send(flow, |out| {
-                conn.transmit(out, |token, offset, into| {
-                    let from = offset as usize;
-                    let wan_task = usize::try_from(token).ok().and_then(|at| wan_tasks.get(at));
-                    match wan_task
-                        .expect("data is fetched for commands that are out")
-                        .kind
-                    {
-                        WanKind::Flush { record, .. }
-                        | WanKind::Stray {
-                            record: Some(record),
-                            ..
-                        } => {
-                            let payload = log.payload(sluice_hugepages::log::RecordId(record));
-                            into.copy_from_slice(&payload[from..from + into.len()]);
-                        }
-                        WanKind::Forward { task } => {
-                            let Work::Pass(pass) = &tasks[task.0].work else {
-                                unreachable!("only passing commands forward data")
-                            };
-                            let mut done = 0;
-                            while done < into.len() {
-                                let at = from + done;
-                                let len = (STAGE_LEN - at % STAGE_LEN).min(into.len() - done);
-                                let page = staging.bytes(pool, pass.pages[at / STAGE_LEN]);
-                                into[done..done + len]
-                                    .copy_from_slice(&page[at % STAGE_LEN..at % STAGE_LEN + len]);
-                                done += len;
-                            }
-                        }
-                        WanKind::FlushSync { .. }
-                        | WanKind::Stray { record: None, .. }
-                        | WanKind::Chunk { .. }
-                        | WanKind::Check { .. }
-                        | WanKind::Holding { .. }
-                        | WanKind::Poll { .. }
-                        | WanKind::Probe { .. } => {
-                            unreachable!("these commands have no data-out")
-                        }
-                    }
-                })
-            });
-            if sent == 0 {
-                break;
-            }
-            nexus.sent += sent as u64;
-            if !nexus.watched {
-                (nexus.watched, nexus.progressed) = (true, now);
-                nexus_timers.arm(nexus_slot(key), Time::ZERO);
-            }
-        }
-    }
-
-    /// Sends the commands and chunks that wait for this nexus, as far as its window goes.
-    fn send_wanted(&mut self, net: &mut Net<'_>, now: Time, key: NexusKey) {
-        let _ = net;
-        while let Some(nexus) = self.nexuses.get_mut(key.0)
-            && nexus.is_ready()
-            && nexus.window() > 0
-            && self.wan_tasks.len() < self.wan_tasks.capacity()
-        {
-            let target = nexus.target;
-            let Some(&task) = nexus.wanted.front() else {
-                return;
-            };
-            // C-8: an older change could land after it.
-            if self.is_fenced_off(target) && self.passes_change(task) {
-                return;
-            }
-            if !self.send_for(now, key, task) {
-                self.nexuses[key.0].wanted.pop_front();
-            }
-        }
-    }
-
-    /// Sends one thing that the task wants; false if it wants no more. A task on
-    /// the list wants something: one that is answered is on it no more.
-    fn send_for(&mut self, now: Time, key: NexusKey, task_key: TaskKey) -> bool {
-        let task = &mut self.tasks[task_key.0];
-        let (lun, mut cdb, volume) = (task.lun, task.cdb, task.volume);
-        let cdb_rest = task.cdb_rest;
-        if task.fua_write().is_some() {
-            // The computer was told that FUA is honoured; the storage may not know it.
-            let at = if cdb[0] == opcode::VARIABLE_LENGTH {
-                10
-            } else {
-                1
-            };
-            cdb[at] &= !(cdb::DPO | cdb::FUA);
-        }
-        let expected = task.expected_len;
-        let direction = match &mut task.work {
-            Work::Read(read) => {
-                let Some(at) = read
-                    .chunks
-                    .iter()
-                    .position(|chunk| chunk.state == ChunkState::Wanted)
-                else {
-                    return false;
-                };
-                let (page, lba, blocks) = (
-                    read.chunks[at].page,
-                    read.chunks[at].lba,
-                    read.chunks[at].blocks,
-                );
-                let volume = volume.expect("a read has a volume");
-                let geometry = self
-                    .volume(volume)
-                    .geometry
-                    .expect("a read was planned with the geometry");
-                let len = blocks * geometry.block_len;
-                let kind = WanKind::Chunk {
-                    task: task_key,
-                    volume,
-                    page,
-                    len,
-                    received: 0,
-                };
-                let wan_task = self.submit(
-                    now,
-                    key,
-                    kind,
-                    lun,
-                    cdb::read(lba, blocks),
-                    Direction::In(len),
-                );
-                let read = self.read_mut(task_key);
-                read.chunks[at].state = ChunkState::Asked(wan_task);
-                let wants_more = read
-                    .chunks
-                    .iter()
-                    .any(|chunk| chunk.state == ChunkState::Wanted);
-                let state = self.volume_mut(volume);
-                state.reads_asked += 1;
-                let number = state.reads_asked;
-                state.reads_out.push(ReadOut {
-                    wan_task,
-                    number,
-                    lba,
-                    blocks: u64::from(blocks),
-                });
-                return wants_more;
-            }
-            Work::Pass(pass) if pass.read && pass.write => Direction::Both {
-                out_len: expected,
-                in_len: pass.read_len,
-            },
-            Work::Pass(pass) if pass.read => Direction::In(expected),
-            Work::Pass(pass) if pass.write => Direction::Out(expected),
-            Work::Pass(_) => Direction::None,
-            Work::Write(_) | Work::Sync(_) => unreachable!("these go by way of the flush"),
-        };
-        let wan_task = self.submit_long(
-            now,
-            key,
-            WanKind::Forward { task: task_key },
-            lun,
-            (cdb, cdb_rest),
-            direction,
-        );
-        self.pass_mut(task_key).asked = Some(wan_task);
-        false
-    }
-
     /// The storage has answered a command: back to the room that sent it.
     fn response(
         &mut self,
@@ -581,106 +392,6 @@ impl Relay {
                 received,
             } => {
                 self.probe_answered(net, now, nexus, step, page, lun, received, status, sense);
-            }
-        }
-    }
-
-    /// The session is lost: everything out comes back to where it came from.
-    pub(super) fn lose_wan(&mut self, net: &mut Net<'_>, now: Time, key: NexusKey) {
-        if let Some(flow) = self.nexuses[key.0].flow.take() {
-            net.tcp.abort(flow);
-            self.unbind(flow);
-        }
-        if self.nexuses[key.0].conn.take().is_some() && self.nexuses[key.0].state == WanState::Ready
-        {
-            self.counters.wan_losses += 1;
-        }
-        self.nexuses[key.0].pinged = None;
-        self.nexus_left(key);
-        for volume in self.volume_keys() {
-            if self.volume(volume).flush_nexus == Some(key) {
-                self.flush.session_lost(volume.0);
-            }
-        }
-        // At most as many as the session's window; collected since answering changes the slab.
-        let out: Vec<usize> = self
-            .wan_tasks
-            .iter()
-            .filter(|(_, task)| task.nexus == key)
-            .map(|(at, _)| at)
-            .collect();
-        for at in out {
-            let WanTask { kind, .. } = self.wan_tasks.remove(at);
-            if self.may_change_media(&kind) {
-                self.gone_astray(key);
-            }
-            match kind {
-                WanKind::Flush { .. } | WanKind::FlushSync { .. } => {}
-                // Reinstatement ends them before anything is sent again.
-                WanKind::Stray { volume, .. } => self.volume_mut(volume).strays -= 1,
-                WanKind::Chunk { task, volume, .. } => self.chunk_lost(at, task, volume),
-                WanKind::Forward { task } => {
-                    // Until the reinstatement it may still be done: a function that
-                    // has ended it is not told that it is over, and is rejected.
-                    self.pass_mut(task).aborting = false;
-                    // Nobody knows whether it was done: the computer is told so, and decides.
-                    let sense = Sense::COMMUNICATION_FAILURE.fixed();
-                    self.pass_answered(net, now, task, Ended::lost(&sense));
-                }
-                WanKind::Probe { page, .. } | WanKind::Check { page, .. } => {
-                    self.staging.give(page)
-                }
-                WanKind::Holding { volume, page, .. } => self.holding_lost(volume, page),
-                WanKind::Poll { .. } => {}
-            }
-        }
-        for volume in self.volume_keys() {
-            self.release_durable(net, now, volume);
-        }
-        self.give_up_resets(key);
-        let leaves = self.nexuses[key.0].state == WanState::LoggingOut;
-        // What it was to leave behind may have come back to it since it said so.
-        if leaves && !self.nexuses[key.0].astray && !self.carries_flush(key) {
-            self.nexuses[key.0].state = WanState::Gone;
-            self.look_at_nexus(key);
-        } else {
-            self.back_off(now, key);
-        }
-        self.feed_starved(net, now);
-    }
-
-    pub(super) fn back_off(&mut self, now: Time, key: NexusKey) {
-        let random = self.draw();
-        let nexus = &mut self.nexuses[key.0];
-        let pause = nexus.backoff(random);
-        nexus.attempts += 1;
-        nexus.state = WanState::Backoff(now + pause);
-        self.look_at_nexus(key);
-    }
-
-    /// A chunk goes back to be asked again, or its page home if nobody waits.
-    fn chunk_lost(&mut self, wan_task: usize, key: TaskKey, volume: VolumeKey) {
-        self.volume_mut(volume)
-            .reads_out
-            .retain(|read| read.wan_task != wan_task);
-        let orphan = self.tasks[key.0].lan.is_none();
-        let staging = &mut self.staging;
-        let Work::Read(read) = &mut self.tasks[key.0].work else {
-            unreachable!("chunks belong to reads")
-        };
-        let at = read
-            .chunks
-            .iter()
-            .position(|chunk| chunk.state == ChunkState::Asked(wan_task));
-        let at = at.expect("a read keeps its chunks until they are answered");
-        if orphan || read.failed {
-            staging.give(read.chunks.remove(at).page);
-            self.finish_read(key);
-        } else {
-            read.chunks[at].state = ChunkState::Wanted;
-            let nexus = self.tasks[key.0].nexus;
-            if !self.nexuses[nexus.0].wanted.contains(&key) {
-                self.nexuses[nexus.0].wanted.push_back(key);
             }
         }
     }

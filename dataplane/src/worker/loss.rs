@@ -1,0 +1,112 @@
+//! A session with the storage that is lost: what was out comes back to where it
+//! came from, and the next attempt has its time.
+
+use sluice_proto::Time;
+use sluice_proto::scsi::Sense;
+
+use super::nexus::WanState;
+use super::relay::{Net, Relay};
+use super::task::{ChunkState, NexusKey, TaskKey, VolumeKey, WanKind, WanTask, Work};
+use super::wan::Ended;
+
+impl Relay {
+    /// The session is lost: everything out comes back to where it came from.
+    pub(super) fn lose_wan(&mut self, net: &mut Net<'_>, now: Time, key: NexusKey) {
+        if let Some(flow) = self.nexuses[key.0].flow.take() {
+            net.tcp.abort(flow);
+            self.unbind(flow);
+        }
+        if self.nexuses[key.0].conn.take().is_some() && self.nexuses[key.0].state == WanState::Ready
+        {
+            self.counters.wan_losses += 1;
+        }
+        self.nexuses[key.0].pinged = None;
+        self.nexus_left(key);
+        for volume in self.volume_keys() {
+            if self.volume(volume).flush_nexus == Some(key) {
+                self.flush.session_lost(volume.0);
+            }
+        }
+        // At most as many as the session's window; collected since answering changes the slab.
+        let out: Vec<usize> = self
+            .wan_tasks
+            .iter()
+            .filter(|(_, task)| task.nexus == key)
+            .map(|(at, _)| at)
+            .collect();
+        for at in out {
+            let WanTask { kind, .. } = self.wan_tasks.remove(at);
+            if self.may_change_media(&kind) {
+                self.gone_astray(key);
+            }
+            match kind {
+                WanKind::Flush { .. } | WanKind::FlushSync { .. } => {}
+                // Reinstatement ends them before anything is sent again.
+                WanKind::Stray { volume, .. } => self.volume_mut(volume).strays -= 1,
+                WanKind::Chunk { task, volume, .. } => self.chunk_lost(at, task, volume),
+                WanKind::Forward { task } => {
+                    // Until the reinstatement it may still be done: a function that
+                    // has ended it is not told that it is over, and is rejected.
+                    self.pass_mut(task).aborting = false;
+                    // Nobody knows whether it was done: the computer is told so, and decides.
+                    let sense = Sense::COMMUNICATION_FAILURE.fixed();
+                    self.pass_answered(net, now, task, Ended::lost(&sense));
+                }
+                WanKind::Probe { page, .. } | WanKind::Check { page, .. } => {
+                    self.staging.give(page)
+                }
+                WanKind::Holding { volume, page, .. } => self.holding_lost(volume, page),
+                WanKind::Poll { .. } => {}
+            }
+        }
+        for volume in self.volume_keys() {
+            self.release_durable(net, now, volume);
+        }
+        self.give_up_resets(key);
+        let leaves = self.nexuses[key.0].state == WanState::LoggingOut;
+        // What it was to leave behind may have come back to it since it said so.
+        if leaves && !self.nexuses[key.0].astray && !self.carries_flush(key) {
+            self.nexuses[key.0].state = WanState::Gone;
+            self.look_at_nexus(key);
+        } else {
+            self.back_off(now, key);
+        }
+        self.feed_starved(net, now);
+    }
+
+    pub(super) fn back_off(&mut self, now: Time, key: NexusKey) {
+        let random = self.draw();
+        let nexus = &mut self.nexuses[key.0];
+        let pause = nexus.backoff(random);
+        nexus.attempts += 1;
+        nexus.state = WanState::Backoff(now + pause);
+        self.look_at_nexus(key);
+    }
+
+    /// A chunk goes back to be asked again, or its page home if nobody waits.
+    pub(super) fn chunk_lost(&mut self, wan_task: usize, key: TaskKey, volume: VolumeKey) {
+        self.volume_mut(volume)
+            .reads_out
+            .retain(|read| read.wan_task != wan_task);
+        let orphan = self.tasks[key.0].lan.is_none();
+        let staging = &mut self.staging;
+        let Work::Read(read) = &mut self.tasks[key.0].work else {
+            unreachable!("chunks belong to reads")
+        };
+        let at = read
+            .chunks
+            .iter()
+            .position(|chunk| chunk.state == ChunkState::Asked(wan_task));
+        let at = at.expect("a read keeps its chunks until they are answered");
+        if orphan || read.failed {
+            staging.give(read.chunks.remove(at).page);
+            self.finish_read(key);
+        } else {
+            read.chunks[at].state = ChunkState::Wanted;
+            let nexus = self.tasks[key.0].nexus;
+            if !self.nexuses[nexus.0].wanted.contains(&key) {
+                self.nexuses[nexus.0].wanted.push_back(key);
+            }
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! What goes out to the storage: the commands that wait for a nexus, and the
+//! bytes of all that are under way, from the log or a staging page.
+
+use sluice_proto::Time;
+use sluice_proto::iscsi::Direction;
+use sluice_proto::scsi::{cdb, opcode};
+
+use super::nexus::WanState;
+use super::relay::{Net, Relay};
+use super::staging::STAGE_LEN;
+use super::task::{ChunkState, NexusKey, TaskKey, WanKind, Work};
+use super::upkeep::nexus_slot;
+use super::volume::ReadOut;
+
+impl Relay {
+    /// Sends what is queued for the storage, as far as its window and buffer go.
+    pub(super) fn transmit_nexus(&mut self, net: &mut Net<'_>, now: Time, key: NexusKey) {
+        let Self {
+            nexuses,
+            tasks,
+            wan_tasks,
+            staging,
+            log,
+            nexus_timers,
+            ..
+        } = self;
+        let Some(nexus) = nexuses.get_mut(key.0) else {
+            return;
+        };
+        let (Some(flow), Some(conn)) = (nexus.flow, nexus.conn.as_mut()) else {
+            return;
+        };
+        if nexus.state == WanState::Connecting {
+            return;
+        }
+        while conn.has_output() {
+            let pool = &*net.pool;
+            let sent = net.tcp.send(flow, |out| {
+                conn.transmit(out, |token, offset, into| {
+                    let from = offset as usize;
+                    let wan_task = usize::try_from(token).ok().and_then(|at| wan_tasks.get(at));
+                    match wan_task
+                        .expect("data is fetched for commands that are out")
+                        .kind
+                    {
+                        WanKind::Flush { record, .. }
+                        | WanKind::Stray {
+                            record: Some(record),
+                            ..
+                        } => {
+                            let payload = log.payload(sluice_hugepages::log::RecordId(record));
+                            into.copy_from_slice(&payload[from..from + into.len()]);
+                        }
+                        WanKind::Forward { task } => {
+                            let Work::Pass(pass) = &tasks[task.0].work else {
+                                unreachable!("only passing commands forward data")
+                            };
+                            let mut done = 0;
+                            while done < into.len() {
+                                let at = from + done;
+                                let len = (STAGE_LEN - at % STAGE_LEN).min(into.len() - done);
+                                let page = staging.bytes(pool, pass.pages[at / STAGE_LEN]);
+                                into[done..done + len]
+                                    .copy_from_slice(&page[at % STAGE_LEN..at % STAGE_LEN + len]);
+                                done += len;
+                            }
+                        }
+                        WanKind::FlushSync { .. }
+                        | WanKind::Stray { record: None, .. }
+                        | WanKind::Chunk { .. }
+                        | WanKind::Check { .. }
+                        | WanKind::Holding { .. }
+                        | WanKind::Poll { .. }
+                        | WanKind::Probe { .. } => {
+                            unreachable!("these commands have no data-out")
+                        }
+                    }
+                })
+            });
+            if sent == 0 {
+                break;
+            }
+            nexus.sent += sent as u64;
+            if !nexus.watched {
+                (nexus.watched, nexus.progressed) = (true, now);
+                nexus_timers.arm(nexus_slot(key), Time::ZERO);
+            }
+        }
+    }
+
+    /// Sends the commands and chunks that wait for this nexus, as far as its window goes.
+    pub(super) fn send_wanted(&mut self, now: Time, key: NexusKey) {
+        while let Some(nexus) = self.nexuses.get_mut(key.0)
+            && nexus.is_ready()
+            && nexus.window() > 0
+            && self.wan_tasks.len() < self.wan_tasks.capacity()
+        {
+            let target = nexus.target;
+            let Some(&task) = nexus.wanted.front() else {
+                return;
+            };
+            // C-8: an older change could land after it.
+            if self.is_fenced_off(target) && self.passes_change(task) {
+                return;
+            }
+            if !self.send_for(now, key, task) {
+                self.nexuses[key.0].wanted.pop_front();
+            }
+        }
+    }
+
+    /// Sends one thing that the task wants; false if it wants no more. A task on
+    /// the list wants something: one that is answered is on it no more.
+    fn send_for(&mut self, now: Time, key: NexusKey, task_key: TaskKey) -> bool {
+        let task = &mut self.tasks[task_key.0];
+        let (lun, mut cdb, volume) = (task.lun, task.cdb, task.volume);
+        let cdb_rest = task.cdb_rest;
+        if task.fua_write().is_some() {
+            // The computer was told that FUA is honoured; the storage may not know it.
+            let at = if cdb[0] == opcode::VARIABLE_LENGTH {
+                10
+            } else {
+                1
+            };
+            cdb[at] &= !(cdb::DPO | cdb::FUA);
+        }
+        let expected = task.expected_len;
+        let direction = match &mut task.work {
+            Work::Read(read) => {
+                let Some(at) = read
+                    .chunks
+                    .iter()
+                    .position(|chunk| chunk.state == ChunkState::Wanted)
+                else {
+                    return false;
+                };
+                let (page, lba, blocks) = (
+                    read.chunks[at].page,
+                    read.chunks[at].lba,
+                    read.chunks[at].blocks,
+                );
+                let volume = volume.expect("a read has a volume");
+                let geometry = self
+                    .volume(volume)
+                    .geometry
+                    .expect("a read was planned with the geometry");
+                let len = blocks * geometry.block_len;
+                let kind = WanKind::Chunk {
+                    task: task_key,
+                    volume,
+                    page,
+                    len,
+                    received: 0,
+                };
+                let wan_task = self.submit(
+                    now,
+                    key,
+                    kind,
+                    lun,
+                    cdb::read(lba, blocks),
+                    Direction::In(len),
+                );
+                let read = self.read_mut(task_key);
+                read.chunks[at].state = ChunkState::Asked(wan_task);
+                let wants_more = read
+                    .chunks
+                    .iter()
+                    .any(|chunk| chunk.state == ChunkState::Wanted);
+                let state = self.volume_mut(volume);
+                state.reads_asked += 1;
+                let number = state.reads_asked;
+                state.reads_out.push(ReadOut {
+                    wan_task,
+                    number,
+                    lba,
+                    blocks: u64::from(blocks),
+                });
+                return wants_more;
+            }
+            Work::Pass(pass) if pass.read && pass.write => Direction::Both {
+                out_len: expected,
+                in_len: pass.read_len,
+            },
+            Work::Pass(pass) if pass.read => Direction::In(expected),
+            Work::Pass(pass) if pass.write => Direction::Out(expected),
+            Work::Pass(_) => Direction::None,
+            Work::Write(_) | Work::Sync(_) => unreachable!("these go by way of the flush"),
+        };
+        let wan_task = self.submit_long(
+            now,
+            key,
+            WanKind::Forward { task: task_key },
+            lun,
+            (cdb, cdb_rest),
+            direction,
+        );
+        self.pass_mut(task_key).asked = Some(wan_task);
+        false
+    }
+}
