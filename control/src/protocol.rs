@@ -36,6 +36,18 @@ pub enum Request {
         /// `TARGET/LUN`, `TARGET` or `all`.
         volume: String,
     },
+    /// Sends again what the storage refused for good; done when begun.
+    RetryFailed {
+        /// `TARGET/LUN`, `TARGET` or `all`.
+        volume: String,
+    },
+    /// Throws away the refused writes of one volume that the segment lists
+    /// under this stamp; refused if others are listed meanwhile.
+    DiscardFailed {
+        /// `TARGET/LUN`.
+        volume: String,
+        stamp: u64,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,7 +60,7 @@ pub enum Reply {
         attached: bool,
     },
     Done {
-        /// Volumes that it was about.
+        /// Volumes that it was about; of a discard, writes.
         volumes: u32,
     },
     Failed {
@@ -65,6 +77,8 @@ pub enum FailureKind {
     /// Not a request, or a value out of its range.
     BadRequest,
     UnknownVolume,
+    /// It is not any more as it was when the request was made.
+    Changed,
     /// No data plane is there, or it did not answer in time.
     NoDataPlane,
     /// In force, but could not be written to the state file.

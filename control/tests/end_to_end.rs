@@ -126,6 +126,9 @@ struct Model {
     /// Drains only when told to.
     holds: bool,
     failed: bool,
+    /// Refused writes of LUN 1, by their LBA; and the stamp they are listed under.
+    refused: Vec<u64>,
+    stamp: u64,
     told: Vec<Command>,
 }
 
@@ -174,16 +177,28 @@ fn run(mut writer: SegmentWriter, model: &Mutex<Model>, stop: &AtomicBool) {
         let mut model = model.lock().unwrap();
         while let Some((id, command)) = writer.next_command() {
             let scope = match &command {
-                Command::SetFlush { scope, .. } | Command::FlushVolume { scope } => scope.clone(),
+                Command::SetFlush { scope, .. }
+                | Command::FlushVolume { scope }
+                | Command::RetryFailed { scope }
+                | Command::DiscardFailed { scope, .. } => scope.clone(),
             };
-            let luns = (1..=2)
+            let mut luns = (1..=2)
                 .filter(|&lun| scope.covers(TARGET, lun << 48))
                 .count();
-            let outcome = if luns == 0 {
+            let mut outcome = if luns == 0 {
                 Outcome::UnknownVolume
             } else {
                 Outcome::Done
             };
+            match command {
+                Command::RetryFailed { .. } => luns = usize::from(!model.refused.is_empty()),
+                Command::DiscardFailed { stamp, .. } if stamp == model.stamp => {
+                    luns = model.refused.len();
+                    model.refused.clear();
+                }
+                Command::DiscardFailed { .. } => outcome = Outcome::Changed,
+                _ => {}
+            }
             if let Command::FlushVolume { .. } = command {
                 flushed_at = Some(Instant::now());
             }
@@ -225,9 +240,31 @@ fn show_volumes(writer: &mut SegmentWriter, model: &Model) {
             sessions: 1,
             flush_threshold_bytes: 1 << 20,
             flush_period_ns: 1_000_000_000,
+            failed_writes: if index == 0 {
+                model.refused.len() as u64
+            } else {
+                0
+            },
+            failed_stamp: model.stamp,
         };
         writer.put(index, &volume);
     }
+    for (index, &lba) in model.refused.iter().enumerate() {
+        let write = FailedWrite {
+            target: text(TARGET),
+            lun: 1 << 48,
+            stamp: model.stamp,
+            lba,
+            blocks: 8,
+            bytes: 4096,
+            sense_key: 3,
+            asc: 0x0C,
+            ascq: 0,
+            sequence: 100 + index as u64,
+        };
+        writer.put(index, &write);
+    }
+    writer.clear_from(Table::FailedWrites, model.refused.len());
 }
 
 /// One row of every other table.
@@ -583,7 +620,80 @@ fn flush_waits_until_the_storage_has_it() {
     plane.model().failed = true;
     let said = site.ctl(&["flush", "all"]);
     assert_eq!(said.code, 1);
-    assert!(said.err.contains("vol0/1 is failed"), "{}", said.err);
+    assert!(said.err.contains("vol0/1 has failed"), "{}", said.err);
+}
+
+#[test]
+fn what_the_storage_refused_is_listed_sent_again_or_thrown_away_by_name() {
+    let mut site = Site::new();
+    site.start_daemon();
+    let plane = DataPlane::start(&site);
+    let none = site.ctl(&["volume", "failed"]);
+    assert_eq!(
+        (none.code, none.out.trim()),
+        (0, "no volume has refused writes")
+    );
+    let name = format!("{TARGET}/1");
+    let said = site.ctl(&["volume", "discard", &name, "--yes"]);
+    assert_eq!(said.code, 1);
+    assert!(said.err.contains("has no refused writes"), "{}", said.err);
+    let said = site.ctl(&["volume", "failed", "iqn.2004-03.example:none"]);
+    assert_eq!(said.code, 1);
+    assert!(said.err.contains("no such volume"), "{}", said.err);
+
+    (plane.model().refused, plane.model().stamp) = (vec![2048, 16], 7);
+    until("the refusals are shown", || {
+        site.ctl(&["volume", "failed"]).out.contains("2048")
+    });
+    let said = site.ctl(&["volume", "failed", TARGET, "-j"]);
+    let list = said.json();
+    assert_eq!(list.as_array().unwrap().len(), 2);
+    assert_eq!(list[0]["lba"], 2048);
+    assert_eq!(list[0]["blocks"], 8);
+    assert_eq!(list[0]["sense"], "MEDIUM ERROR 0Ch/00h");
+    let shown = site.ctl(&["show", "volumes"]);
+    assert_eq!(shown.code, 0);
+    assert!(
+        shown.err.contains("refused 2 acknowledged writes"),
+        "{}",
+        shown.err
+    );
+
+    // Nothing is thrown away that was not named, and agreed to.
+    let said = site.ctl(&["volume", "discard", &name]);
+    assert_eq!(said.code, 1);
+    assert!(
+        said.out.contains("2055") && said.out.contains("--yes"),
+        "{}",
+        said.out
+    );
+    assert_eq!(plane.model().refused.len(), 2);
+    assert!(plane.model().told.is_empty());
+    let said = site.ctl(&["volume", "discard", "all", "--yes"]);
+    assert_eq!(said.code, 1);
+
+    let said = site.ctl(&["volume", "retry", &name]);
+    assert_eq!(said.code, 0, "{}", said.err);
+    let scope = Scope::Volume {
+        target: text(TARGET),
+        lun: 1 << 48,
+    };
+    let retry = Command::RetryFailed {
+        scope: scope.clone(),
+    };
+    assert_eq!(plane.model().told, [retry]);
+    let said = site.ctl(&["volume", "discard", &name, "--yes"]);
+    assert_eq!(said.code, 0, "{}", said.err);
+    assert!(
+        said.out.contains("2055") && said.out.contains("these 2 writes"),
+        "{}",
+        said.out
+    );
+    let discard = Command::DiscardFailed { scope, stamp: 7 };
+    assert_eq!(plane.model().told.last(), Some(&discard));
+    until("nothing is refused any more", || {
+        site.ctl(&["volume", "failed"]).out.contains("no volume")
+    });
 }
 
 #[test]

@@ -61,6 +61,11 @@ pub(super) enum Action {
         #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = seconds)]
         timeout: Duration,
     },
+    /// What the storage has refused for good of acknowledged writes
+    Volume {
+        #[command(subcommand)]
+        what: VolumeAction,
+    },
     /// Look at a configuration file
     Config {
         #[command(subcommand)]
@@ -97,6 +102,28 @@ pub(super) enum SetAction {
 pub(super) enum ConfigAction {
     /// Check a configuration file; every fault with its line
     Check { file: PathBuf },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum VolumeAction {
+    /// List the refused writes, and why
+    Failed {
+        /// TARGET/LUN or TARGET; without it all volumes
+        volume: Option<String>,
+    },
+    /// Send them again; a volume turned to write-through is cached again
+    Retry {
+        /// TARGET/LUN, TARGET, or all
+        volume: String,
+    },
+    /// Throw them away: the blocks are as the storage has them
+    Discard {
+        /// TARGET/LUN
+        volume: String,
+        /// Without it they are only listed
+        #[arg(long)]
+        yes: bool,
+    },
 }
 
 #[derive(Debug, Subcommand)]

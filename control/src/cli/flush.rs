@@ -91,7 +91,7 @@ fn pending(reader: &SegmentReader, asked_ns: u64, meant: impl Fn(&Volume) -> boo
         let name = show::volume_name(volume);
         if volume.state == VolumeState::Failed {
             let message = format!(
-                "{name} is failed: the storage refused a write for good, and nothing is flushed past it"
+                "{name} has failed: the storage refused a write for good, and nothing is flushed past it; see `sluicectl volume failed`"
             );
             return Pending::Failed(message);
         }

@@ -11,6 +11,7 @@ mod flush;
 mod inspect;
 mod show;
 mod table;
+mod volume;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -21,7 +22,7 @@ use sluice_hugepages::shm::{SegmentError, SegmentReader, Vitality, monotonic_ns}
 use thiserror::Error;
 
 pub use self::args::Args;
-use self::args::{Action, ConfigAction, LogAction, SetAction};
+use self::args::{Action, ConfigAction, LogAction, SetAction, VolumeAction};
 use crate::client::{self, ClientError};
 use crate::load_config;
 use crate::protocol::{FailureKind, Reply, Request};
@@ -131,6 +132,11 @@ fn act(args: &Args, err: &mut dyn Write) -> Result<Answer, CliError> {
             Ok(Answer::done(json, text))
         }
         Action::Flush { volume, timeout } => flush::flush(volume, *timeout, args),
+        Action::Volume { what } => match what {
+            VolumeAction::Failed { volume } => volume::failed(volume.as_deref(), args, err),
+            VolumeAction::Retry { volume } => volume::retry(volume, args),
+            VolumeAction::Discard { volume, yes } => volume::discard(volume, *yes, args, err),
+        },
         Action::Config {
             what: ConfigAction::Check { file },
         } => check(file),

@@ -6,6 +6,7 @@
 //! again (it has read them from the state file too; the second time changes
 //! nothing). Every wait has a bound.
 
+mod alarm;
 mod plane;
 mod policy;
 mod server;
@@ -20,6 +21,7 @@ use thiserror::Error;
 
 pub use plane::{COMPLETION_BOUND, PlaneError};
 
+use self::alarm::Alarms;
 use self::policy::Policy;
 use self::server::Server;
 
@@ -54,6 +56,7 @@ pub fn run(config: Config) -> Result<(), DaemonError> {
     // Before any thread is made, so that all of them have the mask.
     let signals = signals::Signals::block().map_err(DaemonError::Signals)?;
     let socket = config.control.socket.clone();
+    let segment = config.dataplane.segment.clone();
     let policy = Arc::new(Mutex::new(Policy::load(config)?));
     let server = Server::bind(&socket)?;
     log::info!(
@@ -62,8 +65,10 @@ pub fn run(config: Config) -> Result<(), DaemonError> {
         socket.display()
     );
     server.serve(Arc::clone(&policy));
+    let mut alarms = Alarms::new(&segment);
     loop {
         lock(&policy).watch();
+        alarms.look();
         match signals.wait(WATCH_PERIOD).map_err(DaemonError::Signals)? {
             None => {}
             Some(name) => {

@@ -79,7 +79,22 @@ impl Policy {
             } => self
                 .set_flush(volume, threshold_kib, period_ms)
                 .unwrap_or_else(|failed| failed),
-            Request::Flush { volume } => self.flush(&volume).unwrap_or_else(|failed| failed),
+            Request::Flush { volume } => {
+                let command = |scope| Command::FlushVolume { scope };
+                self.scoped(&volume, command)
+                    .unwrap_or_else(|failed| failed)
+            }
+            Request::RetryFailed { volume } => {
+                let command = |scope| Command::RetryFailed { scope };
+                let reply = self.scoped(&volume, command);
+                if let Ok(Reply::Done { volumes }) = reply {
+                    log::warn!("refused writes of {volume} are sent again ({volumes} volumes)");
+                }
+                reply.unwrap_or_else(|failed| failed)
+            }
+            Request::DiscardFailed { volume, stamp } => {
+                self.discard(&volume, stamp).unwrap_or_else(|failed| failed)
+            }
         }
     }
 
@@ -125,15 +140,32 @@ impl Policy {
         Ok(Reply::Done { volumes })
     }
 
-    fn flush(&mut self, volume: &str) -> Result<Reply, Reply> {
+    fn scoped(
+        &mut self,
+        volume: &str,
+        command: impl FnOnce(Scope) -> Command,
+    ) -> Result<Reply, Reply> {
         let name: Option<VolumeName> = match volume {
             "all" => None,
             name => Some(name.parse().map_err(bad_request)?),
         };
-        let command = Command::FlushVolume {
-            scope: scope(name.as_ref()),
+        let volumes = self.command(&command(scope(name.as_ref())), name.as_ref())?;
+        Ok(Reply::Done { volumes })
+    }
+
+    fn discard(&mut self, volume: &str, stamp: u64) -> Result<Reply, Reply> {
+        let name: VolumeName = volume.parse().map_err(bad_request)?;
+        if name.lun.is_none() {
+            return Err(bad_request(format!(
+                "{volume}: names every LUN of a target; a discard is of one volume, TARGET/LUN"
+            )));
+        }
+        let command = Command::DiscardFailed {
+            scope: scope(Some(&name)),
+            stamp,
         };
-        let volumes = self.command(&command, name.as_ref())?;
+        let volumes = self.command(&command, Some(&name))?;
+        log::warn!("{volumes} refused writes of volume {name} were discarded");
         Ok(Reply::Done { volumes })
     }
 
@@ -149,6 +181,12 @@ impl Policy {
             Outcome::UnknownVolume => Err(Reply::Failed {
                 kind: FailureKind::UnknownVolume,
                 message: format!("{name}: no such volume; `sluicectl show volumes` lists them"),
+            }),
+            Outcome::Changed => Err(Reply::Failed {
+                kind: FailureKind::Changed,
+                message: format!(
+                    "{name}: other writes are refused now than were listed, or one is on its way still; nothing was changed. Look again with `sluicectl volume failed`"
+                ),
             }),
             Outcome::OutOfRange => Err(bad_request(format!(
                 "{name}: the data plane refused the value"

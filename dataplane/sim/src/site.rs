@@ -251,8 +251,14 @@ impl Site {
     }
 
     /// The process dies, and another begins with what it left behind.
-    pub fn restart(mut self) -> Self {
-        let region = self.worker.into_log().into_region();
+    pub fn restart(self) -> Self {
+        self.restart_over(|_| ())
+    }
+
+    /// As [`Site::restart`], with what it left behind changed meanwhile.
+    pub fn restart_over(mut self, change: impl FnOnce(&mut Region)) -> Self {
+        let mut region = self.worker.into_log().into_region();
+        change(&mut region);
         (self.worker, self.ports) = start(region, self.size, &mut self.random, self.now);
         self
     }

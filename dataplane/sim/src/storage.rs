@@ -6,6 +6,8 @@
 //! and the sessions; a reset takes it away and leaves them, with what they have
 //! under way, to be told by a unit attention.
 
+mod fault;
+
 use std::collections::VecDeque;
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -19,6 +21,8 @@ use sluice_proto::scsi::reservation::Change;
 use sluice_proto::scsi::{self, Access, ScsiStatus, Sense, SenseKey, opcode};
 use smoltcp::iface::SocketHandle;
 use smoltcp::socket::tcp::State;
+
+pub use fault::{Fault, Refusal};
 
 use crate::block::{self, BLOCK_LEN};
 use crate::host::Host;
@@ -77,6 +81,8 @@ pub struct StorageCounters {
     pub reinstated: u64,
     pub busy: u64,
     pub destaged: u64,
+    /// Commands that were made to fail.
+    pub refused: u64,
 }
 
 #[derive(Debug)]
@@ -93,6 +99,7 @@ pub struct Storage {
     pub torn: u64,
     /// The command window of sessions to come.
     pub window: u16,
+    pub refusals: Vec<Refusal>,
     /// Answers no command while set; pings it does.
     pub hangs: bool,
     /// A command that ABORT TASK names is carried out and answered first: the
@@ -127,6 +134,7 @@ impl Storage {
             reservations: Reservations::default(),
             torn: 0,
             window: TargetConfig::default().max_tasks,
+            refusals: Vec::new(),
             hangs: false,
             finishes_aborted: false,
             unmaps: false,
@@ -577,6 +585,10 @@ impl Storage {
 
     fn execute(&mut self, now: Time, at: usize, random: &mut Random) {
         while let Some(pending) = self.due(now, at) {
+            if let Some(fault) = self.fault_of(&pending) {
+                self.fail(at, &pending, fault);
+                continue;
+            }
             let (status, sense, answer) = self.perform(at, &pending, random);
             let session = &mut self.sessions[at];
             let transferred = if pending.command.write {

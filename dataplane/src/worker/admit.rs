@@ -272,6 +272,12 @@ impl Relay {
             let sense = sense.fixed();
             return self.refuse(lan, command.task, ScsiStatus::CHECK_CONDITION, &sense);
         }
+        // A write's turn comes later, and it is looked at then.
+        if let (Some(volume), Access::Read { .. } | Access::Sync { .. }) = (volume, access)
+            && let Some(sense) = self.refused_over(volume, access)
+        {
+            return self.refuse(lan, command.task, ScsiStatus::CHECK_CONDITION, &sense);
+        }
         if self.tasks.len() == self.tasks.capacity() {
             return self.refuse(lan, command.task, ScsiStatus::TASK_SET_FULL, &[]);
         }

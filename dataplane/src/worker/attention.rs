@@ -80,6 +80,9 @@ impl Relay {
         if found.is_reset() && !flushers && self.volume(volume).flush_nexus == Some(nexus) {
             self.flush_lost(volume);
         }
+        if found == Sense::THIN_THRESHOLD_REACHED {
+            self.set_write_through(volume, true);
+        }
         if found == Sense::MODE_PARAMETERS_CHANGED {
             // Until it is known again; a needless SYNCHRONIZE CACHE loses nothing.
             self.volume_mut(volume).storage_wce = true;

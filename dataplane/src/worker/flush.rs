@@ -13,8 +13,10 @@ use sluice_proto::cache::flush::{FlushAction, FlushLimits, Outcome};
 use sluice_proto::iscsi::{Command, Direction, TaskAttribute};
 use sluice_proto::scsi::{ScsiStatus, Sense, SenseKey, cdb, sense};
 
+use super::failure::{Verdict, verdict};
 use super::relay::{Net, Relay};
 use super::task::{NexusKey, VolumeKey, WanKind, WanTask, Work, WriteState, WriteTask};
+use super::wan::Ended;
 
 /// How much of one volume may be under way: more writes than fit any send
 /// buffer here, so that the transport never runs dry for want of them; and a
@@ -97,7 +99,8 @@ impl Relay {
             .is_some_and(|target| self.is_fenced_off(target));
         let volume = self.volume_mut(key);
         // A stray write could land on what is sent after it (C-6, C-8).
-        if fenced_off || volume.misfit || volume.strays > 0 || now < volume.retry_at {
+        let held_up = volume.misfit || volume.strays > 0 || volume.failure.is_damaged();
+        if fenced_off || held_up || now < volume.retry_at {
             return false;
         }
         if volume.holding.is_asked_after_conflict() {
@@ -160,6 +163,7 @@ impl Relay {
         if self.log.verify(RecordId(record)).is_err() {
             self.counters.records_unsound += 1;
             self.flush.write_done(key.0, record, Outcome::Refused);
+            self.fail_record(now, key, record, Sense::UNRECOVERED_READ_ERROR);
             return false;
         }
         let (lba, len) = {
@@ -237,23 +241,41 @@ impl Relay {
         now: Time,
         key: VolumeKey,
         record: u32,
-        status: ScsiStatus,
-        sense: &[u8],
+        ended: &Ended<'_>,
     ) {
-        let good = status == ScsiStatus::GOOD;
-        if good {
-            self.flush_agreed(key);
-        }
-        self.flush.write_done(
-            key.0,
-            record,
-            if good { Outcome::Good } else { Outcome::Retry },
-        );
-        if !good {
-            self.flush_refused(now, key, status, sense);
+        match self.judge_flush(now, key, ended) {
+            Verdict::Good => {
+                self.flush_agreed(key);
+                self.flush.write_done(key.0, record, Outcome::Good);
+            }
+            Verdict::Again => {
+                self.flush.write_done(key.0, record, Outcome::Retry);
+                self.flush_again(now, key, ended);
+            }
+            Verdict::Deferred(sense) => {
+                self.flush.write_done(key.0, record, Outcome::Retry);
+                self.flush_again(now, key, ended);
+                self.heed_deferred(now, key, sense);
+            }
+            Verdict::Refused(sense) => {
+                self.counters.flush_failures += 1;
+                self.flush.write_done(key.0, record, Outcome::Refused);
+                self.fail_record(now, key, record, sense);
+                // What else would be acknowledged may fare no better.
+                self.doubt(now, key);
+            }
         }
         self.release_durable(net, now, key);
         self.flush_volume(now, key);
+    }
+
+    /// A RESERVATION CONFLICT is refused for good when no nexus of ours can get
+    /// past it; the rest is plain to see.
+    fn judge_flush(&mut self, now: Time, key: VolumeKey, ended: &Ended<'_>) -> Verdict {
+        if ended.status == ScsiStatus::RESERVATION_CONFLICT && self.flush_conflict(now, key) {
+            return Verdict::Refused(Sense::WRITE_PROTECTED);
+        }
+        verdict(ended)
     }
 
     /// The flusher's SYNCHRONIZE CACHE has ended.
@@ -262,9 +284,9 @@ impl Relay {
         net: &mut Net<'_>,
         now: Time,
         key: VolumeKey,
-        status: ScsiStatus,
-        sense: &[u8],
+        ended: &Ended<'_>,
     ) {
+        let Ended { status, sense, .. } = *ended;
         let unsupported = status == ScsiStatus::CHECK_CONDITION
             && sense::parse(sense)
                 .is_some_and(|received| received.sense == Sense::INVALID_COMMAND_OPERATION_CODE);
@@ -272,23 +294,37 @@ impl Relay {
             // The command is optional (SBC-4): a storage without it has no cache to synchronize.
             self.volume_mut(key).storage_wce = false;
         }
-        let good = status == ScsiStatus::GOOD || unsupported;
-        self.flush.sync_done(key.0, good);
-        if !good {
-            self.flush_refused(now, key, status, sense);
+        let verdict = if unsupported {
+            Verdict::Good
+        } else {
+            self.judge_flush(now, key, ended)
+        };
+        self.flush.sync_done(key.0, verdict == Verdict::Good);
+        match verdict {
+            Verdict::Good => self.nothing_deferred(key),
+            Verdict::Again => self.flush_again(now, key, ended),
+            Verdict::Deferred(sense) => {
+                self.flush_again(now, key, ended);
+                self.heed_deferred(now, key, sense);
+            }
+            Verdict::Refused(sense) => {
+                self.flush_again(now, key, ended);
+                self.fail_unsynced(now, key, sense);
+            }
         }
         self.release_durable(net, now, key);
         self.flush_volume(now, key);
     }
 
     /// it stays and is tried again; after a reset, so is all that was not synced.
-    fn flush_refused(&mut self, now: Time, key: VolumeKey, status: ScsiStatus, bytes: &[u8]) {
+    fn flush_again(&mut self, now: Time, key: VolumeKey, ended: &Ended<'_>) {
         self.counters.flush_failures += 1;
-        if status == ScsiStatus::RESERVATION_CONFLICT && !self.flush_conflict(now, key) {
+        if ended.status == ScsiStatus::RESERVATION_CONFLICT {
+            // It goes on when it is known who may carry it.
             return;
         }
-        let received = (status == ScsiStatus::CHECK_CONDITION)
-            .then(|| sense::parse(bytes))
+        let received = (ended.status == ScsiStatus::CHECK_CONDITION)
+            .then(|| sense::parse(ended.sense))
             .flatten();
         if let Some(received) = received
             && received.sense.key == SenseKey::UNIT_ATTENTION
@@ -298,12 +334,7 @@ impl Relay {
             }
             return;
         }
-        let volume = self.volume_mut(key);
-        volume.retry_at = now + RETRY_PAUSE;
-        if received.is_some_and(|received| received.sense.refuses_write_for_good()) {
-            // Nothing more is acknowledged for it; what is in the log stays, and is tried again.
-            self.doubt(now, key);
-        }
+        self.volume_mut(key).retry_at = now + RETRY_PAUSE;
     }
 
     /// Every unsynced record of the volume is to be sent again. Answers to what
@@ -387,8 +418,14 @@ impl Relay {
             self.answer(task, ScsiStatus::GOOD, &[], len);
             self.forget(task);
         }
+        self.try_draining(now, key, DRAINING_TRIED_MAX);
+    }
+
+    /// Looks whether passing commands that wait for clean blocks may go on; at
+    /// so many of them.
+    pub(super) fn try_draining(&mut self, now: Time, key: VolumeKey, most: usize) {
         let mut at = 0;
-        for _ in 0..DRAINING_TRIED_MAX {
+        for _ in 0..most {
             let Some(&task) = self.volume(key).draining.get(at) else {
                 break;
             };

@@ -43,7 +43,11 @@ impl Relay {
             unreachable!("the caller knows the task for a sync")
         };
         let through = sync.through;
-        if self.is_durable_through(volume, through) {
+        let failed = self.volume(volume).failure.sense();
+        if let Some(sense) = failed {
+            self.answer(key, ScsiStatus::CHECK_CONDITION, &sense, 0);
+            self.forget(key);
+        } else if self.is_durable_through(volume, through) {
             self.answer(key, ScsiStatus::GOOD, &[], 0);
             self.forget(key);
         } else {
@@ -148,6 +152,9 @@ impl Relay {
             if !self.is_clean(volume, barrier)
                 || self.flush.pass(volume.0, token, barrier, epoch).is_err()
             {
+                if self.cannot_drain(key, volume) {
+                    return;
+                }
                 if !self.volume(volume).draining.contains(&key) {
                     self.volume_mut(volume).draining.push_back(key);
                 }
@@ -261,6 +268,11 @@ impl Relay {
         else {
             return false;
         };
+        if let Some(sense) = self.volume(volume).failure.sense() {
+            self.answer(key, ScsiStatus::CHECK_CONDITION, &sense, 0);
+            self.forget(key);
+            return true;
+        }
         let sequence = self.volume(volume).next_sequence - 1;
         self.tasks[key.0].work = Work::Write(WriteTask {
             lba,

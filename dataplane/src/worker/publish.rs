@@ -7,13 +7,14 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use arrayvec::ArrayVec;
 use sluice_hugepages::log::SEGMENT_PAYLOAD_LEN;
 use sluice_hugepages::shm::SegmentWriter;
 use sluice_hugepages::tables::{self, Command, FlushSetting, Outcome, Scope, Table, text};
 use sluice_proto::Time;
 use sluice_proto::cache::flush::policy::FlushPolicy;
 
-use super::relay::{Mode, Relay, Target};
+use super::relay::{Mode, Relay, Target, VOLUMES_MAX};
 use super::step::Worker;
 use super::task::VolumeKey;
 use super::volume::Volume;
@@ -256,6 +257,12 @@ impl Publisher {
             }
         }
         self.segment.clear_from(Table::Volumes, count);
+        let mut failed = 0;
+        for row in relay.failed_writes() {
+            self.segment.put(failed, &row);
+            failed += 1;
+        }
+        self.segment.clear_from(Table::FailedWrites, failed);
     }
 
     fn buffers(&mut self, worker: &Worker) {
@@ -344,21 +351,45 @@ impl Publisher {
 
 impl Relay {
     /// Carries out a command of the control process.
-    fn command_from_control(&mut self, command: &Command) -> (Outcome, u32) {
+    pub fn command_from_control(&mut self, command: &Command) -> (Outcome, u32) {
         match command {
             Command::SetFlush { scope, setting } => self.set_flush(scope, setting),
             Command::FlushVolume { scope } => {
+                let covered = self.covered(scope);
+                for &key in &covered {
+                    self.ask_flush(key);
+                }
+                let covered = u32::try_from(covered.len()).expect("VOLUMES_MAX");
+                (self.outcome(scope), covered)
+            }
+            Command::RetryFailed { scope } => {
                 let mut covered = 0;
-                for key in self.volume_keys() {
-                    let volume = self.volume(key);
-                    if scope.covers(&volume.target_name, volume.lun) {
+                for key in self.covered(scope) {
+                    if self.volume(key).failure.sense().is_some() || self.volume(key).write_through
+                    {
                         covered += 1;
-                        self.ask_flush(key);
+                        self.retry_refused(key);
                     }
                 }
                 (self.outcome(scope), covered)
             }
+            Command::DiscardFailed { scope, stamp } => match *self.covered(scope) {
+                [key] => match self.discard_refused(key, *stamp) {
+                    Some(writes) => (Outcome::Done, writes),
+                    None => (Outcome::Changed, 0),
+                },
+                _ => (Outcome::UnknownVolume, 0),
+            },
         }
+    }
+
+    fn covered(&self, scope: &Scope) -> ArrayVec<VolumeKey, VOLUMES_MAX> {
+        self.volume_keys()
+            .filter(|&key| {
+                let volume = self.volume(key);
+                scope.covers(&volume.target_name, volume.lun)
+            })
+            .collect()
     }
 
     /// Sets the flush policy of the volumes that `scope` covers, seen or not.
@@ -425,8 +456,10 @@ impl Relay {
             .iter()
             .any(|(_, nexus)| Some(nexus.target) == volume.target && nexus.is_ready());
         let records = self.flush.records(key.0) + volume.durable.len();
-        let state = if self.flush.failed(key.0) || (volume.refusal.is_some() && records > 0) {
+        let state = if volume.failure.sense().is_some() {
             tables::VolumeState::Failed
+        } else if volume.write_through {
+            tables::VolumeState::WriteThrough
         } else if !connected {
             tables::VolumeState::Disconnected
         } else if sessions == 0 && records > 0 {
@@ -453,7 +486,36 @@ impl Relay {
             sessions: u32::try_from(sessions).unwrap_or(u32::MAX),
             flush_threshold_bytes: volume.policy.threshold_bytes,
             flush_period_ns: u64::try_from(volume.policy.period.as_nanos()).unwrap_or(u64::MAX),
+            failed_writes: (volume.failure.listed().len() + volume.failure.more() as usize) as u64,
+            failed_stamp: volume.failure.stamp,
         }
+    }
+
+    /// The refused writes that are listed, volume by volume.
+    pub fn failed_writes(&self) -> impl Iterator<Item = tables::FailedWrite> + '_ {
+        self.volumes
+            .iter()
+            .flatten()
+            .flat_map(Self::failed_writes_of)
+    }
+
+    fn failed_writes_of(volume: &Volume) -> impl Iterator<Item = tables::FailedWrite> + '_ {
+        volume
+            .failure
+            .listed()
+            .iter()
+            .map(|refused| tables::FailedWrite {
+                target: volume.target_name,
+                lun: volume.lun,
+                stamp: volume.failure.stamp,
+                lba: refused.lba,
+                blocks: refused.blocks,
+                bytes: u64::from(refused.bytes),
+                sense_key: refused.sense.key.code(),
+                asc: refused.sense.asc,
+                ascq: refused.sense.ascq,
+                sequence: refused.sequence,
+            })
     }
 
     fn unseen_row(&self, target: usize, lun: u64) -> tables::Volume {
@@ -476,6 +538,8 @@ impl Relay {
             sessions: 0,
             flush_threshold_bytes: self.config.flush.threshold_bytes,
             flush_period_ns: u64::try_from(self.config.flush.period.as_nanos()).unwrap_or(u64::MAX),
+            failed_writes: 0,
+            failed_stamp: 0,
         }
     }
 }

@@ -122,6 +122,7 @@ impl Relay {
         relay.recover_volumes(recovery, now);
         relay.recover_records(recovery, now);
         relay.recover_nexuses();
+        relay.fail_damaged();
         relay.counters.records_unsound = recovery.damaged.len() as u64;
         Ok(relay)
     }
@@ -154,6 +155,7 @@ impl Relay {
                 volume.epoch = found.epoch_max + 1;
                 volume.next_sequence = found.sequence_max + 1;
             }
+            volume.write_through = entry.flags.contains(VolumeFlags::WRITE_THROUGH);
             volume.holding = Holding::new(!entry.flags.contains(VolumeFlags::RESERVED), false);
             self.index.set_block_len(id.0, entry.block_len);
             self.volumes[usize::from(id.0)] = Some(volume);

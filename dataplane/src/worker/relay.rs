@@ -150,10 +150,17 @@ pub struct Counters {
     pub reservation_conflicts: u64,
     /// Writes that the storage was left to judge.
     pub writes_judged: u64,
+    /// Acknowledged writes that the storage refused for good, and volumes that failed by one (C-4).
+    pub writes_refused: u64,
+    pub volumes_failed: u64,
+    /// Of those, what the operator threw away.
+    pub writes_discarded: u64,
+    /// Times that a thin volume was turned to write-through.
+    pub thin_warnings: u64,
 }
 
 impl Counters {
-    pub fn rows(&self) -> [(&'static str, u64); 30] {
+    pub fn rows(&self) -> [(&'static str, u64); 34] {
         [
             ("login_accepted", self.logins),
             ("login_refused", self.logins_refused),
@@ -185,6 +192,10 @@ impl Counters {
             ("reservation_question", self.reservation_questions),
             ("reservation_conflict", self.reservation_conflicts),
             ("write_left_to_storage", self.writes_judged),
+            ("write_refused_for_good", self.writes_refused),
+            ("volume_failed", self.volumes_failed),
+            ("write_discarded", self.writes_discarded),
+            ("volume_turned_write_through", self.thin_warnings),
         ]
     }
 }

@@ -67,7 +67,8 @@ impl Relay {
             && matches!(
                 self.standing(volume, nexus, Deed::Write),
                 Standing::Barred | Standing::Unclear
-            );
+            )
+            || self.volume(volume).write_through && matches!(access, Access::Write { .. });
         if judged {
             self.counters.writes_judged += 1;
             if ordered || access.orders() {

@@ -15,6 +15,7 @@ use sluice_proto::Time;
 use sluice_proto::cache::flush::policy::{FlushGate, FlushPolicy};
 use sluice_proto::scsi::{Access, Sense};
 
+use super::failure::Failure;
 use super::holding::Holding;
 use super::nexus::SENSE_LEN;
 use super::publish::apply;
@@ -59,6 +60,10 @@ pub struct Volume {
     pub refusal: Option<[u8; SENSE_LEN]>,
     /// When that was asked last.
     pub checked_at: Option<Time>,
+    /// What the storage has refused of what was acknowledged (C-4).
+    pub failure: Failure,
+    /// Plain writes are acknowledged by the storage alone: it runs out of space (C-4).
+    pub write_through: bool,
     /// Who holds it, by reservation.
     pub holding: Holding,
     /// The storage's blocks are of another length than the log's: no command
@@ -127,6 +132,8 @@ impl Volume {
             begun: false,
             in_doubt: false,
             refusal: None,
+            failure: Failure::new(),
+            write_through: false,
             checked_at: None,
             holding: Holding::new(false, true),
             misfit: false,

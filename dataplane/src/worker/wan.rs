@@ -350,9 +350,9 @@ impl Relay {
         match kind {
             WanKind::Flush { volume, record } => {
                 self.volume_mut(volume).sample_load(now.since(sent));
-                self.flush_answered(net, now, volume, record, status, sense);
+                self.flush_answered(net, now, volume, record, &ended);
             }
-            WanKind::FlushSync { volume } => self.sync_answered(net, now, volume, status, sense),
+            WanKind::FlushSync { volume } => self.sync_answered(net, now, volume, &ended),
             WanKind::Chunk {
                 task,
                 volume,

@@ -7,7 +7,7 @@ use sluice_hugepages::log::{RecordFlags, RecordId, WriteId};
 use sluice_proto::Time;
 use sluice_proto::cache::flush::Entry;
 use sluice_proto::iscsi::{CommandEvent, TaskAttribute};
-use sluice_proto::scsi::{ScsiStatus, Sense};
+use sluice_proto::scsi::{Access, ScsiStatus, Sense};
 
 use super::admit::Refusal;
 use super::holding::{Deed, Standing};
@@ -161,6 +161,14 @@ impl Relay {
         if let Some(sense) = volume.refusal {
             return self.give_up(key, ScsiStatus::CHECK_CONDITION, &sense);
         }
+        if let Some(sense) = self.refused_over(volume_key, Access::Write { lba, blocks, fua }) {
+            return self.give_up(key, ScsiStatus::CHECK_CONDITION, &sense);
+        }
+        let volume = self.volumes[usize::from(volume_key.0)]
+            .as_mut()
+            .expect("the task's volume");
+        // Too long to pass, it goes by the log, and is answered when it is durable.
+        let at_storage = fua || volume.write_through;
         if ordering {
             volume.close_epoch();
         }
@@ -203,7 +211,7 @@ impl Relay {
             );
             self.place(volume_key, lba, blocks, record);
         }
-        if fua {
+        if at_storage {
             self.volume_mut(volume_key).waiting.push_back(key);
             self.write_mut(key).state = WriteState::Durable { sequence };
             if let Some((lan, _)) = self.tasks[key.0].lan {

@@ -19,8 +19,9 @@ pub struct VolumeFlags(pub u32);
 impl VolumeFlags {
     /// Given away to another relay: writes are refused until it comes back.
     pub const REFUSES_WRITES: VolumeFlags = VolumeFlags(1);
-    /// A flush was refused for good; later epochs wait for the operator (C-4).
-    pub const FAILED: VolumeFlags = VolumeFlags(2);
+    /// The storage runs out of space: nothing is acknowledged before it has it,
+    /// until the operator says that there is room again (C-4).
+    pub const WRITE_THROUGH: VolumeFlags = VolumeFlags(2);
     /// A reservation is or may be held: nothing is acknowledged before the
     /// storage has been asked who holds it (C-9).
     pub const RESERVED: VolumeFlags = VolumeFlags(4);

@@ -57,6 +57,8 @@ fn volume(lun: u64, dirty_bytes: u64) -> Volume {
         sessions: 1,
         flush_threshold_bytes: 1 << 20,
         flush_period_ns: 1_000_000_000,
+        failed_writes: 0,
+        failed_stamp: 0,
     }
 }
 

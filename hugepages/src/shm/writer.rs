@@ -318,6 +318,7 @@ const TABLES_ALL: [Table; SPECS.len()] = [
     Table::Buffers,
     Table::Runtime,
     Table::CounterNames,
+    Table::FailedWrites,
 ];
 
 /// Takes the data plane's lock. One that was just killed may still be going:

@@ -41,6 +41,12 @@ pub enum Command {
     /// command was sent is flushed when a row's `oldest_dirty_since_ns` is none, or
     /// later than the sending.
     FlushVolume { scope: Scope },
+    /// Send again what the storage refused for good; volumes that have not
+    /// failed are left as they are (C-4).
+    RetryFailed { scope: Scope },
+    /// Throw away the refused writes of one volume that its rows list, if they
+    /// are still those of `stamp` ([`super::Volume::failed_stamp`]).
+    DiscardFailed { scope: Scope, stamp: u64 },
 }
 
 /// How a command ended.
@@ -53,6 +59,8 @@ pub enum Outcome {
     OutOfRange,
     /// A message that could not be decoded.
     Malformed,
+    /// It is not any more as it was when the command was given.
+    Changed,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,12 +68,14 @@ pub struct Completion {
     /// The command's.
     pub id: u64,
     pub outcome: Outcome,
-    /// Volumes that the command was about.
+    /// Volumes that the command was about; of a discard, writes.
     pub volumes: u32,
 }
 
 const SET_FLUSH: u64 = 1;
 const FLUSH_VOLUME: u64 = 2;
+const RETRY_FAILED: u64 = 3;
+const DISCARD_FAILED: u64 = 4;
 
 const NAME_WORDS: usize = <Name as Field>::WORDS;
 // Places in a message.
@@ -76,6 +86,7 @@ const TARGET: usize = 3;
 const LUN: usize = TARGET + NAME_WORDS;
 const THRESHOLD: usize = LUN + 1;
 const PERIOD: usize = THRESHOLD + 2;
+const STAMP: usize = THRESHOLD;
 const _: () = assert!(PERIOD + 2 <= MESSAGE_WORDS, "the longest command fits");
 
 impl Scope {
@@ -137,6 +148,15 @@ impl Command {
                 message[KIND] = FLUSH_VOLUME;
                 scope.store(&mut message);
             }
+            Self::RetryFailed { scope } => {
+                message[KIND] = RETRY_FAILED;
+                scope.store(&mut message);
+            }
+            Self::DiscardFailed { scope, stamp } => {
+                message[KIND] = DISCARD_FAILED;
+                scope.store(&mut message);
+                message[STAMP] = *stamp;
+            }
         }
         message
     }
@@ -155,6 +175,11 @@ impl Command {
                     },
                 }),
                 FLUSH_VOLUME => Some(Self::FlushVolume { scope }),
+                RETRY_FAILED => Some(Self::RetryFailed { scope }),
+                DISCARD_FAILED => Some(Self::DiscardFailed {
+                    scope,
+                    stamp: message[STAMP],
+                }),
                 _ => None,
             }
         };
@@ -170,6 +195,7 @@ impl Completion {
             Outcome::UnknownVolume => 1,
             Outcome::OutOfRange => 2,
             Outcome::Malformed => 3,
+            Outcome::Changed => 4,
         };
         [self.id, outcome, u64::from(self.volumes)]
     }
@@ -182,6 +208,7 @@ impl Completion {
             1 => Outcome::UnknownVolume,
             2 => Outcome::OutOfRange,
             3 => Outcome::Malformed,
+            4 => Outcome::Changed,
             _ => return None,
         };
         let volumes = u32::try_from(message[2]).ok()?;

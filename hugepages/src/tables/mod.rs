@@ -15,8 +15,8 @@ use arrayvec::ArrayString;
 pub use command::{Command, Completion, FlushSetting, MESSAGE_WORDS, Outcome, Scope};
 pub use field::{Field, text};
 pub use rows::{
-    Backing, Buffers, CounterName, Durability, LinkState, Neighbour, NeighbourState, Port, Route,
-    Runtime, Session, Volume, VolumeState,
+    Backing, Buffers, CounterName, Durability, FailedWrite, LinkState, Neighbour, NeighbourState,
+    Port, Route, Runtime, Session, Volume, VolumeState,
 };
 
 /// Raised when what a word means changes without the shape changing.
@@ -40,10 +40,11 @@ pub enum Table {
     Buffers,
     Runtime,
     CounterNames,
+    FailedWrites,
 }
 
 /// How many tables there are.
-pub const TABLES: usize = 8;
+pub const TABLES: usize = 9;
 
 /// Name and size of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +61,8 @@ pub struct TableSpec {
 /// - sessions: what a configuration may have, one row a session and LUN;
 /// - volumes: 256 targets with four LUNs each on average;
 /// - buffers: one a NUMA node; runtime: one a worker;
-/// - counters: every named drop and fault, with room to grow.
+/// - counters: every named drop and fault, with room to grow;
+/// - failed writes: sixteen volumes that each list all they may.
 pub const SPECS: [TableSpec; TABLES] = [
     spec::<Port>("ports", 9),
     spec::<Route>("routes", 1024),
@@ -70,6 +72,7 @@ pub const SPECS: [TableSpec; TABLES] = [
     spec::<Buffers>("buffers", 8),
     spec::<Runtime>("runtime", 16),
     spec::<CounterName>("counters", COUNTERS_MAX),
+    spec::<FailedWrite>("failed_writes", 4096),
 ];
 
 /// Most named counters.

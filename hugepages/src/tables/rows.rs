@@ -92,6 +92,8 @@ word!(
         Draining = 3 "draining",
         /// The storage refused a write for good.
         Failed = 4 "failed",
+        /// The storage runs out of space: writes are acknowledged when it has them.
+        WriteThrough = 5 "write-through",
     }
 );
 word!(
@@ -200,6 +202,28 @@ row!(
         sessions: u32,
         flush_threshold_bytes: u64,
         flush_period_ns: u64,
+        /// Acknowledged writes that the storage has refused for good.
+        failed_writes: u64,
+        /// Another number whenever that changes.
+        failed_stamp: u64,
+    }
+);
+row!(
+    /// An acknowledged write that the storage has refused for good (C-4).
+    FailedWrite in FailedWrites {
+        target: Name,
+        lun: u64,
+        /// The volume's `failed_stamp` when it was listed.
+        stamp: u64,
+        lba: u64,
+        blocks: u64,
+        bytes: u64,
+        /// Sense key, additional sense code and qualifier.
+        sense_key: u8,
+        asc: u8,
+        ascq: u8,
+        /// Its place in the volume's order of arrival.
+        sequence: u64,
     }
 );
 row!(

@@ -24,7 +24,7 @@ fn name(target: &str, lun: Option<u64>) -> String {
 }
 
 /// A small number, or the whole field in hexadecimal.
-fn lun_json(lun: u64) -> Value {
+pub(in super::super) fn lun_json(lun: u64) -> Value {
     lun_number(lun).map_or_else(|| json!(format!("{lun:#018x}")), |number| json!(number))
 }
 
@@ -97,6 +97,15 @@ pub(super) fn volumes(source: &Source, err: &mut dyn Write) -> Answer {
     ]);
     let mut json = Vec::new();
     for (index, volume) in source.rows::<Volume>(err) {
+        if volume.failed_writes > 0 {
+            // If standard error is closed, the table says it too.
+            let _ = writeln!(
+                err,
+                "sluicectl: {} has failed: the storage refused {} acknowledged writes for good; see `sluicectl volume failed`",
+                volume_name(&volume),
+                volume.failed_writes
+            );
+        }
         let oldest_dirty_s = volume
             .oldest_dirty_since_ns
             .map(|since| source.age_s(since));
@@ -121,6 +130,7 @@ pub(super) fn volumes(source: &Source, err: &mut dyn Write) -> Answer {
             "block_len": volume.block_len,
             "blocks": volume.blocks,
             "size_bytes": size_bytes,
+            "failed_writes": volume.failed_writes,
             "flush": { "threshold_bytes": volume.flush_threshold_bytes, "period_ms": volume.flush_period_ns / 1_000_000 },
         }));
         text.row([

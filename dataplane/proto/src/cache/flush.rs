@@ -349,22 +349,55 @@ impl FlushQueue {
         queue.cursor = queue.undurable;
     }
 
-    /// The operator gives up what was refused (C-4): the oldest such record
-    /// leaves the queue; remove it from the index and free it.
-    pub fn discard_refused(&mut self, volume: u16) -> Option<u32> {
-        let mut at = self.volumes[usize::from(volume)].undurable;
-        while at != NONE && self.nodes[at as usize].state != State::Refused {
-            at = self.nodes[at as usize].newer;
-        }
-        if at == NONE || self.nodes[at as usize].holds > 0 {
-            return None;
+    /// The operator gives up a refused record (C-4): it leaves the queue; remove
+    /// it from the index and free it. `false` if it is not refused, or a read holds it.
+    pub fn discard_refused(&mut self, volume: u16, record: u32) -> bool {
+        let node = &self.nodes[record as usize];
+        if node.state != State::Refused || node.volume != volume || node.holds > 0 {
+            return false;
         }
         let queue = &mut self.volumes[usize::from(volume)];
         queue.refused -= 1;
-        queue.dirty.sub(self.nodes[at as usize].bytes);
-        self.unlink(volume, at);
-        self.advance(volume);
-        Some(at)
+        queue.dirty.sub(node.bytes);
+        self.unlink(volume, record);
+        true
+    }
+
+    /// The storage cannot make durable what it had taken (C-4): every record
+    /// that is GOOD and not durable is refused, and handed to `each`, the oldest first.
+    /// A sync in flight covers none of them any more.
+    pub fn refuse_unsynced(&mut self, volume: u16, mut each: impl FnMut(u32)) {
+        let queue = &mut self.volumes[usize::from(volume)];
+        let mut at = queue.undurable;
+        while queue.has_unsynced() {
+            let node = &mut self.nodes[at as usize];
+            if node.state == State::Good && !queue.covers(node.good_at) {
+                node.state = State::Refused;
+                queue.forget_good(node.good_at, node.bytes);
+                queue.refused += 1;
+                each(at);
+            }
+            at = node.newer;
+        }
+    }
+
+    /// The refused records of a volume, the oldest first.
+    pub fn refused(&self, volume: u16) -> impl Iterator<Item = u32> + '_ {
+        let queue = &self.volumes[usize::from(volume)];
+        let mut left = queue.refused;
+        let mut at = queue.undurable;
+        std::iter::from_fn(move || {
+            while left > 0 {
+                let record = at;
+                let node = &self.nodes[record as usize];
+                at = node.newer;
+                if node.state == State::Refused {
+                    left -= 1;
+                    return Some(record);
+                }
+            }
+            None
+        })
     }
 
     fn is_durable(&self, node: &Node) -> bool {

@@ -361,11 +361,36 @@ fn c4_a_refused_write_stops_the_volume_until_the_operator_decides() {
     assert_eq!(lab.sends(), "0 2");
     lab.queue.write_done(0, 0, Outcome::Refused);
     lab.good(&[2]);
-    assert_eq!(lab.queue.discard_refused(0), Some(0));
-    assert_eq!(lab.queue.discard_refused(0), None);
+    assert_eq!(lab.queue.refused(0).collect::<Vec<_>>(), [0]);
+    assert!(!lab.queue.discard_refused(0, 1), "it is not refused");
+    assert!(lab.queue.discard_refused(0, 0));
+    assert_eq!(lab.queue.refused(0).count(), 0);
     assert_eq!(lab.sends(), "S");
     lab.queue.sync_done(0, true);
     assert_eq!((lab.sends(), lab.freed()), ("3".into(), vec![1, 2]));
+}
+
+#[test]
+fn c4_what_cannot_be_made_durable_is_refused_and_sent_again_on_retry() {
+    let mut lab = Lab::new();
+    (0..3).for_each(|n| _ = lab.push(n * 10, 8));
+    assert_eq!(lab.sends(), "0 1 2");
+    lab.good(&[0, 1]);
+    let mut refused = Vec::new();
+    lab.queue.refuse_unsynced(0, |record| refused.push(record));
+    assert_eq!(refused, [0, 1], "2 is in flight still");
+    lab.good(&[2]);
+    assert_eq!(lab.sends(), "S", "what came after may be sound");
+    lab.queue.sync_done(0, true);
+    assert_eq!((lab.sends(), lab.freed()), (String::new(), vec![]));
+    lab.queue.session_lost(0);
+    assert_eq!(lab.queue.refused(0).collect::<Vec<_>>(), [0, 1]);
+    lab.queue.retry_refused(0);
+    assert_eq!(lab.sends(), "0 1");
+    lab.good(&[0, 1]);
+    assert_eq!(lab.sends(), "S");
+    lab.queue.sync_done(0, true);
+    assert_eq!(lab.freed(), [0, 1, 2]);
 }
 
 #[test]
