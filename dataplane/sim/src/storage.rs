@@ -515,6 +515,7 @@ impl Storage {
             session.pending.clear();
             session.attention = true;
         }
+        self.reservations.end_reserve(None);
     }
 
     /// The same ISID reinstates: what the old session had under way is dropped (RFC 7143 6.3.5).

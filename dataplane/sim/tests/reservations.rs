@@ -8,11 +8,12 @@
 
 use std::time::Duration;
 
-use sluice_proto::scsi::reservation::Kind;
+use sluice_proto::scsi::reservation::{Change, Kind};
 use sluice_proto::scsi::{Sense, cdb, opcode, sense};
 use sluice_sim::block::{self, BLOCK_LEN};
 use sluice_sim::reservation::InitiatorPort;
 use sluice_sim::site::{BLOCKS, Pdu, Session, Site, Size, op};
+use sluice_sim::storage::LUN;
 
 const GOOD: u8 = 0x00;
 const CHECK_CONDITION: u8 = 0x02;
@@ -208,6 +209,80 @@ fn c9_reserve_is_the_holders_until_it_goes() {
         (site.storage.media[1], site.counter("flush_failed")),
         (13, 0)
     );
+}
+
+/// LUN RESET; what the storage of the relay says to it.
+fn reset(site: &mut Site, session: &mut Session) -> u8 {
+    let tag = 0x7000 + session.cmd_sn;
+    let pdu = Pdu::new(op::TASK_MANAGEMENT | op::IMMEDIATE, 0x80 | 5, tag)
+        .at(8, &LUN.to_be_bytes())
+        .word(20, u32::MAX)
+        .word(24, session.cmd_sn);
+    site.send(session, &pdu.bytes());
+    let answer = site.next_pdu(session).expect("an answer to the function");
+    assert_eq!(answer.itt(), tag);
+    answer.header[2]
+}
+
+#[test]
+fn c9_a_reset_ends_what_another_computer_has_reserved() {
+    let Pair {
+        mut site,
+        mut a,
+        mut b,
+    } = Pair::new(true);
+    let reserve = [opcode::RESERVE_6, 0, 0, 0, 0, 0];
+    assert_eq!(sense_of(&mut site, &mut a, &reserve).0, GOOD);
+    assert_eq!(site.write(&mut a, 1, 10), Some(GOOD));
+    assert_eq!(
+        sense_of(&mut site, &mut b, &reserve).0,
+        RESERVATION_CONFLICT
+    );
+    assert_eq!(reset(&mut site, &mut b), 0);
+    for session in [&mut a, &mut b] {
+        let (status, sense) = ready(&mut site, session);
+        assert_eq!(
+            (status, sense),
+            (CHECK_CONDITION, Some(Sense::BUS_DEVICE_RESET))
+        );
+        assert_eq!(ready(&mut site, session).0, GOOD, "told once");
+    }
+    assert_eq!(sense_of(&mut site, &mut b, &reserve).0, GOOD);
+    assert_eq!(site.write(&mut a, 1, 11), Some(RESERVATION_CONFLICT));
+    assert_eq!(site.write(&mut b, 1, 12), Some(GOOD));
+    assert_eq!(
+        site.storage.counters.lun_resets, 0,
+        "its own nexus let it go"
+    );
+    site.run(Duration::from_secs(3));
+    assert_eq!(site.storage.media[1], 12);
+}
+
+#[test]
+fn c9_a_reset_ends_what_was_reserved_elsewhere() {
+    let Pair {
+        mut site, mut a, ..
+    } = Pair::new(true);
+    assert_eq!(site.write(&mut a, 1, 10), Some(GOOD));
+    site.run(Duration::from_secs(3));
+    let outsider = InitiatorPort {
+        name: "iqn.2004-03.example.elsewhere:c".to_owned(),
+        isid: [0x40, 0, 0, 0, 0, 1],
+    };
+    site.storage
+        .reservations
+        .reserve(&outsider, Change::Reserve);
+    // The first is acknowledged, the conflict is met by its flush or a poll.
+    while site.write(&mut a, 2, 11) == Some(GOOD) {
+        site.run(Duration::from_millis(500));
+    }
+    assert_eq!(reset(&mut site, &mut a), 0);
+    assert_eq!(site.storage.counters.lun_resets, 1);
+    site.run(Duration::from_millis(500));
+    while ready(&mut site, &mut a).0 == CHECK_CONDITION {}
+    assert_eq!(site.write(&mut a, 3, 12), Some(GOOD));
+    site.run(Duration::from_secs(3));
+    assert_eq!(site.storage.media[3], 12);
 }
 
 #[test]

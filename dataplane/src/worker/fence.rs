@@ -123,6 +123,23 @@ impl Relay {
         self.send_reset(ready);
     }
 
+    /// Sends a computer's LUN RESETs on to the storage. False if there is none,
+    /// or its nexus cannot now.
+    pub(super) fn reset_units(
+        &mut self,
+        key: NexusKey,
+        luns: ArrayVec<u64, TARGET_LUNS_MAX>,
+    ) -> bool {
+        let nexus = &mut self.nexuses[key.0];
+        if luns.is_empty() || !nexus.is_ready() || !nexus.resets.is_empty() {
+            return false;
+        }
+        nexus.resets = luns;
+        self.counters.lun_resets += 1;
+        self.send_reset(key);
+        !self.nexuses[key.0].resets.is_empty()
+    }
+
     /// Sends the next LUN RESET of a nexus that has some to send.
     fn send_reset(&mut self, key: NexusKey) {
         let nexus = &mut self.nexuses[key.0];
@@ -159,6 +176,19 @@ impl Relay {
             .collect();
         for nexus in fenced {
             self.no_longer_astray(nexus);
+        }
+        self.reset_is_done(key);
+        // Whatever others had out there was ended too, and may get no answer.
+        let target = self.nexuses[key.0].target;
+        let others: Vec<NexusKey> = self
+            .nexuses
+            .iter()
+            .filter(|&(at, nexus)| at != key.0 && nexus.target == target && nexus.is_ready())
+            .map(|(at, _)| NexusKey(at))
+            .filter(|&other| self.wan_tasks.iter().any(|(_, task)| task.nexus == other))
+            .collect();
+        for other in others {
+            self.lose_wan(net, now, other);
         }
         self.lose_wan(net, now, key);
     }

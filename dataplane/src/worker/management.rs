@@ -9,9 +9,13 @@
 //! computer goes on to the next of its own means. Answers to everything else
 //! that is out are swallowed.
 //!
+//! A reset ends reservations by RESERVE at the storage too; of a unit that is not
+//! cached it is the storage's own. Mode parameters are left as they are.
+//!
 //! A computer's commands that another computer's function ends get TASK ABORTED
 //! (as with TAS = 1, SPC-5 8.4.8), so that it need not wait for its own timeout.
 
+use arrayvec::ArrayVec;
 use sluice_proto::Time;
 use sluice_proto::iscsi::{TaskFunction, TaskFunctionResponse, TaskId};
 use sluice_proto::scsi::{Access, ScsiStatus, Sense};
@@ -54,6 +58,8 @@ pub(super) struct Function {
     waits: usize,
     deadline: Time,
     cold: bool,
+    /// The nexus that resets the unit at the storage for it.
+    resets: Option<NexusKey>,
 }
 
 impl Relay {
@@ -118,6 +124,7 @@ impl Relay {
             waits: 0,
             deadline: now + FUNCTION_MAX,
             cold: function == TaskFunction::TargetColdReset,
+            resets: None,
         };
         match scope {
             Scope::Task(task) => waiting.waits = self.end_task(lan, task),
@@ -141,6 +148,10 @@ impl Relay {
         };
         if let Some(sense) = reset {
             self.tell_of_reset(nexus, scope, sense);
+            if self.reset_at_storage(nexus, scope) {
+                waiting.resets = Some(nexus);
+                waiting.waits += 1;
+            }
         }
         if waiting.waits > 0 {
             self.functions.push(waiting);
@@ -255,6 +266,42 @@ impl Relay {
                 }
             }
         }
+    }
+
+    /// What a reset ends at the storage beyond the commands: reservations by
+    /// RESERVE, and of a unit that is not cached everything. True if the storage
+    /// is being asked.
+    fn reset_at_storage(&mut self, by: NexusKey, scope: Scope) -> bool {
+        let target = self.nexuses[by.0].target;
+        let mut luns = ArrayVec::new();
+        if let Scope::Unit { lun, .. } = scope
+            && self.find_volume(target, lun).is_none()
+        {
+            luns.push(lun);
+        }
+        for volume in self.volume_keys() {
+            let lun = self.volume(volume).lun;
+            let hit = match scope {
+                Scope::Unit { lun: unit, .. } => same_lun(lun, unit),
+                _ => true,
+            };
+            if hit && self.volume(volume).target == Some(target) && self.end_reserve(volume) {
+                // As many as a target may have.
+                let _ = luns.try_push(lun);
+            }
+        }
+        self.reset_units(by, luns)
+    }
+
+    /// The storage has reset what this nexus asked it to.
+    pub(super) fn reset_is_done(&mut self, nexus: NexusKey) {
+        for function in &mut self.functions {
+            if function.resets == Some(nexus) {
+                function.resets = None;
+                function.waits -= 1;
+            }
+        }
+        self.functions_moved = true;
     }
 
     /// A command that a function ended is over at the storage too.

@@ -310,44 +310,66 @@ impl Relay {
     /// RESERVE is released as if that were gone too (SPC-2 5.5.2).
     pub(super) fn release_reserved(&mut self, nexus: NexusKey) {
         for volume in self.volume_keys() {
-            if self.volume(volume).holding.legacy != Legacy::Ours(nexus)
-                || self.tasks.len() == self.tasks.capacity()
+            if self.volume(volume).holding.legacy == Legacy::Ours(nexus)
+                && self.release(volume, nexus)
             {
-                continue;
+                let lun = self.volume(volume).lun;
+                self.keep_unit_attention(nexus, lun, &Sense::NEXUS_LOSS.fixed());
             }
-            let lun = self.volume(volume).lun;
-            let key = TaskKey(self.tasks.insert(Task {
-                lan: None,
-                nexus,
-                volume: Some(volume),
-                lun,
-                cdb: reservation::release_6_cdb(),
-                cdb_rest: None,
-                expected_len: 0,
-                deadline: Time::FAR,
-                moved: Time::ZERO,
-                arrival: self.arrivals,
-                attribute: sluice_proto::iscsi::TaskAttribute::Simple,
-                dormant: false,
-                work: Work::Pass(PassTask {
-                    read: false,
-                    write: false,
-                    pages: ArrayVec::new(),
-                    pages_out: 0,
-                    read_len: 0,
-                    landed: 0,
-                    transferred: 0,
-                    data_complete: true,
-                    barrier: Some(self.whole(volume)),
-                    passing: false,
-                    asked: None,
-                    aborting: false,
-                }),
-            }));
-            self.nexuses[nexus.0].tasks += 1;
-            self.keep_unit_attention(nexus, lun, &Sense::NEXUS_LOSS.fixed());
-            self.start_pass(Time::ZERO, key);
         }
+    }
+
+    /// A computer has reset the unit: that ends every RESERVE (SPC-2 5.5.2). One
+    /// of ours its own nexus releases; one that did not come by the relay only
+    /// the storage's own reset can end. True if that is wanted.
+    pub(super) fn end_reserve(&mut self, volume: VolumeKey) -> bool {
+        match self.volume(volume).holding.legacy {
+            Legacy::None => false,
+            Legacy::Ours(nexus) => {
+                self.release(volume, nexus);
+                false
+            }
+            Legacy::Other => true,
+        }
+    }
+
+    /// Sends a RELEASE of the relay's own. False if there is no room for it.
+    fn release(&mut self, volume: VolumeKey, nexus: NexusKey) -> bool {
+        if self.tasks.len() == self.tasks.capacity() {
+            return false;
+        }
+        let lun = self.volume(volume).lun;
+        let key = TaskKey(self.tasks.insert(Task {
+            lan: None,
+            nexus,
+            volume: Some(volume),
+            lun,
+            cdb: reservation::release_6_cdb(),
+            cdb_rest: None,
+            expected_len: 0,
+            deadline: Time::FAR,
+            moved: Time::ZERO,
+            arrival: self.arrivals,
+            attribute: sluice_proto::iscsi::TaskAttribute::Simple,
+            dormant: false,
+            work: Work::Pass(PassTask {
+                read: false,
+                write: false,
+                pages: ArrayVec::new(),
+                pages_out: 0,
+                read_len: 0,
+                landed: 0,
+                transferred: 0,
+                data_complete: true,
+                barrier: Some(self.whole(volume)),
+                passing: false,
+                asked: None,
+                aborting: false,
+            }),
+        }));
+        self.nexuses[nexus.0].tasks += 1;
+        self.start_pass(Time::ZERO, key);
+        true
     }
 
     /// What a change of reservations waits for, and holds up: every block, and it changes none.
