@@ -114,7 +114,7 @@ impl Relay {
                 delay_max: super::write::DELAY_MAX,
             },
             unfinished_max: bytes(usable) / 4,
-            write_len_max: u32::try_from(write_len_max).expect("8 MiB"),
+            write_len_max: u32::try_from(write_len_max).expect("32 MiB"),
             accepting: true,
             log,
             config,

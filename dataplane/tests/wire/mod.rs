@@ -78,6 +78,18 @@ impl Namespaces {
         ));
         run(&format!("ip -n {from} link set {from_name} up"));
         run(&format!("ip -n {to} link set {to_name} up"));
+        // The kernel gives a link its queue some time after its carrier, and
+        // drops what is sent before.
+        for (namespace, name) in [(from, from_name), (to, to_name)] {
+            eventually("the link is up", || {
+                let shown = Command::new("ip")
+                    .args(["-n", namespace, "-br", "link", "show", "dev", name])
+                    .output()
+                    .unwrap();
+                let shown = String::from_utf8(shown.stdout).unwrap();
+                (shown.split_whitespace().nth(1) == Some("UP")).then_some(())
+            });
+        }
     }
 }
 

@@ -45,8 +45,9 @@ use memory::Memory;
 use records::Slab;
 use segments::Segments;
 
-/// Longest write that [`Log::reserve`] takes: a guest's largest request, twice.
-pub const WRITE_LEN_MAX: usize = 8 * 1024 * 1024;
+/// Longest write that [`Log::reserve`] takes: 65,536 blocks of 512 bytes, what
+/// WRITE (10) can ask for and initiators send to a target that names no limit.
+pub const WRITE_LEN_MAX: usize = 32 * 1024 * 1024;
 /// Longest record; a longer write is several.
 pub const RECORD_LEN_MAX: usize = 1024 * 1024;
 /// Payload bytes of a segment, the unit of admission.

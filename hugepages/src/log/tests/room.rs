@@ -30,14 +30,14 @@ fn a_write_is_taken_whole_or_not_at_all() {
 
 #[test]
 fn the_longest_write_has_the_parts_that_are_derived() {
-    assert_eq!(WRITE_PARTS_MAX, 12);
-    let (mut log, _) = open(region(1 + 7));
+    assert_eq!(WRITE_PARTS_MAX, 36);
+    let (mut log, _) = open(region(1 + 19));
     let volume = log.put_volume(volume_entry(1)).unwrap();
-    for (tail_pages, parts) in [(0, 9), (1, 10), (31, 10), (32, 9), (257, 10), (503, 9)] {
+    for (tail_pages, parts) in [(0, 33), (1, 34), (127, 34), (128, 33), (257, 34), (503, 33)] {
         let before = (PAGES - tail_pages) * PAGE % (PAGES * PAGE);
         let filler = (before > 0).then(|| log.reserve(volume, 0, before).unwrap());
-        let id = log.reserve(volume, 0, 8 << 20).unwrap();
-        for piece in pattern(9, 8 << 20).chunks(1 << 20) {
+        let id = log.reserve(volume, 0, 32 << 20).unwrap();
+        for piece in pattern(9, 32 << 20).chunks(1 << 20) {
             log.append(id, piece);
         }
         let ids = log.commit(id, 1, 1, RecordFlags::NONE);
@@ -48,12 +48,12 @@ fn the_longest_write_has_the_parts_that_are_derived() {
             assert!(log.record(id).len as usize <= RECORD_LEN_MAX);
             whole.extend_from_slice(log.payload(id));
         }
-        assert!(whole == pattern(9, 8 << 20));
+        assert!(whole == pattern(9, 32 << 20));
         ids.iter().for_each(|&id| log.free(id));
         if let Some(filler) = filler {
             log.abort(filler);
         }
-        assert_eq!(log.room().segments_free, 7);
+        assert_eq!(log.room().segments_free, 19);
     }
 }
 
