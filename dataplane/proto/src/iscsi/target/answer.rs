@@ -128,24 +128,17 @@ impl TargetConn {
             .try_extend_from_slice(&sense[..len])
             .expect("cut to what fits");
         state.sink = true;
-        let waits = state.data_in_items > 0 || (state.faulted && state.data_on_its_way());
-        if !waits {
+        if state.take_response() {
             self.control.push_back(Control::Response { task });
         }
     }
 
-    /// Queues the response of a task whose data was damaged, when the last of
-    /// its data has come (7.8).
+    /// Queues the response of a task that had to wait for its data.
     pub(super) fn queue_held_response(&mut self, id: TaskId) {
         let Some(task) = self.tasks.get(id) else {
             return;
         };
-        if task.faulted
-            && task.answer.is_some()
-            && !task.data_on_its_way()
-            && task.data_in_items == 0
-        {
-            task.faulted = false;
+        if task.take_response() {
             self.control.push_back(Control::Response { task: id });
         }
     }

@@ -39,6 +39,8 @@ pub(super) struct Task {
     /// Nobody wants the write data any more: it was answered, or is damaged.
     pub(super) sink: bool,
     pub(super) faulted: bool,
+    /// Its response is among what goes out next.
+    response_queued: bool,
     pub(super) write_complete: bool,
     /// The command PDU itself is not over, nor its immediate data.
     pub(super) arriving: bool,
@@ -89,6 +91,7 @@ impl Task {
             received: 0,
             sink: false,
             faulted: false,
+            response_queued: false,
             write_complete: false,
             arriving: false,
             unsolicited_open: false,
@@ -115,6 +118,17 @@ impl Task {
     /// Whether data that was asked for or announced is still on its way.
     pub(super) const fn data_on_its_way(&self) -> bool {
         self.unsolicited_open || self.r2ts_done < self.r2ts_sent
+    }
+
+    /// Whether the response is to be queued now, which it is once: after all read
+    /// data, and if write data was damaged, after the last of it has come (7.8).
+    pub(super) const fn take_response(&mut self) -> bool {
+        let due = self.answer.is_some()
+            && !self.response_queued
+            && self.data_in_items == 0
+            && !(self.faulted && self.data_on_its_way());
+        self.response_queued |= due;
+        due
     }
 
     /// The (offset, length) of the R2T with this number.

@@ -285,7 +285,7 @@ impl TargetConn {
         };
         if collapsed {
             self.tasks.remove(id);
-        } else if answer.is_some() {
+        } else if task.take_response() {
             // Before any task management response that waits for this data.
             self.control.push_front(Control::Response { task: id });
         }

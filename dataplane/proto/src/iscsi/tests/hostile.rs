@@ -9,7 +9,7 @@ use crate::iscsi::wire::{
     ScsiCommand, ScsiResponse, Stage, TaskAttribute,
 };
 use crate::iscsi::{
-    Direction, InitiatorConn, InitiatorEvent, Offers, TargetConn, TargetEvent,
+    DigestPolicy, Direction, InitiatorConn, InitiatorEvent, Offers, TargetConn, TargetEvent,
     TaskFunctionResponse, Violation,
 };
 use crate::scsi::ScsiStatus;
@@ -311,6 +311,37 @@ fn solicited_data_must_be_what_was_asked_for() {
         let input = pdu(data.emit(), &vec![7; len]);
         assert_eq!(drive(&mut target, &input), expected, "{what}");
     }
+}
+
+/// Answered BUSY while its immediate data still comes, and then that is damaged.
+#[test]
+fn an_early_answer_goes_out_once_though_the_data_is_damaged() {
+    let digests = Offers {
+        data_digest: DigestPolicy::Required,
+        header_digest: DigestPolicy::Never,
+        ..Offers::lan()
+    };
+    let mut target = Pair::logged_in(digests, digests, 1, 1000).target;
+    let command = ScsiCommand {
+        expected_len: 512,
+        ..WRITE
+    };
+    let mut input = pdu(command.emit(), &[7; 512]);
+    input.extend_from_slice(&[0; 4]);
+    let (used, event) = target.receive(&input);
+    let Some(TargetEvent::Command(command)) = event else {
+        panic!("{event:?}");
+    };
+    target.respond(command.task, ScsiStatus::BUSY, &[], 0);
+    assert_eq!(target.receive(&input[used..]), (input.len() - used, None));
+    let mut out = [0; 4096];
+    let len = target.transmit(&mut out, |_, _, _| {});
+    let opcodes: Vec<_> = split(&out[..len])
+        .iter()
+        .map(|(bhs, _)| bhs.opcode().unwrap())
+        .collect();
+    assert_eq!(opcodes, [Opcode::ScsiResponse, Opcode::Reject]);
+    assert!(!target.has_output());
 }
 
 #[test]
