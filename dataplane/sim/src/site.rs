@@ -36,7 +36,7 @@ const COMPUTERS: [Ipv4Addr; 2] = [Ipv4Addr::new(198, 18, 0, 10), Ipv4Addr::new(1
 pub const RELAY_LAN: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
 const RELAY_WAN: Ipv4Addr = Ipv4Addr::new(198, 19, 0, 1);
 pub const STORAGE: Ipv4Addr = Ipv4Addr::new(198, 19, 0, 10);
-const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(198, 19, 0, 11);
+pub const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(198, 19, 0, 11);
 
 /// What every computer proves to the relay, and the relay to it.
 fn credentials() -> (Credential, Credential) {
@@ -170,7 +170,8 @@ pub struct Size {
     pub shared: bool,
     /// Computers dial the relay's own portal.
     pub portal: bool,
-    /// The second target is at [`ELSEWHERE`], where nobody answers.
+    /// The second target is at [`ELSEWHERE`], where nobody answers but
+    /// [`Site::elsewhere`].
     pub apart: bool,
     /// Computers must prove who they are: see [`chap_login`].
     pub chap: bool,
@@ -196,6 +197,8 @@ pub struct Site {
     pub now: Time,
     pub worker: Worker,
     pub storage: Storage,
+    /// Another storage, at [`ELSEWHERE`].
+    pub elsewhere: Option<Storage>,
     size: Size,
     ports: Vec<Port>,
     computers: [Host; 2],
@@ -239,6 +242,7 @@ impl Site {
             now: Time::from_millis(1),
             worker,
             storage,
+            elsewhere: None,
             ports,
             size,
             computers: [host(0), host(1)],
@@ -320,10 +324,15 @@ impl Site {
         while self.now < end {
             self.round();
             let mut next = self.worker.deadline().min(self.storage.deadline(self.now));
+            if let Some(elsewhere) = &mut self.elsewhere {
+                next = next.min(elsewhere.deadline(self.now));
+            }
             for computer in &mut self.computers {
                 next = next.min(computer.deadline(self.now));
             }
-            let mut hosts = self.computers.iter().chain([&self.storage.host]);
+            let elsewhere = self.elsewhere.as_ref().map(|storage| &storage.host);
+            let hosts = self.computers.iter().chain([&self.storage.host]);
+            let mut hosts = hosts.chain(elsewhere);
             if hosts.any(|host| !host.wire.received.is_empty()) {
                 next = self.now;
             }
@@ -348,7 +357,9 @@ impl Site {
             }
             computer.poll(now);
         }
-        self.storage.step(now, &mut self.random);
+        for storage in [&mut self.storage].into_iter().chain(&mut self.elsewhere) {
+            storage.step(now, &mut self.random);
+        }
         for _ in 0..64 {
             self.carry();
             let mut io = Io {
@@ -380,11 +391,17 @@ impl Site {
             }
         }
         let wan = self.ports[1].memory_mut().expect("the site holds");
+        let mut storages = vec![&mut self.storage];
+        storages.extend(&mut self.elsewhere);
         while wan.take(pool, &mut bytes) {
-            self.storage.host.wire.received.push_back(bytes.clone());
+            for storage in &mut storages {
+                storage.host.wire.received.push_back(bytes.clone());
+            }
         }
-        while let Some(frame) = self.storage.host.wire.sent.pop_front() {
-            let _ = wan.inject(pool, &frame);
+        for storage in storages {
+            while let Some(frame) = storage.host.wire.sent.pop_front() {
+                let _ = wan.inject(pool, &frame);
+            }
         }
     }
 
@@ -414,6 +431,29 @@ impl Site {
             rest = &rest[sent..];
             self.run(Duration::from_micros(200));
         }
+    }
+
+    /// Hands over as many of these bytes as the connection has room for; gives how
+    /// many. No time passes.
+    pub fn offer(&mut self, session: &Session, bytes: &[u8]) -> usize {
+        let socket = self.computers[session.computer].socket(session.handle);
+        socket.send_slice(bytes).unwrap_or(0)
+    }
+
+    /// What has come on the session since the last call.
+    pub fn take_received(&mut self, session: &Session) -> Vec<u8> {
+        let name = (session.handle, session.computer);
+        let mut known = self.received.iter_mut();
+        let of = known.find(|(handle, owner, _)| (*handle, *owner) == name);
+        of.map(|(_, _, bytes)| std::mem::take(bytes))
+            .unwrap_or_default()
+    }
+
+    /// Ends the connection at once: RST.
+    pub fn abort(&mut self, session: &Session) {
+        self.computers[session.computer]
+            .socket(session.handle)
+            .abort();
     }
 
     /// Ends the computer's side of the connection: FIN.

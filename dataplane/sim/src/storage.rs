@@ -697,6 +697,12 @@ impl Storage {
         {
             return check(Sense::INVALID_FIELD_IN_CDB);
         }
+        // What changes blocks brings no more of them than there are from its first on.
+        if let Ok(Access::Write { lba, .. } | Access::Range { lba, .. }) = access
+            && lba + (pending.data.len().div_ceil(BLOCK_LEN) as u64) > self.media.len() as u64
+        {
+            return check(Sense::INVALID_FIELD_IN_CDB);
+        }
         match (cdb[0], access) {
             (opcode::SERVICE_ACTION_IN_16, _) => {
                 let mut answer = vec![0; 32];
@@ -753,9 +759,13 @@ impl Storage {
             (opcode::UNMAP, _) if self.unmaps => {
                 self.counters.changes_passed += 1;
                 // Block descriptors of 16 bytes from byte 8 on (SBC-4, UNMAP parameter list).
-                for descriptor in pending.data[8..].chunks_exact(16) {
+                let descriptors = pending.data.get(8..).unwrap_or_default();
+                for descriptor in descriptors.chunks_exact(16) {
                     let lba = u64::from_be_bytes(*descriptor.first_chunk().expect("16 bytes"));
                     let blocks = u32::from_be_bytes(descriptor[8..12].try_into().expect("4 bytes"));
+                    if lba.saturating_add(blocks.into()) > self.media.len() as u64 {
+                        return check(Sense::LBA_OUT_OF_RANGE);
+                    }
                     let zeroes = vec![0; blocks as usize * BLOCK_LEN];
                     self.write(lba, &zeroes, false);
                 }

@@ -1,0 +1,63 @@
+//! Fuzz targets: each takes any bytes at all, and panics where something that
+//! must always hold does not (C-17).
+//!
+//! A target is a plain function, deterministic in its input, so the same one is
+//! driven by libFuzzer with coverage (`scripts/fuzz`), by the tests over the
+//! committed corpus, and by hand over one file. Most read their input as a
+//! program: bytes choose well-formed things to do and small damage to them,
+//! since bytes alone would seldom get past a login or a checksum. Input that
+//! ends early reads as zeroes, so every prefix is a program too.
+//!
+//! Not for: what the simulator's seeds do better (losses, crashes, order).
+
+mod cdb;
+pub mod corpus;
+mod initiator_stream;
+mod login_text;
+mod session;
+mod source;
+mod target_stream;
+mod wire;
+
+/// What a target is called, and what it does.
+#[derive(Clone, Copy, Debug)]
+pub struct Target {
+    pub name: &'static str,
+    pub run: fn(&[u8]),
+    /// Longest input that is worth trying, in bytes.
+    pub input_len_max: usize,
+}
+
+pub const TARGETS: [Target; 5] = [
+    Target {
+        name: "target-stream",
+        run: target_stream::run,
+        input_len_max: 4096,
+    },
+    Target {
+        name: "initiator-stream",
+        run: initiator_stream::run,
+        input_len_max: 4096,
+    },
+    Target {
+        name: "login-text",
+        run: login_text::run,
+        input_len_max: 4096,
+    },
+    Target {
+        name: "cdb",
+        run: cdb::run,
+        input_len_max: 512,
+    },
+    Target {
+        name: "session",
+        run: session::run,
+        input_len_max: 600,
+    },
+];
+
+/// The target of this name.
+#[must_use]
+pub fn target(name: &str) -> Option<&'static Target> {
+    TARGETS.iter().find(|target| target.name == name)
+}
