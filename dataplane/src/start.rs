@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use log::{info, warn};
 use sluice_config::{
-    Account, ChapAlgorithm, Config, Digest, Driver, Initiators, Mode, Secrets, State,
+    Account, ChapAlgorithm, Config, Digest, Driver, IdentityPolicy, Initiators, Mode, Secrets,
+    State,
 };
 use sluice_hugepages::log::{Log, LogError};
 use sluice_hugepages::pool::Pool;
@@ -330,6 +331,7 @@ fn relay_config(
                 Initiators::Named(names) => names.clone(),
             },
             shared: target.shared,
+            own_identity: target.identity == IdentityPolicy::Own,
             luns: target.luns.clone(),
             chap: secrets.demanded_by(target),
             wan_address: path.source,

@@ -184,11 +184,22 @@ pub struct Target {
     /// More than one computer may be logged in at a time.
     pub shared: bool,
     pub durability: Durability,
+    pub identity: IdentityPolicy,
     /// Computers must prove who they are; none leaves it to [`Secrets::demanded_by`].
     pub chap: Option<bool>,
     /// LUNs (8-byte field as a big-endian number) that are shown before a login
     /// has told which there are; LUN 1 unless the file says otherwise.
     pub luns: Vec<u64>,
+}
+
+/// What computers are told a target's units are (C-15).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum IdentityPolicy {
+    /// What the storage says they are.
+    #[default]
+    Pass,
+    /// Units of the relay's own, which multipath does not take for the storage's.
+    Own,
 }
 
 /// Who may log in to a target.

@@ -105,6 +105,7 @@ pub(crate) struct Target {
     #[serde(default)]
     pub shared: bool,
     pub durability: Option<Text>,
+    pub identity: Option<Text>,
     pub chap: Option<bool>,
     pub luns: Option<Vec<Spanned<i64>>>,
 }

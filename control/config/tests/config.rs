@@ -228,6 +228,11 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     ),
     (
         "durability = \"memory\"",
+        "identity = \"none\"",
+        "config:35: identity = \"none\": must be \"pass\" or \"own\"",
+    ),
+    (
+        "durability = \"memory\"",
         "durability = \"journal\"",
         "config:35: durability = \"journal\": is not built yet; use \"memory\" (acknowledged when in the hugepage log)",
     ),

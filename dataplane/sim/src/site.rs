@@ -168,6 +168,8 @@ pub struct Size {
     pub asks_idle: bool,
     /// Several computers may be on one target.
     pub shared: bool,
+    /// Units have an identity of the relay's own.
+    pub own_identity: bool,
     /// Computers dial the relay's own portal.
     pub portal: bool,
     /// The second target is at [`ELSEWHERE`], where nobody answers but
@@ -186,6 +188,7 @@ impl Size {
         silence_max: Duration::from_secs(5),
         asks_idle: true,
         shared: false,
+        own_identity: false,
         portal: false,
         apart: false,
         chap: false,
@@ -621,6 +624,7 @@ fn start(log: Region, size: Size, random: &mut Random, now: Time) -> (Worker, Ve
                 ),
                 initiators: Vec::new(),
                 shared: size.shared,
+                own_identity: size.own_identity,
                 luns: vec![LUN],
                 chap: size.chap,
                 wan_address: RELAY_WAN,

@@ -161,6 +161,7 @@ impl World {
                 address: SocketAddrV4::new(STORAGE, PORT),
                 initiators: Vec::new(),
                 shared: false,
+                own_identity: false,
                 luns: vec![LUN],
                 chap: false,
                 wan_address: RELAY_WAN,

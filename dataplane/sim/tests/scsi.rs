@@ -9,8 +9,10 @@
 
 use std::time::Duration;
 
+use sluice_proto::scsi::identity::Identity;
 use sluice_sim::block::{self, BLOCK_LEN};
-use sluice_sim::site::{Pdu, Session, Site, op};
+use sluice_sim::site::{Pdu, STORAGE, Session, Site, Size, TARGETS, op};
+use sluice_sim::storage::LUN;
 
 const GOOD: u8 = 0;
 const CHECK_CONDITION: u8 = 2;
@@ -261,4 +263,43 @@ fn reads_leave_pages_for_what_passes() {
         Some(GOOD)
     );
     assert_eq!(site.counter("busy_no_staging"), 0);
+}
+
+/// INQUIRY of a VPD page, or of the standard data.
+fn inquire(site: &mut Site, session: &mut Session, page: Option<u8>) -> Vec<u8> {
+    let cdb = [0x12, u8::from(page.is_some()), page.unwrap_or(0), 0, 96, 0];
+    let pdu = Site::command(session, READ, 96, &cdb);
+    site.send(session, &pdu.bytes());
+    site.finish(session, pdu.itt()).unwrap().1
+}
+
+#[test]
+fn c15_a_unit_is_the_storages_or_the_relays_own() {
+    for own_identity in [false, true] {
+        let size = Size {
+            own_identity,
+            ..Size::SMALL
+        };
+        let mut site = Site::of(size, |_| ());
+        let mut session = site.login(0, 0, 1);
+        let page = inquire(&mut site, &mut session, Some(0x83));
+        let serial = inquire(&mut site, &mut session, Some(0x80));
+        let copy = Site::command(&mut session, 0, 0, &[0x84, 3, 0, 0, 0, 0, 0, 0, 0, 0]);
+        site.send(&session, &copy.bytes());
+        let copy = site.finish(&session, copy.itt()).unwrap().0;
+        if own_identity {
+            let identity = Identity::of(TARGETS[0], &format!("{STORAGE}:3260"), LUN);
+            assert_eq!(page[..8], [0, 0x83, 0, 12, 0x01, 0x03, 0, 8]);
+            assert_eq!(page[8..], identity.naa());
+            assert_eq!(serial[4..], identity.serial_number());
+            assert_eq!(copy, CHECK_CONDITION);
+        } else {
+            assert_eq!(
+                (page.len(), serial.len()),
+                (36, 36),
+                "as the storage has it"
+            );
+            assert_eq!((page[1], copy), (0, GOOD));
+        }
+    }
 }

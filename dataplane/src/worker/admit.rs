@@ -257,7 +257,13 @@ impl Relay {
                 return self.refuse(lan, command.task, ScsiStatus::CHECK_CONDITION, &sense);
             }
         };
+        let withheld = scsi::identity::names_storage_unit(&cdb)
+            && self.config.targets[self.nexuses[nexus_key.0].target].own_identity;
         let access = match scsi::classify(&cdb) {
+            Ok(_) if withheld => {
+                let sense = Sense::INVALID_COMMAND_OPERATION_CODE.fixed();
+                return self.refuse(lan, command.task, ScsiStatus::CHECK_CONDITION, &sense);
+            }
             Ok(access) => access,
             Err(fault) => {
                 return self.refuse(

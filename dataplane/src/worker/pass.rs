@@ -7,6 +7,7 @@
 use arrayvec::ArrayVec;
 use sluice_proto::Time;
 use sluice_proto::iscsi::{CommandEvent, Residual};
+use sluice_proto::scsi::identity::Identity;
 use sluice_proto::scsi::mode::ModeSense;
 use sluice_proto::scsi::reservation::Change;
 use sluice_proto::scsi::{Access, ScsiStatus, Sense, vpd};
@@ -18,6 +19,7 @@ use super::task::{
     NexusKey, PASS_PAGES_MAX, PassTask, SyncTask, Task, TaskKey, VolumeKey, Work, WriteState,
     WriteTask,
 };
+use super::volume::lun_number;
 use super::wan::Ended;
 use super::writable::may_change;
 
@@ -222,6 +224,10 @@ impl Relay {
         for page in pages.drain(..pages_out) {
             self.staging.give(page);
         }
+        let transferred = match pages.first() {
+            Some(&first) if has_data_in => self.present_identity(net, key, first, transferred),
+            _ => transferred,
+        };
         let expected_len = self.tasks[key.0].expected_len;
         // A command may give data and a status that is not GOOD; the data counts as far as it came.
         let delivered = has_data_in && self.deliver_pass(net, key, &pages, transferred);
@@ -285,6 +291,39 @@ impl Relay {
         self.volume_mut(volume).waiting.push_back(key);
         self.ask_flush(volume);
         true
+    }
+
+    /// What the answer says the unit is, where that is the relay's to say (C-15);
+    /// how long the answer is now.
+    fn present_identity(
+        &mut self,
+        net: &mut Net<'_>,
+        key: TaskKey,
+        page: StagePage,
+        transferred: u32,
+    ) -> u32 {
+        let task = &self.tasks[key.0];
+        let room = (task.expected_len as usize).min(STAGE_LEN);
+        let received = transferred as usize;
+        if received > room {
+            return transferred;
+        }
+        let Some(identity) = self.own_identity(task.nexus, task.lun) else {
+            return transferred;
+        };
+        let data = &mut self.staging.bytes_mut(net.pool, page)[..room];
+        let len = identity.present(&task.cdb, data, received);
+        u32::try_from(len).expect("a page of data")
+    }
+
+    pub(super) fn own_identity(&self, nexus: NexusKey, lun: u64) -> Option<Identity> {
+        let target = &self.config.targets[self.nexuses[nexus.0].target];
+        // One unit whatever addressing method names it.
+        let lun = lun_number(lun).map_or(lun, |number| number << 48);
+        target.own_identity.then(|| {
+            let storage = target.address.to_string();
+            Identity::of(&target.name, &storage, lun)
+        })
     }
 
     /// Hands passed-through data to the session, told truthfully: where a

@@ -50,6 +50,8 @@ pub struct Target {
     pub shared: bool,
     /// LUNs shown before any login has told them.
     pub luns: Vec<u64>,
+    /// Units have an identity of the relay's own (C-15).
+    pub own_identity: bool,
     /// Computers must prove who they are.
     pub chap: bool,
     /// The relay's own address towards the storage.

@@ -5,7 +5,7 @@ use toml::Spanned;
 use super::Checker;
 use crate::iscsi_name::check_iscsi_name;
 use crate::raw::{self, Text};
-use crate::{Config, Durability, Initiators, TARGETS_MAX, Target, lun_from_number};
+use crate::{Config, Durability, IdentityPolicy, Initiators, TARGETS_MAX, Target, lun_from_number};
 
 impl Checker<'_> {
     pub(super) fn targets(&mut self, raw: &[Spanned<raw::Target>], config: &Config) -> Vec<Target> {
@@ -44,11 +44,23 @@ impl Checker<'_> {
                 initiators,
                 shared: raw.shared,
                 durability,
+                identity: self.identity(raw.identity.as_ref()),
                 chap: raw.chap,
                 luns: self.luns(raw.luns.as_deref()),
             });
         }
         targets
+    }
+
+    fn identity(&mut self, raw: Option<&Text>) -> IdentityPolicy {
+        match raw.map(|text| (text, text.get_ref().as_str())) {
+            None | Some((_, "pass")) => IdentityPolicy::Pass,
+            Some((_, "own")) => IdentityPolicy::Own,
+            Some((at, _)) => {
+                self.bad("identity", at, "must be \"pass\" or \"own\"");
+                IdentityPolicy::Pass
+            }
+        }
     }
 
     fn luns(&mut self, raw: Option<&[Spanned<i64>]>) -> Vec<u64> {

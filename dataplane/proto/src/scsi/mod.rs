@@ -16,6 +16,7 @@
 pub mod capacity;
 pub mod cdb;
 pub mod command;
+pub mod identity;
 pub mod mode;
 pub mod opcode;
 pub mod reservation;
