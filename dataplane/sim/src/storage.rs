@@ -105,6 +105,8 @@ pub struct Storage {
     /// A command that ABORT TASK names is carried out and answered first: the
     /// function comes too late, and is *complete* all the same.
     pub finishes_aborted: bool,
+    /// It does not say how large it is: its unit may be anything.
+    pub hides_capacity: bool,
     /// Unmapped blocks read as zeroes; else UNMAP is a hint that is not taken.
     pub unmaps: bool,
     /// It reads nothing any more, though its TCP acknowledges.
@@ -137,6 +139,7 @@ impl Storage {
             refusals: Vec::new(),
             hangs: false,
             finishes_aborted: false,
+            hides_capacity: false,
             unmaps: false,
             deaf: false,
             stalls: None,
@@ -704,6 +707,9 @@ impl Storage {
             return check(Sense::INVALID_FIELD_IN_CDB);
         }
         match (cdb[0], access) {
+            (opcode::SERVICE_ACTION_IN_16 | opcode::READ_CAPACITY_10, _) if self.hides_capacity => {
+                check(Sense::INVALID_COMMAND_OPERATION_CODE)
+            }
             (opcode::SERVICE_ACTION_IN_16, _) => {
                 let mut answer = vec![0; 32];
                 answer[..8].copy_from_slice(&(self.media.len() as u64 - 1).to_be_bytes());

@@ -1,0 +1,229 @@
+//! What a session is made of and how it comes again: reinstatement by the
+//! computer (RFC 7143 6.3.5), digests that are right and wrong (C-13), and the
+//! cache that it is told of when that changes (C-1, C-14).
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test ends where its site does not hold"
+)]
+
+use std::time::Duration;
+
+use sluice_proto::scsi::{Sense, cdb, opcode, sense};
+use sluice_sim::block;
+use sluice_sim::site::{Pdu, Session, Site, TARGETS, op};
+
+const GOOD: u8 = 0x00;
+const CHECK_CONDITION: u8 = 0x02;
+const WRITE: u8 = 0x20;
+const READ: u8 = 0x40;
+
+fn stamped(lba: u64, number: u32) -> Vec<u8> {
+    let mut data = vec![0; 512];
+    block::fill(&mut data, number, lba);
+    data
+}
+
+fn stored(site: &Site, lba: u64) -> u32 {
+    site.storage.media[usize::try_from(lba).unwrap()]
+}
+
+/// The computer's session comes again while everything of it is under way: what
+/// was acknowledged stays, what was not is as if it had never been sent.
+#[test]
+fn c8_a_session_that_is_reinstated_keeps_what_was_acknowledged_and_nothing_else() {
+    let mut site = Site::small();
+    let mut old = site.login(0, 0, 1);
+    assert_eq!(site.write(&mut old, 5, 1), Some(GOOD));
+    // A write that waits for its data, a read and a sync that wait for the storage.
+    site.storage.hangs = true;
+    let unfinished = Site::command(&mut old, WRITE, 512, &cdb::write(6, 1));
+    let read = Site::command(&mut old, READ, 512, &cdb::read(9, 1));
+    let sync = Site::command(&mut old, 0, 0, &cdb::synchronize_cache());
+    for pdu in [unfinished, read, sync] {
+        site.send(&old, &pdu.bytes());
+    }
+    site.run(Duration::from_millis(50));
+    let mut new = site.connect(0);
+    site.send(&new, &Site::login_pdu(0, 0, 1).bytes());
+    let answer = site.next_pdu(&new).unwrap();
+    assert_eq!(
+        answer.header[36..38],
+        [0, 0],
+        "let in while the storage hangs"
+    );
+    assert_eq!(site.counter("session_reinstated"), 1);
+    site.run(Duration::from_millis(50));
+    assert!(!site.is_open(&old));
+    assert_eq!(site.write(&mut new, 6, 2), Some(GOOD));
+    assert_eq!(
+        site.read(&mut new, 5),
+        Some((GOOD, Some(1))),
+        "from the log"
+    );
+    site.storage.hangs = false;
+    site.run(Duration::from_secs(4));
+    assert!(site.worker.relay.is_drained());
+    assert_eq!((stored(&site, 5), stored(&site, 6)), (1, 2));
+    let usage = site.usage();
+    assert_eq!(
+        (
+            usage.sessions,
+            usage.nexuses,
+            usage.tasks,
+            usage.staging_pages
+        ),
+        (1, 1, 0, 0)
+    );
+}
+
+/// A login that wants digests; headers have none while it goes on.
+fn login_with_digests(site: &mut Site, header: &str, data: &str) -> Session {
+    let text = format!(
+        "InitiatorName=iqn.2004-03.example.sim:computer0\0TargetName={}\0SessionType=Normal\0\
+         InitialR2T=Yes\0ImmediateData=Yes\0HeaderDigest={header}\0DataDigest={data}\0",
+        TARGETS[0]
+    );
+    let mut session = site.connect(0);
+    let login = Pdu::new(op::LOGIN | op::IMMEDIATE, 0x87, 0)
+        .at(8, &[0x80, 0, 0, 0])
+        .at(12, &1_u16.to_be_bytes())
+        .word(24, 1)
+        .data(text.as_bytes());
+    site.send(&session, &login.bytes());
+    let answer = site.next_pdu(&session).unwrap();
+    assert_eq!(answer.header[36..38], [0, 0], "let in");
+    let said = String::from_utf8(answer.data).unwrap();
+    assert!(said.contains(&format!("HeaderDigest={header}")), "{said}");
+    assert!(said.contains(&format!("DataDigest={data}")), "{said}");
+    // The storage's reset, which it tells each session once.
+    let ready = Site::command(&mut session, 0, 0, &[0; 6]);
+    let mut wire = ready.bytes();
+    if header == "CRC32C" {
+        wire.extend(crc32c::crc32c(&wire).to_le_bytes());
+    }
+    site.send(&session, &wire);
+    site.run(Duration::from_millis(20));
+    assert_eq!(site.take_received(&session)[3], CHECK_CONDITION);
+    session
+}
+
+/// A write of one block whose digests, where there are any, are off by so much.
+fn write_with_digests(
+    session: &mut Session,
+    lba: u64,
+    number: u32,
+    header: Option<u32>,
+    data: Option<u32>,
+) -> Vec<u8> {
+    let bytes = stamped(lba, number);
+    let pdu = Site::command(session, WRITE, 512, &cdb::write(lba, 1)).data(&bytes);
+    let mut wire = pdu.header.to_vec();
+    for (wrong, of) in [(header, pdu.header.to_vec()), (data, bytes)] {
+        if of.len() > 48 {
+            wire.extend_from_slice(&of);
+        }
+        if let Some(wrong) = wrong {
+            wire.extend((crc32c::crc32c(&of) ^ wrong).to_le_bytes());
+        }
+    }
+    wire
+}
+
+#[test]
+fn c13_data_that_fails_its_digest_never_reaches_the_log() {
+    let mut site = Site::small();
+    let mut session = login_with_digests(&mut site, "None", "CRC32C");
+    let mut write = |site: &mut Site, number, wrong| {
+        let wire = write_with_digests(&mut session, 5, number, None, Some(wrong));
+        site.take_received(&session);
+        site.send(&session, &wire);
+        site.run(Duration::from_millis(20));
+        let mut answer = site.take_received(&session);
+        if wrong != 0 {
+            // RFC 7143 7.8: rejected for its digest, with the header that came; then it ends.
+            assert_eq!((answer[0], answer[2]), (0x3F, 0x02));
+            answer.drain(..48 + 48 + 4);
+        }
+        assert_eq!(answer[0], op::RESPONSE);
+        let found = sense::parse(answer.get(50..).unwrap_or_default());
+        (answer[3], found.map(|received| received.sense))
+    };
+    assert_eq!(write(&mut site, 1, 0), (GOOD, None));
+    for wrong in [1, 1 << 31, u32::MAX] {
+        assert_eq!(
+            write(&mut site, 2, wrong),
+            (CHECK_CONDITION, Some(Sense::PROTOCOL_SERVICE_CRC_ERROR))
+        );
+    }
+    assert_eq!(site.worker.relay.dirty_bytes(), 512);
+    // The session goes on, and so does the block.
+    assert_eq!(write(&mut site, 3, 0), (GOOD, None));
+    site.run(Duration::from_secs(3));
+    assert_eq!(stored(&site, 5), 3);
+    assert_eq!(site.usage().tasks, 0);
+}
+
+#[test]
+fn c13_a_header_that_fails_its_digest_ends_the_connection_and_nothing_else() {
+    let mut site = Site::small();
+    let mut session = login_with_digests(&mut site, "CRC32C", "None");
+    let wire = write_with_digests(&mut session, 5, 1, Some(0), None);
+    site.send(&session, &wire);
+    site.run(Duration::from_millis(20));
+    let answer = site.take_received(&session);
+    assert_eq!((answer.len(), answer[3]), (52, GOOD));
+    let made = u32::from_le_bytes(*answer.last_chunk().unwrap());
+    assert_eq!(made, crc32c::crc32c(&answer[..48]), "made anew");
+    let wire = write_with_digests(&mut session, 5, 2, Some(1), None);
+    site.send(&session, &wire);
+    site.run(Duration::from_secs(6));
+    assert!(!site.is_open(&session));
+    let mut again = site.login(0, 0, 1);
+    assert_eq!(site.read(&mut again, 5), Some((GOOD, Some(1))));
+}
+
+/// WCE as a computer is told it: bit 2 of byte 2 of the caching page.
+fn wce(site: &mut Site, session: &mut Session) -> bool {
+    let mode = [opcode::MODE_SENSE_6, 0x08, 0x08, 0, 192, 0];
+    let pdu = Site::command(session, READ, 192, &mode);
+    site.send(session, &pdu.bytes());
+    let (status, data) = site.finish(session, pdu.itt()).unwrap();
+    assert_eq!(status, GOOD);
+    data[6] & 0x04 != 0
+}
+
+/// A unit that is not cached shows its storage's own WCE. When it is, it is said
+/// that this has changed, before anything is acknowledged by it.
+#[test]
+fn c14_a_change_of_wce_is_told_to_every_computer() {
+    let mut site = Site::with(|storage| {
+        storage.write_through = true;
+        storage.hides_capacity = true;
+    });
+    let mut session = site.login(0, 0, 1);
+    assert!(!wce(&mut site, &mut session));
+    let passed = site.counter("command_passed");
+    assert_eq!(site.write(&mut session, 5, 1), Some(GOOD));
+    assert_eq!(site.counter("command_passed"), passed + 1);
+    site.storage.hides_capacity = false;
+    site.storage.announce(Sense::CAPACITY_DATA_CHANGED);
+    let mut heard = Vec::new();
+    for _ in 0..4 {
+        let ready = Site::command(&mut session, 0, 0, &[0; 6]);
+        site.send(&session, &ready.bytes());
+        let answer = site.next_pdu(&session).unwrap();
+        if answer.status() == CHECK_CONDITION {
+            heard.push(sense::parse(&answer.data[2..]).unwrap().sense);
+        }
+        site.run(Duration::from_millis(100));
+    }
+    assert_eq!(
+        heard,
+        [Sense::CAPACITY_DATA_CHANGED, Sense::MODE_PARAMETERS_CHANGED]
+    );
+    assert!(wce(&mut site, &mut session));
+    let passed = site.counter("command_passed");
+    assert_eq!(site.write(&mut session, 5, 2), Some(GOOD));
+    assert_eq!(site.counter("command_passed"), passed);
+}
