@@ -339,7 +339,7 @@ impl Relay {
             };
             assert!(
                 self.flush.discard_refused(key.0, record),
-                "what is listed is refused, and no read holds the queue's records"
+                "what is listed is refused"
             );
             self.index.remove(record);
             self.log.free(RecordId(record));

@@ -14,7 +14,8 @@ use super::nexus::WanState;
 use super::relay::{Net, Relay};
 use super::task::{ChunkState, LanKey, NexusKey, TaskKey, VolumeKey, Work, WriteState};
 
-/// Every bound kept here is at least ten times this.
+/// A command is looked at once in four sweeps, one at the storage once in
+/// sixteen; every bound kept on them is several times that.
 const SWEEP_PERIOD: Duration = Duration::from_millis(20);
 
 /// Data that was asked for and has not moved for this long is not waited for:

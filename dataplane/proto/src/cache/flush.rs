@@ -251,13 +251,13 @@ impl FlushQueue {
         self.advance(volume);
     }
 
-    /// The oldest record if it is durable and no read holds it: it leaves the
+    /// The oldest record if it is durable: it leaves the
     /// queue, and is to be removed from the index and freed in the log. Call it
     /// until it has none.
     pub fn next_durable(&mut self, volume: u16) -> Option<u32> {
         let queue = &self.volumes[usize::from(volume)];
         let record = queue.head;
-        if record == queue.undurable || self.nodes[record as usize].holds > 0 {
+        if record == queue.undurable {
             return None;
         }
         self.unlink(volume, record);
@@ -285,12 +285,12 @@ impl FlushQueue {
 
     /// A newer record `by` of the same epoch is now the newest copy of
     /// everything that `record` holds ([`super::index::Index::insert_with`]):
-    /// unless it is in flight or held, it leaves the queue and is never sent
+    /// unless it is in flight, it leaves the queue and is never sent
     /// again. `true`: remove it from the index and free it.
     pub fn supersede(&mut self, record: u32, by: u32) -> bool {
         let (node, newer) = (self.nodes[record as usize], self.nodes[by as usize]);
         let same_epoch = (node.volume, node.epoch) == (newer.volume, newer.epoch);
-        if !same_epoch || newer.state == State::Absent || node.holds > 0 {
+        if !same_epoch || newer.state == State::Absent {
             return false;
         }
         let queue = &mut self.volumes[usize::from(node.volume)];
@@ -306,32 +306,6 @@ impl FlushQueue {
         queue.dirty.sub(node.bytes);
         self.unlink(node.volume, record);
         true
-    }
-
-    /// A read over the record was sent to the storage: keep the record until
-    /// [`FlushQueue::release`], so that its bytes can be laid over.
-    ///
-    /// # Panics
-    /// If the record is not in a queue.
-    pub fn hold(&mut self, record: u32) {
-        let node = &mut self.nodes[record as usize];
-        assert!(
-            node.state != State::Absent,
-            "record {record} is in no queue"
-        );
-        node.holds = node
-            .holds
-            .checked_add(1)
-            .expect("fewer reads than 65536 in flight");
-    }
-
-    /// Ends one [`FlushQueue::hold`].
-    ///
-    /// # Panics
-    /// If there is none.
-    pub fn release(&mut self, record: u32) {
-        let node = &mut self.nodes[record as usize];
-        node.holds = node.holds.checked_sub(1).expect("each release ends a hold");
     }
 
     /// The operator tries again what was refused (C-4).
@@ -350,10 +324,10 @@ impl FlushQueue {
     }
 
     /// The operator gives up a refused record (C-4): it leaves the queue; remove
-    /// it from the index and free it. `false` if it is not refused, or a read holds it.
+    /// it from the index and free it. `false` if it is not refused.
     pub fn discard_refused(&mut self, volume: u16, record: u32) -> bool {
         let node = &self.nodes[record as usize];
-        if node.state != State::Refused || node.volume != volume || node.holds > 0 {
+        if node.state != State::Refused || node.volume != volume {
             return false;
         }
         let queue = &mut self.volumes[usize::from(volume)];

@@ -29,8 +29,6 @@ pub(super) struct Node {
     pub older: u32,
     pub newer: u32,
     pub volume: u16,
-    /// Reads that still need its bytes.
-    pub holds: u16,
     pub state: State,
     /// The storage's cache was volatile when it was sent.
     pub sent_volatile: bool,
@@ -50,7 +48,6 @@ impl Node {
         older: NONE,
         newer: NONE,
         volume: 0,
-        holds: 0,
         state: State::Absent,
         sent_volatile: true,
     };

@@ -6,12 +6,6 @@ use super::{FlushQueue, NONE};
 use crate::Time;
 
 impl FlushQueue {
-    /// Whether the storage refused a write for good (C-4): nothing more is sent.
-    #[must_use]
-    pub fn failed(&self, volume: u16) -> bool {
-        self.volumes[usize::from(volume)].refused > 0
-    }
-
     /// Whether everything committed at or before `sequence` is durable at the
     /// storage, changes that passed through included: what a SYNCHRONIZE CACHE
     /// or FUA write of that place waits for (C-2).
