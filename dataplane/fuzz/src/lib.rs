@@ -12,7 +12,9 @@
 
 mod cdb;
 pub mod corpus;
+mod frames;
 mod initiator_stream;
+mod log_attach;
 mod login_text;
 mod session;
 mod source;
@@ -28,7 +30,7 @@ pub struct Target {
     pub input_len_max: usize,
 }
 
-pub const TARGETS: [Target; 5] = [
+pub const TARGETS: [Target; 7] = [
     Target {
         name: "target-stream",
         run: target_stream::run,
@@ -53,6 +55,16 @@ pub const TARGETS: [Target; 5] = [
         name: "session",
         run: session::run,
         input_len_max: 600,
+    },
+    Target {
+        name: "frames",
+        run: frames::run,
+        input_len_max: 1200,
+    },
+    Target {
+        name: "log-attach",
+        run: log_attach::run,
+        input_len_max: 400,
     },
 ];
 

@@ -35,6 +35,88 @@ pub fn run(input: &[u8]) {
     }
 }
 
+/// Keys that mean something, and values that one of them takes.
+const KEYS: [&str; 32] = [
+    "HeaderDigest",
+    "DataDigest",
+    "MaxConnections",
+    "InitialR2T",
+    "ImmediateData",
+    "MaxRecvDataSegmentLength",
+    "MaxBurstLength",
+    "FirstBurstLength",
+    "DefaultTime2Wait",
+    "DefaultTime2Retain",
+    "MaxOutstandingR2T",
+    "DataPDUInOrder",
+    "DataSequenceInOrder",
+    "ErrorRecoveryLevel",
+    "iSCSIProtocolLevel",
+    "TaskReporting",
+    "OFMarker",
+    "IFMarkInt",
+    "AuthMethod",
+    "CHAP_A",
+    "CHAP_I",
+    "CHAP_C",
+    "CHAP_N",
+    "CHAP_R",
+    "InitiatorName",
+    "InitiatorAlias",
+    "TargetName",
+    "SessionType",
+    "SendTargets",
+    "TargetPortalGroupTag",
+    "TargetAddress",
+    "X-com.example.key",
+];
+const VALUES: [&str; 24] = [
+    "Yes",
+    "No",
+    "None",
+    "CRC32C",
+    "None,CRC32C",
+    "CRC32C,None",
+    "0",
+    "1",
+    "2",
+    "511",
+    "512",
+    "8192",
+    "65536",
+    "262144",
+    "16777215",
+    "16777216",
+    "4294967296",
+    "0x200",
+    "CHAP",
+    "CHAP,None",
+    "5,6,7",
+    "computer",
+    "All",
+    "NotUnderstood",
+];
+
+/// Pairs from the tables, and bytes between them.
+fn text(source: &mut Source<'_>) -> Vec<u8> {
+    let mut text = Vec::new();
+    for _ in 0..source.below(12) {
+        match source.byte() {
+            at @ 0..192 => {
+                let value = match source.byte() {
+                    at @ 0..192 => VALUES[usize::from(at) % VALUES.len()].to_owned(),
+                    192..224 => source.word().to_string(),
+                    len => format!("0x{}", "5a".repeat(usize::from(len - 223))),
+                };
+                let key = KEYS[usize::from(at) % KEYS.len()];
+                text.extend_from_slice(format!("{key}={value}\0").as_bytes());
+            }
+            len => text.extend_from_slice(source.bytes(usize::from(len - 192))),
+        }
+    }
+    text
+}
+
 fn offers(source: &mut Source<'_>) -> Offers {
     let [digests, flags] = source.array();
     let policy = |bits: u8| match bits & 3 {
@@ -170,16 +252,12 @@ fn into_target(mut source: Source<'_>) {
     let mut cmd_sn = 1;
     while !source.is_empty() {
         let [stages, shape] = source.array();
-        let len = usize::from(source.half()) % 2048;
-        let mut text = Vec::new();
+        let mut pairs = Vec::new();
         if first && shape & 1 == 0 {
-            text.extend_from_slice(NAMES.as_bytes());
+            pairs.extend_from_slice(NAMES.as_bytes());
         }
         first = false;
-        text.extend_from_slice(source.bytes(len));
-        if shape & 2 == 0 {
-            text.push(0);
-        }
+        pairs.extend_from_slice(&text(&mut source));
         let (opcode, bits) = if conn.is_logged_in() {
             (op::TEXT, if shape & 4 == 0 { 0x80 } else { 0x40 })
         } else {
@@ -193,7 +271,7 @@ fn into_target(mut source: Source<'_>) {
         let pdu = Pdu::new(opcode, bits, 0)
             .at(8, &[0x80, 0, 0, 0, 0, 1])
             .word(24, cmd_sn)
-            .data(&text);
+            .data(&pairs);
         let pdu = if conn.is_logged_in() {
             cmd_sn += 1;
             pdu.at(8, &[0; 8]).word(20, u32::MAX)
@@ -287,17 +365,13 @@ fn into_initiator(mut source: Source<'_>) {
         let Some(request) = requests.last() else {
             return;
         };
-        let [stages, shape] = source.array();
-        let len = usize::from(source.half()) % 2048;
-        let mut text = source.bytes(len).to_vec();
-        if shape & 2 == 0 {
-            text.push(0);
-        }
+        let [stages] = source.array();
+        let pairs = text(&mut source);
         let granted = request.header[1] & [0x8f, 0x0c, 0x4c, 0x8f][usize::from(stages & 3)];
         let pdu = Pdu::new(0x23, granted, request.itt())
             .at(8, &request.header[8..14])
             .at(14, &[0, 7])
-            .data(&text);
+            .data(&pairs);
         if answer(&mut conn, &offers, &seal(&pdu, NO_DIGESTS)).is_some() {
             return;
         }

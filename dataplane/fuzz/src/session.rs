@@ -39,7 +39,7 @@ const PEERS_MAX: usize = 5;
 /// Bytes that wait for a connection which takes none.
 const UNSENT_MAX: usize = 256 * 1024;
 /// Steps of a program; more would only be slower.
-const STEPS_MAX: usize = 80;
+const STEPS_MAX: usize = 60;
 /// A session says something before it is asked for a sign of life.
 const TALK: Duration = Duration::from_secs(3);
 /// All traces of a vanished computer go within so many times of it: logins that
@@ -77,6 +77,9 @@ struct Play<'a> {
     peers: Vec<Peer>,
     bystander: Session,
     writes: u32,
+    /// A PERSISTENT RESERVE OUT was sent: who may be registered keeps its nexus, since
+    /// its computer must find the registration under the same ISID.
+    registers: bool,
 }
 
 impl<'a> Play<'a> {
@@ -93,6 +96,7 @@ impl<'a> Play<'a> {
             peers: Vec::new(),
             bystander,
             writes: 0,
+            registers: false,
         };
         play.bystander_is_served();
         play
@@ -145,6 +149,7 @@ impl<'a> Play<'a> {
         for peer in self.peers.drain(..) {
             self.site.abort(&peer.session);
         }
+        let registers = self.registers;
         let gone = |usage: &Usage| {
             let left = (
                 usage.tasks,
@@ -152,7 +157,7 @@ impl<'a> Play<'a> {
                 usage.staging_pages,
                 usage.held,
             );
-            usage.sessions == 1 && usage.nexuses == 1 && left == (0, 0, 0, 0)
+            usage.sessions == 1 && (usage.nexuses == 1 || registers) && left == (0, 0, 0, 0)
         };
         for _ in 0..LEAVING {
             // The bystander's own writes are flushed in its silence.
@@ -231,6 +236,7 @@ impl<'a> Play<'a> {
 
     fn send(&mut self, at: usize, mut pdu: Pdu) {
         wire::damage_header(&mut self.source, &mut pdu);
+        self.registers |= pdu.opcode() == op::COMMAND && pdu.header[32] == 0x5f;
         let peer = &mut self.peers[at];
         peer.unsent.extend(seal(&pdu, peer.digests));
         self.push_unsent(at);

@@ -74,6 +74,8 @@ struct Initiator<'a> {
     stat_sn: Option<u32>,
     max_cmd_sn: Option<u32>,
     r2ts: Vec<R2t>,
+    /// A write that goes on without being asked: (tag, bytes sent, next DataSN).
+    unsolicited: Option<(u32, u32, u32)>,
 }
 
 impl<'a> Initiator<'a> {
@@ -125,6 +127,7 @@ impl<'a> Initiator<'a> {
             stat_sn: None,
             max_cmd_sn: None,
             r2ts: Vec::new(),
+            unsolicited: None,
         }
     }
 
@@ -232,6 +235,10 @@ impl<'a> Initiator<'a> {
         if immediate_len > 0 && opcode & 1 == 0 {
             pdu = pdu.data(&Self::fill(immediate_len.min(expected_len)));
         }
+        if flags & 0xa0 == 0x20 {
+            let sent = u32::try_from(pdu.data.len()).expect("a segment");
+            self.unsolicited = Some((itt, sent, 0));
+        }
         self.cmd_sn = self.cmd_sn.wrapping_add(u32::from(!immediate));
         self.send(pdu);
     }
@@ -239,6 +246,19 @@ impl<'a> Initiator<'a> {
     /// What an R2T asked for, whole or in parts; or data that nobody asked for.
     fn data_out(&mut self) {
         let flags = self.source.byte();
+        if let Some((itt, offset, data_sn)) = self.unsolicited
+            && flags & 0x10 == 0
+        {
+            let len = self.source.len().min(FILL_MAX);
+            let is_final = flags & 0x20;
+            let pdu = Pdu::new(op::DATA_OUT, is_final << 2, itt)
+                .word(20, RESERVED_TAG)
+                .word(36, data_sn)
+                .word(40, offset)
+                .data(&Self::fill(len));
+            self.unsolicited = (is_final == 0).then_some((itt, offset + len, data_sn + 1));
+            return self.send(pdu);
+        }
         if self.r2ts.is_empty() || flags & 0xc0 == 0xc0 {
             let pdu = Pdu::new(op::DATA_OUT, flags & 0x80, self.itt)
                 .word(20, RESERVED_TAG)

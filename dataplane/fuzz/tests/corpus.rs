@@ -59,3 +59,13 @@ fn cdbs_survive_their_corpus() {
 fn sessions_survive_their_corpus() {
     survives("session", 300);
 }
+
+#[test]
+fn frames_survive_their_corpus() {
+    survives("frames", 200);
+}
+
+#[test]
+fn damaged_logs_survive_their_corpus() {
+    survives("log-attach", 500);
+}
