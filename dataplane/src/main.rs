@@ -10,7 +10,7 @@ use std::time::Duration;
 use clap::Parser;
 use log::{error, info};
 use sluice_config::{Config, MemoryBudget, Secrets, State};
-use sluice_dataplane::driver::{Idle, IdlePolicy, Source};
+use sluice_dataplane::driver::{Idle, IdlePolicy, Source, Wake};
 use sluice_dataplane::start::{self, Seeds, Started};
 use sluice_dataplane::worker::publish::LoopCounters;
 use sluice_dataplane::worker::{Io, Worker};
@@ -47,7 +47,9 @@ extern "C" fn stop(_: libc::c_int) {
 }
 
 fn main() -> ExitCode {
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info"))
+        .format_timestamp_millis()
+        .init();
     let arguments = Arguments::parse();
     let (config, state, secrets) = match load(&arguments) {
         Ok(loaded) => loaded,
@@ -113,7 +115,7 @@ fn run(config: &Config, started: Started) {
         ..IdlePolicy::default()
     });
     let mut counters = LoopCounters::default();
-    let mut sources: Vec<Source> = Vec::with_capacity(ports.len());
+    let mut sources: Vec<Source> = Vec::with_capacity(ports.len() + 1);
     let mut share = IdleShare::new(now());
     info!("serving");
     let mut stopping = Stopping::No;
@@ -136,7 +138,12 @@ fn run(config: &Config, started: Started) {
             let writable = port.tx_pending() || worker.tx_waiting(index);
             Some(Source { fd, writable })
         }));
-        idle.wait(&sources, now(), next.deadline, next.did_work);
+        let journal = worker.relay.journal_thread();
+        sources.extend(journal.and_then(|line| line.fd()).map(Source::readable));
+        let wake = idle.wait(&sources, now(), next.deadline, next.did_work);
+        if let (Wake::Ready, Some(journal)) = (wake, journal) {
+            journal.heard();
+        }
         counters.sleeps = idle.sleeps();
         counters.total_ticks += ticks().wrapping_sub(begun);
         counters.idle_permille = share.sample(now(), &counters);

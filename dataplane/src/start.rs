@@ -2,18 +2,19 @@
 //! log of before, and puts the rooms together. The only room beside `main`
 //! that knows them all; it decides nothing that the configuration does not say.
 
+use std::io;
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use log::{info, warn};
+use log::{error, info, warn};
 use sluice_config::{
-    Account, ChapAlgorithm, Config, Digest, Driver, IdentityPolicy, Initiators, Mode, Secrets,
-    State,
+    Account, ChapAlgorithm, Config, Digest, Driver, Durability, IdentityPolicy, Initiators, Mode,
+    Secrets, State,
 };
-use sluice_hugepages::log::{Log, LogError};
+use sluice_hugepages::log::{Log, LogError, Pairing, Recovery, VolumeEntry};
 use sluice_hugepages::pool::Pool;
-use sluice_hugepages::region::{Directories, Region, RegionError, RegionSpec};
+use sluice_hugepages::region::{Backing, Directories, Region, RegionError, RegionSpec};
 use sluice_hugepages::shm::{Birth, SegmentError, SegmentWriter};
 use sluice_hugepages::tables;
 use sluice_proto::Time;
@@ -21,6 +22,11 @@ use sluice_proto::iscsi::DigestPolicy;
 use sluice_proto::iscsi::chap::{self, Algorithms, ChapName, Credential};
 
 use crate::driver::{self, Port, PortError, PortSpec, TunSpec};
+use crate::journal::begin::begin;
+use crate::journal::layout::{BLOCK_LEN, Identity};
+use crate::journal::replay::Blocks;
+use crate::journal::thread::{JournalPort, LogBase};
+use crate::journal::{self, Device, JournalError, Line};
 use crate::net::{PortConfig, RouteConfig, Router, RouterConfig, RouterError};
 use crate::tcp::{Buffers, Tcp, TcpConfig};
 use crate::worker::publish::{Facts, KERNEL_PORT, Publisher};
@@ -31,6 +37,8 @@ use sluice_proto::cache::flush::policy::FlushPolicy;
 
 /// Seconds of silence on an iSCSI connection before it is asked by NOP.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
+/// Requests to the journal that its ring holds; more wait in the worker.
+const JOURNAL_REQUESTS: usize = 4096;
 /// Bytes of a staging page.
 const PAGE_LEN: u32 = 64 * 1024;
 
@@ -41,6 +49,15 @@ pub enum StartError {
     Region(#[from] RegionError),
     #[error("log region: {0}")]
     Log(#[from] LogError),
+    #[error("journal {path:?}: {source}")]
+    Journal { path: PathBuf, source: JournalError },
+    #[error("journal {path:?}: cannot run its thread, which needs io_uring: {source}")]
+    JournalThread { path: PathBuf, source: io::Error },
+    #[error(
+        "the log was being made from a journal when the data plane stopped, and none is configured: \
+         configure [journal] as it was and start again"
+    )]
+    HalfRestored,
     #[error("port {name}: {source}")]
     Port { name: String, source: PortError },
     #[error(transparent)]
@@ -89,15 +106,13 @@ pub fn start(
     if let Some(layout) = segment.replaced() {
         warn!("control segment of another layout ({layout:?}) replaced: restart what reads it");
     }
-    let log_region = Region::open(&region(config, "log", config.dataplane.log_bytes))?;
-    let log_backing = log_region.backing().clone();
-    let found = log_region.reattached();
-    info!(
-        "log: {} MiB on {log_backing}{}",
-        config.dataplane.log_bytes >> 20,
-        if found { ", found" } else { "" }
-    );
-    let (log, recovery) = Log::open(log_region)?;
+    let OpenedLog {
+        log,
+        recovery,
+        backing: log_backing,
+        found,
+        journal,
+    } = open_log(config, seeds.relay)?;
     if found {
         info!(
             "log: {} records found, {} unsound",
@@ -151,6 +166,21 @@ pub fn start(
     let tcp = tcp(config, mtu, gso, seeds.isn_key);
     let relay = relay_config(config, secrets, &router, seeds)?;
     let mut relay = Relay::new(relay, log, &recovery, &mut pool, now)?;
+    if let Some(OpenedJournal { core, device, torn }) = journal {
+        relay.fail_torn(&torn);
+        let path = device.path().to_owned();
+        let log = LogBase {
+            base: relay.log().base(),
+            len: relay.log().region_len(),
+        };
+        // SAFETY: the relay owns both, and drops the port before the log; it frees no
+        // record before the journal has what it was asked for.
+        let port = unsafe {
+            JournalPort::start(core, device, log, JOURNAL_REQUESTS, config.dataplane.cpu)
+        };
+        let port = port.map_err(|source| StartError::JournalThread { path, source })?;
+        relay.set_journal(Line::Thread(port), now);
+    }
     for change in &state.volumes {
         let setting = setting(&change.flush);
         let scope = match change.name.lun {
@@ -168,6 +198,10 @@ pub fn start(
         frames_backing: (backing_of(&frames_backing), frames_backing.to_string()),
         log_backing: backing_of(&log_backing),
         log_bytes: config.dataplane.log_bytes,
+        journal: config
+            .journal
+            .as_ref()
+            .map(|journal| (journal.path.display().to_string(), journal.size_bytes)),
         ticks_per_second,
     };
     Ok(Started {
@@ -175,6 +209,141 @@ pub fn start(
         ports,
         publisher: Publisher::new(segment, facts),
     })
+}
+
+struct OpenedLog {
+    log: Log,
+    recovery: Recovery,
+    backing: Backing,
+    /// It was there, with what it held.
+    found: bool,
+    journal: Option<OpenedJournal>,
+}
+
+struct OpenedJournal {
+    core: journal::Core,
+    device: Device,
+    /// Writes that it held, and that cannot be read any more.
+    torn: Vec<Identity>,
+}
+
+/// What [`open_log`] meets on its way.
+enum LogFault {
+    Region(RegionError),
+    Log(LogError),
+    Journal(JournalError),
+}
+
+impl From<LogError> for LogFault {
+    fn from(fault: LogError) -> Self {
+        Self::Log(fault)
+    }
+}
+
+impl From<JournalError> for LogFault {
+    fn from(fault: JournalError) -> Self {
+        Self::Journal(fault)
+    }
+}
+
+/// Opens the log, and the journal that goes with it: where one of the two is
+/// lost, it is made from the other.
+fn open_log(config: &Config, seed: u64) -> Result<OpenedLog, StartError> {
+    let spec = region(config, "log", config.dataplane.log_bytes);
+    let mut opened = None;
+    let mut open = |anew: bool| {
+        if anew {
+            warn!(
+                "log: it was being made from the journal when the data plane stopped: begun again"
+            );
+            Region::discard(&spec).map_err(LogFault::Region)?;
+        }
+        let region = Region::open(&spec).map_err(LogFault::Region)?;
+        let (backing, found) = (region.backing().clone(), region.reattached());
+        info!(
+            "log: {} MiB on {backing}{}",
+            spec.len >> 20,
+            if found { ", found" } else { "" }
+        );
+        opened = Some((backing, found));
+        Ok::<_, LogFault>(Log::open(region)?)
+    };
+    let told = |path: &Path, fault| match fault {
+        LogFault::Region(source) => StartError::Region(source),
+        LogFault::Log(source) => StartError::Log(source),
+        LogFault::Journal(source) => StartError::Journal {
+            path: path.to_owned(),
+            source,
+        },
+    };
+    let (log, recovery, journal) = match &config.journal {
+        None => {
+            let (mut log, recovery) = open(false).map_err(|fault| told(Path::new(""), fault))?;
+            match log.pairing() {
+                Pairing::None => {}
+                Pairing::Restoring(_) => return Err(StartError::HalfRestored),
+                Pairing::With(_) => {
+                    warn!(
+                        "log: it went with a journal, and none is configured: remove that journal's file, or \
+                         a start that finds it without this log brings back what it holds"
+                    );
+                    log.pair(Pairing::None);
+                }
+            }
+            (log, recovery, None)
+        }
+        Some(journal) => {
+            let path = &journal.path;
+            let told = |fault| told(path, fault);
+            let mut device = Device::open(path, journal.size_bytes / BLOCK_LEN as u64)
+                .map_err(|fault| told(fault.into()))?;
+            // It tells journals apart, and is no secret.
+            let id = (seed >> 32) as u32;
+            let begun = begin(&mut device, id, &mut open, |entry| {
+                is_journalled(config, entry)
+            })
+            .map_err(told)?;
+            info!(
+                "journal {path:?}: {} MiB",
+                (device.blocks() * BLOCK_LEN as u64) >> 20
+            );
+            let restored = begun.restored.unwrap_or_default();
+            if restored.records > 0 {
+                warn!(
+                    "log: it was lost; {} writes ({} bytes) were put back from the journal",
+                    restored.records, restored.bytes
+                );
+            }
+            for name in &restored.torn {
+                error!(
+                    "journal {path:?}: write {} of volume {} cannot be read: it is lost, and its volume fails",
+                    name.sequence, name.volume
+                );
+            }
+            let journal = OpenedJournal {
+                core: begun.core,
+                device,
+                torn: restored.torn,
+            };
+            (begun.log, begun.recovery, Some(journal))
+        }
+    };
+    let (backing, found) = opened.expect("it was opened");
+    Ok(OpenedLog {
+        log,
+        recovery,
+        backing,
+        found,
+        journal,
+    })
+}
+
+/// What no target is configured for keeps what it had.
+fn is_journalled(config: &Config, entry: &VolumeEntry) -> bool {
+    let target = config.targets.iter().find(|target| {
+        target.name == entry.target_name.as_str() && target.address == entry.storage
+    });
+    target.is_none_or(|target| target.durability == Durability::Journal)
 }
 
 /// The box itself as a host at the router's addresses: each with its port's
@@ -231,8 +400,7 @@ fn driver_of(driver: Driver) -> driver::Driver {
     }
 }
 
-fn backing_of(backing: &sluice_hugepages::region::Backing) -> tables::Backing {
-    use sluice_hugepages::region::Backing;
+fn backing_of(backing: &Backing) -> tables::Backing {
     match backing {
         Backing::Hugetlbfs => tables::Backing::Hugepages,
         Backing::Tmpfs(_) => tables::Backing::Tmpfs,
@@ -335,6 +503,11 @@ fn relay_config(
             luns: target.luns.clone(),
             chap: secrets.demanded_by(target),
             wan_address: path.source,
+            durability: match target.durability {
+                Durability::Memory => tables::Durability::Memory,
+                Durability::Journal => tables::Durability::Journal,
+                Durability::Storage => tables::Durability::Storage,
+            },
         });
     }
     Ok(RelayConfig {

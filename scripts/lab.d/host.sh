@@ -9,6 +9,7 @@ FACTS=$STATE/lab.json                  # what `up` decided; `status` and `down` 
 MEMORY=/dev/shm/sluice-lab-$LAB        # images, control segment, fallback regions
 HUGETLB=/dev/hugepages
 HUGE=$HUGETLB/sluice-lab-$LAB          # regions on hugetlbfs
+JOURNALS=/var/tmp/sluice-lab-$LAB      # the journal, on a disk
 NR_HUGEPAGES=/proc/sys/vm/nr_hugepages
 HUGEPAGE_MIB=2
 

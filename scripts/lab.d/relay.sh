@@ -47,6 +47,12 @@ $([[ ! -e $SECRETS ]] || echo "secrets = \"$SECRETS\"")
 threshold_kib = 1024
 period_ms = 1000
 TOML
+    [[ $3 != journal ]] || cat <<TOML
+
+[journal]
+path = "$JOURNALS/journal"
+size_mib = $((($5 * 3 / 2) > 22 ? $5 * 3 / 2 : 22))
+TOML
     for ((n = 0; n < $4; n++)); do
         cat <<TOML
 
@@ -77,6 +83,7 @@ print(json.dumps({
     "directory": plane.get("directory"),
     "fallback_directory": plane.get("fallback_directory"),
     "memory_mib": plane.get("frames_mib", 128) + plane.get("log_mib", 256),
+    "journal": config.get("journal", {}).get("path"),
     "socket": config.get("control", {}).get("socket"),
     "mode": iscsi.get("mode", "transparent"),
     "portal": iscsi.get("portal", "198.18.0.1:3260"),
@@ -90,7 +97,8 @@ relay_places() {
     local directory
     : >"$STATE/made"
     for directory in "$(fact '.directory // ""')" "$(fact '.fallback_directory // ""')" \
-        "$(dirname "$(fact '.segment // ""')")" "$(dirname "$(fact '.socket // ""')")"; do
+        "$(dirname "$(fact '.segment // ""')")" "$(dirname "$(fact '.socket // ""')")" \
+        "$(dirname "$(fact '.journal // "/"')")"; do
         [[ -n $directory && ! -d $directory ]] || continue
         mkdir -p "$directory"
         echo "$directory" >>"$STATE/made"

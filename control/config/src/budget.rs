@@ -36,6 +36,10 @@ const LAN_FLOW_BYTES: u64 = 2 * PAGE_BYTES;
 const INDEX_BYTES_PER_LOG_PAGE: u64 = 2 * 32 + 4 * 4 + 24 + 80 + 64 + 4;
 /// Of each page and volume: a place in the volume's list of durable records.
 const VOLUME_BYTES_PER_LOG_PAGE: u64 = 4;
+/// Of each page of a log with a journal: the number of its write (8), three
+/// requests in short (24) and in full (216), a place among the pinned (24), in
+/// the journal's own table (32) and in a group's list (16).
+const JOURNAL_BYTES_PER_LOG_PAGE: u64 = 8 + 24 + 216 + 24 + 32 + 16;
 /// Upper bound of the control segment, whatever its layout.
 const SEGMENT_BYTES_MAX: u64 = 16 << 20;
 
@@ -48,7 +52,7 @@ pub struct MemoryBudget {
     pub staging_bytes: u64,
     pub flows_bytes: u64,
     pub log_bytes: u64,
-    /// What the heap holds of the log's records: slab, index, flush queue.
+    /// What the heap holds of the log's records: slab, index, flush queue, journal.
     pub index_bytes: u64,
     /// What the heap holds of sessions and their commands.
     pub tables_bytes: u64,
@@ -83,7 +87,12 @@ impl MemoryBudget {
     pub fn of(config: &Config) -> Self {
         // LUNs that only a login tells come on top, 4 bytes a page each.
         let volumes = config.targets.iter().map(|target| target.luns.len()).sum();
-        Self::derive(&config.dataplane, &config.iscsi, &config.ports, volumes)
+        let mut budget = Self::derive(&config.dataplane, &config.iscsi, &config.ports, volumes);
+        if config.journal.is_some() {
+            let log_pages = config.dataplane.log_bytes / FRAME_BYTES;
+            budget.index_bytes += log_pages * JOURNAL_BYTES_PER_LOG_PAGE;
+        }
+        budget
     }
 
     pub(crate) fn derive(

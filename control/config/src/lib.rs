@@ -60,6 +60,8 @@ pub struct Config {
     pub routes: Vec<Route>,
     pub iscsi: Iscsi,
     pub flush: Flush,
+    /// There is one if a target's durability is [`Durability::Journal`]; there may be one without.
+    pub journal: Option<Journal>,
     pub targets: Vec<Target>,
 }
 
@@ -173,6 +175,15 @@ pub struct Flush {
     pub held_write_max: Duration,
 }
 
+/// The local journal: acknowledged writes outlive a power loss.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Journal {
+    /// A file that is made if it is not there, or a block device.
+    pub path: PathBuf,
+    /// Bytes of the file; a block device has its own size.
+    pub size_bytes: u64,
+}
+
 /// One storage target whose sessions are relayed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
@@ -282,6 +293,10 @@ pub enum Durability {
     /// In the hugepage log.
     #[default]
     Memory,
+    /// On the local journal.
+    Journal,
+    /// On the storage's stable media.
+    Storage,
 }
 
 impl Durability {
@@ -290,6 +305,8 @@ impl Durability {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Memory => "memory",
+            Self::Journal => "journal",
+            Self::Storage => "storage",
         }
     }
 }

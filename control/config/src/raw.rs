@@ -25,6 +25,7 @@ pub(crate) struct File {
     pub iscsi: Iscsi,
     #[serde(default)]
     pub flush: Flush,
+    pub journal: Option<Spanned<Journal>>,
     #[serde(default)]
     pub target: Vec<Spanned<Target>>,
 }
@@ -94,6 +95,13 @@ pub(crate) struct Flush {
     pub threshold_kib: Option<Number>,
     pub period_ms: Option<Number>,
     pub held_write_max_ms: Option<Number>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Journal {
+    pub path: Text,
+    pub size_mib: Option<Number>,
 }
 
 #[derive(Debug, Deserialize)]

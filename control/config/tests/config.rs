@@ -234,7 +234,7 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     (
         "durability = \"memory\"",
         "durability = \"journal\"",
-        "config:35: durability = \"journal\": is not built yet; use \"memory\" (acknowledged when in the hugepage log)",
+        "config:35: durability = \"journal\": needs a journal; add [journal] with path = \"...\", a file or block device on a local disk",
     ),
 ];
 

@@ -156,6 +156,8 @@ pub(super) enum Shown {
     Volumes,
     /// Memory: pages, frames, write cache
     Buffers,
+    /// The journal: state, how full it is
+    Journal,
     /// Why packets and PDUs were dropped, how often
     Drops,
     /// Workers: steps, packets, idle share

@@ -12,6 +12,7 @@ pub mod block;
 pub mod campaign;
 pub mod client;
 pub mod host;
+pub mod journal;
 pub mod link;
 pub mod oracle;
 pub mod random;

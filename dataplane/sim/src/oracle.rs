@@ -13,7 +13,9 @@
 //!   point was acknowledged, it shows every write acknowledged before that
 //!   point was issued; both in what it would answer and on its stable media;
 //! - **durability** (C-2): when a SYNCHRONIZE CACHE or a FUA write is
-//!   acknowledged, what it covers is on stable media;
+//!   acknowledged, what it covers is on stable media; with contract `storage` so is
+//!   every write. With a journal that is seen later: after a power loss of the
+//!   relay every acknowledged write is still read, and reaches the storage;
 //! - **no way back** (C-6): what was durable when a SYNCHRONIZE CACHE or FUA write
 //!   was acknowledged stays: its blocks never go to an earlier write again.
 //!   (Inside an epoch they may: after a reset unsynced writes are sent anew, in order.)
@@ -24,6 +26,8 @@
 
 use std::fmt;
 use std::ops::Range;
+
+use sluice_hugepages::tables::Durability;
 
 /// A write's number; 0 is what a block holds before the first.
 pub type WriteNumber = u32;
@@ -107,6 +111,8 @@ pub struct Oracle {
     durable_before: u64,
     /// Ticks order the trace: one an event.
     tick: u64,
+    /// When a plain write is acknowledged: with a journal it need not be at the storage.
+    contract: Durability,
     media: Image,
     /// The newest write of each block that has been promised to be durable.
     promised: Image,
@@ -129,7 +135,12 @@ pub struct SyncTicket {
 
 impl Oracle {
     pub fn new(blocks: usize) -> Self {
+        Self::of(blocks, Durability::Memory)
+    }
+
+    pub fn of(blocks: usize, contract: Durability) -> Self {
         Self {
+            contract,
             writes: Vec::new(),
             points: Vec::new(),
             acknowledged: vec![Vec::new(); blocks],
@@ -180,11 +191,19 @@ impl Oracle {
                 acknowledged: at,
             });
         }
-        if write.kind == WriteKind::Fua {
+        // By itself FUA is about no other write; without a journal the relay makes it so.
+        if write.kind == WriteKind::Fua && self.contract != Durability::Journal {
             self.check_durable(write.issued, "durability of what a FUA write follows");
+        }
+        let at_storage = match self.contract {
+            Durability::Memory => write.kind == WriteKind::Fua,
+            Durability::Journal => false,
+            Durability::Storage => write.kind != WriteKind::Passed,
+        };
+        if at_storage {
             for lba in blocks_of(&write) {
                 if self.is_before(self.media[lba], number) {
-                    self.report("durability of a FUA write", format!(
+                    self.report("durability of a write", format!(
                         "write {number} was acknowledged, block {lba} of the media still holds write {}",
                         self.media[lba]
                     ));
@@ -266,10 +285,13 @@ impl Oracle {
         }
     }
 
-    /// BUSY and the like. An ordered write may have been taken all the same (C-2).
+    /// BUSY and the like. A write whose answer waits for stable media may have
+    /// been taken all the same (C-2).
     pub fn write_refused(&mut self, number: WriteNumber) {
+        let waits = self.contract != Durability::Memory;
         let write = self.write_mut(number);
-        write.fate = if write.kind == WriteKind::Fua {
+        let waits = waits && write.kind != WriteKind::Passed;
+        write.fate = if waits || write.kind == WriteKind::Fua {
             Fate::Unknown
         } else {
             Fate::Refused
@@ -372,6 +394,11 @@ impl Oracle {
             let Some(number) = self.newest_before(block, issued) else {
                 continue;
             };
+            // What went into the journal is on stable media, what passed by it is not.
+            if self.contract == Durability::Journal && self.write(number).kind != WriteKind::Passed
+            {
+                continue;
+            }
             let promised = self.promised[block];
             if promised == 0 || self.write(promised).issued < self.write(number).issued {
                 self.promised[block] = number;

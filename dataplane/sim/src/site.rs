@@ -10,10 +10,13 @@ use std::time::Duration;
 
 use crate::block::{self, BLOCK_LEN};
 use crate::host::Host;
+use crate::journal::Journal;
 use crate::random::Random;
 use crate::storage::{LUN, PORT, Storage};
 use sluice_dataplane::driver::Port;
 use sluice_dataplane::driver::memory::MemorySpec;
+use sluice_dataplane::journal::core::AREA_BLOCKS_MIN;
+use sluice_dataplane::journal::layout::HEADER_BLOCKS;
 use sluice_dataplane::net::{PortConfig, Router, RouterConfig};
 use sluice_dataplane::tcp::{Buffers, Tcp, TcpConfig};
 use sluice_dataplane::worker::security::{ComputerChap, Security};
@@ -21,6 +24,7 @@ use sluice_dataplane::worker::{Digests, Io, Mode, Relay, RelayConfig, Target, Us
 use sluice_hugepages::log::Log;
 use sluice_hugepages::pool::Pool;
 use sluice_hugepages::region::Region;
+use sluice_hugepages::tables::Durability;
 use sluice_proto::Time;
 use sluice_proto::cache::flush::policy::FlushPolicy;
 use sluice_proto::iscsi::chap::{Algorithms, Challenges, ChapLogin, ChapName, Credential, Secret};
@@ -177,6 +181,8 @@ pub struct Size {
     pub apart: bool,
     /// Computers must prove who they are: see [`chap_login`].
     pub chap: bool,
+    /// When plain writes are acknowledged.
+    pub durability: Durability,
 }
 
 impl Size {
@@ -192,6 +198,7 @@ impl Size {
         portal: false,
         apart: false,
         chap: false,
+        durability: Durability::Memory,
     };
 }
 
@@ -210,6 +217,8 @@ pub struct Site {
     unread: Vec<(SocketHandle, usize)>,
     random: Random,
     next_port: u16,
+    /// Where the contract is `journal`.
+    pub journal: Option<Journal>,
     /// Called before and after every step of the worker.
     pub around_step: [fn(); 2],
 }
@@ -228,8 +237,10 @@ impl Site {
         let mut storage = Storage::new(STORAGE, RELAY_WAN, BLOCKS, random.draw());
         storage.latency_max = Duration::from_micros(100);
         change(&mut storage);
-        let log = Region::anonymous(size.log_len);
-        let (worker, ports) = start(log, size, &mut random, Time::from_millis(1));
+        let mut journal = (size.durability == Durability::Journal)
+            .then(|| Journal::new(AREA_BLOCKS_MIN + HEADER_BLOCKS));
+        let begun = Time::from_millis(1);
+        let (worker, ports) = start(None, size, journal.as_mut(), &mut random, begun);
         let host = |at: usize| {
             let mac = [
                 2,
@@ -253,6 +264,7 @@ impl Site {
             unread: Vec::new(),
             random,
             next_port: 40_000,
+            journal,
             around_step: [|| (), || ()],
         }
     }
@@ -263,10 +275,26 @@ impl Site {
     }
 
     /// As [`Site::restart`], with what it left behind changed meanwhile.
-    pub fn restart_over(mut self, change: impl FnOnce(&mut Region)) -> Self {
-        let mut region = self.worker.into_log().into_region();
-        change(&mut region);
-        (self.worker, self.ports) = start(region, self.size, &mut self.random, self.now);
+    pub fn restart_over(self, change: impl FnOnce(&mut Region)) -> Self {
+        self.begin_anew(|mut region| {
+            change(&mut region);
+            Some(region)
+        })
+    }
+
+    /// The relay's power fails, and comes back: there is no log any more.
+    pub fn lose_power(self) -> Self {
+        self.begin_anew(|_| None)
+    }
+
+    fn begin_anew(mut self, left: impl FnOnce(Region) -> Option<Region>) -> Self {
+        let log = self.worker.into_log();
+        if let Some(journal) = &mut self.journal {
+            journal.stop(&log, &mut self.random);
+        }
+        let region = left(log.into_region());
+        let journal = self.journal.as_mut();
+        (self.worker, self.ports) = start(region, self.size, journal, &mut self.random, self.now);
         self
     }
 
@@ -333,6 +361,9 @@ impl Site {
             for computer in &mut self.computers {
                 next = next.min(computer.deadline(self.now));
             }
+            if let Some(journal) = &self.journal {
+                next = next.min(journal.deadline());
+            }
             let elsewhere = self.elsewhere.as_ref().map(|storage| &storage.host);
             let hosts = self.computers.iter().chain([&self.storage.host]);
             let mut hosts = hosts.chain(elsewhere);
@@ -372,7 +403,11 @@ impl Site {
             self.around_step[0]();
             let did_work = self.worker.step(now, &mut io).did_work;
             self.around_step[1]();
-            if !did_work {
+            let heard = self
+                .journal
+                .as_mut()
+                .is_some_and(|journal| journal.step(now, &mut self.worker.relay, &mut self.random));
+            if !did_work && !heard {
                 break;
             }
         }
@@ -601,8 +636,29 @@ impl Site {
     }
 }
 
-fn start(log: Region, size: Size, random: &mut Random, now: Time) -> (Worker, Vec<Port>) {
-    let (log, recovery) = Log::open(log).expect("a log of our own making");
+fn start(
+    mut region: Option<Region>,
+    size: Size,
+    journal: Option<&mut Journal>,
+    random: &mut Random,
+    now: Time,
+) -> (Worker, Vec<Port>) {
+    let mut open = |anew: bool| {
+        let found = region.take().filter(|_| !anew);
+        Log::open(found.unwrap_or_else(|| Region::anonymous(size.log_len)))
+    };
+    let (log, recovery, line) = match journal {
+        None => {
+            let (log, recovery) = open(false).expect("a log of our own making");
+            (log, recovery, None)
+        }
+        Some(journal) => {
+            let begun = journal.begin(|anew| Ok(open(anew)?), |_| true);
+            let torn = begun.restored.map_or(0, |restored| restored.torn.len());
+            assert_eq!(torn, 0, "records of the journal that are torn");
+            (begun.log, begun.recovery, Some(begun.line))
+        }
+    };
     let mut pool = Pool::anonymous(size.pool_pages);
     let config = RelayConfig {
         mode: if size.portal {
@@ -628,6 +684,7 @@ fn start(log: Region, size: Size, random: &mut Random, now: Time) -> (Worker, Ve
                 luns: vec![LUN],
                 chap: size.chap,
                 wan_address: RELAY_WAN,
+                durability: size.durability,
             })
             .collect(),
         flush: FlushPolicy {
@@ -694,7 +751,10 @@ fn start(log: Region, size: Size, random: &mut Random, now: Time) -> (Worker, Ve
     let mut tcp = Tcp::new(settings);
     let listens = if size.portal { RELAY_LAN } else { STORAGE };
     tcp.listen(SocketAddrV4::new(listens, PORT));
-    let relay = Relay::new(config, log, &recovery, &mut pool, now).expect("the pool holds it");
+    let mut relay = Relay::new(config, log, &recovery, &mut pool, now).expect("the pool holds it");
+    if let Some(line) = line {
+        relay.set_journal(line, now);
+    }
     (
         Worker::new(pool, router, tcp, relay),
         vec![port(0), port(1)],

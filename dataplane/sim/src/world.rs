@@ -4,6 +4,8 @@
 //! The relay is the real [`Worker`] on memory ports. A crash of it is a drop
 //! of the worker and a new start on the same log memory, as after SIGKILL:
 //! between two steps, or after any store of one, whose frames then never leave.
+//! Where the volume's contract is `journal`, its power fails too: the log is
+//! gone then, and is made from the journal again.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -11,6 +13,8 @@ use std::time::Duration;
 
 use sluice_dataplane::driver::Port;
 use sluice_dataplane::driver::memory::MemorySpec;
+use sluice_dataplane::journal::core::AREA_BLOCKS_MIN;
+use sluice_dataplane::journal::layout::HEADER_BLOCKS;
 use sluice_dataplane::net::{PortConfig, Router, RouterConfig};
 use sluice_dataplane::tcp::{Buffers, Tcp, TcpConfig};
 use sluice_dataplane::worker::security::Security;
@@ -19,10 +23,12 @@ use sluice_hugepages::fuse::Fuse;
 use sluice_hugepages::log::Log;
 use sluice_hugepages::pool::Pool;
 use sluice_hugepages::region::Region;
+use sluice_hugepages::tables::Durability;
 use sluice_proto::Time;
 use sluice_proto::cache::flush::policy::FlushPolicy;
 
 use crate::client::{Client, TARGET, Workload};
+use crate::journal::{Begun, Journal};
 use crate::link::{Faults, Link};
 use crate::oracle::{Oracle, Violation};
 use crate::random::Random;
@@ -75,6 +81,14 @@ struct World {
     storage: Storage,
     oracle: Oracle,
     config: RelayConfig,
+    log_len: usize,
+    journal: Option<Journal>,
+    /// Chance for the journal alone, so that a seed's other faults are as without it.
+    journal_random: Random,
+    restored: u64,
+    power_losses: u64,
+    journal_stalls: u64,
+    journal_faults: u64,
     crashes: u64,
     crashes_in_step: u64,
     cuts: u64,
@@ -149,6 +163,12 @@ impl World {
         storage.latency_max = Duration::from_micros(random.of(5000));
         storage.busy_percent = if random.chance(20) { 5 } else { 0 };
         storage.write_through = random.chance(15);
+        let mut journal_random = Random::new(random.draw());
+        let durability = match journal_random.of(8) {
+            0..=2 => Durability::Memory,
+            3 => Durability::Storage,
+            _ => Durability::Journal,
+        };
         let mode = if random.chance(30) {
             Mode::Portal
         } else {
@@ -165,6 +185,7 @@ impl World {
                 luns: vec![LUN],
                 chap: false,
                 wan_address: RELAY_WAN,
+                durability,
             }],
             flush: FlushPolicy {
                 threshold_bytes: 1 << (12 + random.of(8)),
@@ -188,6 +209,12 @@ impl World {
         };
         // From scarce to plentiful: the directory, and 3 to 10 segments of payload.
         let log_len = usize::try_from(4 + random.of(8)).expect("small") * 2 * 1024 * 1024;
+        let journal = (durability == Durability::Journal).then(|| {
+            let blocks = (log_len as u64 / 4096 * 3 / 2).max(AREA_BLOCKS_MIN + HEADER_BLOCKS);
+            let mut journal = Journal::new(blocks);
+            journal.latency_max = Duration::from_micros(20 + journal_random.of(3000));
+            journal
+        });
         let mut world = Self {
             now: Time::from_millis(1),
             random: random.clone(),
@@ -208,8 +235,15 @@ impl World {
                 random.draw(),
             ),
             storage,
-            oracle: Oracle::new(BLOCKS),
+            oracle: Oracle::of(BLOCKS, durability),
             config,
+            log_len,
+            journal,
+            journal_random,
+            restored: 0,
+            power_losses: 0,
+            journal_stalls: 0,
+            journal_faults: 0,
             crashes: 0,
             crashes_in_step: 0,
             cuts: 0,
@@ -218,13 +252,41 @@ impl World {
             cut_until: Time::FAR,
             faults_over: Time::ZERO + RUN,
         };
-        world.start(Region::anonymous(log_len), random);
+        world.start(Some(Region::anonymous(log_len)), random);
         world
     }
 
-    /// Starts a data plane on this log memory.
-    fn start(&mut self, region: Region, random: &mut Random) {
-        let (log, recovery) = Log::open(region).expect("the log of our own making");
+    /// Starts a data plane on this log memory, or on new memory if there is none.
+    fn start(&mut self, mut region: Option<Region>, random: &mut Random) {
+        let log_len = self.log_len;
+        let mut open = |anew: bool| {
+            let found = region.take().filter(|_| !anew);
+            Log::open(found.unwrap_or_else(|| Region::anonymous(log_len)))
+        };
+        let (log, recovery, line) = match &mut self.journal {
+            None => {
+                let (log, recovery) = open(false).expect("the log of our own making");
+                (log, recovery, None)
+            }
+            Some(journal) => {
+                let Begun {
+                    log,
+                    recovery,
+                    line,
+                    restored,
+                } = journal.begin(|anew| Ok(open(anew)?), |_| true);
+                if let Some(restored) = restored {
+                    self.restored += restored.records as u64;
+                    for torn in restored.torn {
+                        self.oracle.violations.push(Violation {
+                            rule: "no torn record in the journal",
+                            detail: format!("{torn:?}"),
+                        });
+                    }
+                }
+                (log, recovery, Some(line))
+            }
+        };
         let mut pool = Pool::anonymous(POOL_PAGES);
         let port = |index: u8| {
             Port::memory(&MemorySpec {
@@ -252,19 +314,39 @@ impl World {
         .expect("a valid configuration");
         let mut tcp = Tcp::new(TcpConfig::new(16, 1500, random.seed()));
         tcp.listen(SocketAddrV4::new(dialled(self.config.mode), PORT));
-        let relay = Relay::new(self.config.clone(), log, &recovery, &mut pool, self.now)
+        let mut relay = Relay::new(self.config.clone(), log, &recovery, &mut pool, self.now)
             .expect("the pool holds the pages");
+        if let Some(line) = line {
+            relay.set_journal(line, self.now);
+        }
         self.worker = Some(Worker::new(pool, router, tcp, relay));
     }
 
     /// The process dies; its log memory stays, and nothing else does.
     fn crash(&mut self) {
         self.crashes += 1;
+        self.end(true);
+    }
+
+    /// The relay's power fails; of it nothing stays but the journal.
+    fn lose_power(&mut self) {
+        self.power_losses += 1;
+        self.end(false);
+    }
+
+    fn end(&mut self, keeps_log: bool) {
         let worker = self.worker.take().expect("a running worker");
         for (name, count) in worker.relay.counters.rows() {
             *self.relays.entry(name).or_default() += count;
         }
-        let region = worker.into_log().into_region();
+        let log = worker.into_log();
+        if let Some(journal) = &mut self.journal {
+            journal.stop(&log, &mut self.journal_random);
+            // It is mended, or another is in its place.
+            journal.disk.fails = false;
+            journal.stalled_until = Time::ZERO;
+        }
+        let region = keeps_log.then(|| log.into_region());
         let mut random = self.random.clone();
         self.start(region, &mut random);
         self.random = random;
@@ -309,7 +391,13 @@ impl World {
                 .storage_changed(&self.storage.visible, &self.storage.media);
         }
         self.carry();
-        let Self { worker, ports, .. } = self;
+        let Self {
+            worker,
+            ports,
+            journal,
+            journal_random,
+            ..
+        } = self;
         let worker = worker.as_mut().expect("there is one but while it crashes");
         for _ in 0..STEPS_MAX {
             let mut io = Io {
@@ -322,7 +410,10 @@ impl World {
                 self.crashes_in_step += 1;
                 return self.crash();
             }
-            if !did_work {
+            let heard = journal
+                .as_mut()
+                .is_some_and(|journal| journal.step(now, &mut worker.relay, journal_random));
+            if !did_work && !heard {
                 break;
             }
         }
@@ -390,6 +481,10 @@ impl World {
                 link.faults.loss = 0;
             }
             self.storage.busy_percent = 0;
+            if let Some(journal) = &mut self.journal {
+                journal.stalled_until = Time::ZERO;
+                journal.disk.fails = false;
+            }
             self.worker().relay.set_log_fuse(Fuse::NEVER);
             return;
         }
@@ -397,6 +492,25 @@ impl World {
             return;
         }
         self.next_fault = now + Duration::from_millis(300 + self.random.of(6000));
+        if let Some(journal) = &mut self.journal
+            && self.journal_random.chance(60)
+        {
+            match self.journal_random.of(10) {
+                // A journal that fails and a power loss are two faults: see `worker::journal`.
+                0..=6 if journal.disk.fails => {}
+                0..=6 => self.lose_power(),
+                7 | 8 => {
+                    self.journal_stalls += 1;
+                    let stall = Duration::from_millis(self.journal_random.of(12_000));
+                    journal.stalled_until = now + stall;
+                }
+                _ => {
+                    self.journal_faults += 1;
+                    journal.disk.fails = true;
+                }
+            }
+            return;
+        }
         match self.random.of(6) {
             0 | 1 => {
                 self.cuts += 1;
@@ -434,6 +548,9 @@ impl World {
             .as_ref()
             .expect("there is one but while it crashes");
         let mut next = worker.deadline();
+        if let Some(journal) = &self.journal {
+            next = next.min(journal.deadline());
+        }
         for link in &self.links {
             next = next.min(link.deadline());
         }
@@ -456,6 +573,7 @@ impl World {
         }
         // Relay counters only say what a run has met; no rule looks at them.
         let relay = |name: &str| self.relays.get(name).copied().unwrap_or(0);
+        let contract = self.config.targets[0].durability;
         let portal = u64::from(self.config.mode == Mode::Portal);
         let sum = |f: fn(&Link) -> u64| self.links.iter().map(f).sum::<u64>();
         if self.storage.torn > 0 {
@@ -514,6 +632,24 @@ impl World {
             ("computer_reinstatements", relay("session_reinstated")),
             ("busy_wait_limit", relay("busy_wait_limit")),
             ("busy_no_staging", relay("busy_no_staging")),
+            ("relay_power_losses", self.power_losses),
+            ("records_restored", self.restored),
+            (
+                "journal_writes",
+                self.journal.as_ref().map_or(0, |it| it.writes),
+            ),
+            ("journal_stalls", self.journal_stalls),
+            ("journal_faults", self.journal_faults),
+            ("journals_given_up", relay("journal_given_up")),
+            ("journal_troubles", relay("journal_trouble")),
+            (
+                "contract_journal",
+                u64::from(contract == Durability::Journal),
+            ),
+            (
+                "contract_storage",
+                u64::from(contract == Durability::Storage),
+            ),
             ("reads_checked", self.oracle.reads_checked),
             ("images_checked", self.oracle.images_checked),
         ];

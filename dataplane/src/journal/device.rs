@@ -13,7 +13,8 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use super::core::{Core, Op, Span};
+use super::begin::Disk;
+use super::core::Op;
 use super::error::JournalError;
 use super::layout::{BLOCK_LEN, Block, HEADER_BLOCKS};
 use super::replay::Blocks;
@@ -90,51 +91,6 @@ impl Device {
 
     pub fn path(&self) -> &Path {
         &self.path
-    }
-
-    /// Writes what is due, blocks until it is durable, and goes on until nothing
-    /// is: for a start, before the thread runs. `bytes` gives a span's bytes.
-    ///
-    /// # Errors
-    /// The device's.
-    pub fn settle<'a>(
-        &mut self,
-        core: &mut Core,
-        bytes: impl Fn(Span) -> &'a [u8],
-    ) -> Result<(), JournalError> {
-        let (mut head, mut spans) = (Block::ZERO, Vec::new());
-        let mut staged: Vec<Block> = Vec::new();
-        while let Some(op) = core.next(&mut head, &mut spans) {
-            staged.clear();
-            staged.push(head.clone());
-            for &span in &spans {
-                staged.extend(
-                    bytes(span)
-                        .chunks_exact(BLOCK_LEN)
-                        .map(|chunk| Block(*chunk.first_chunk().expect("a chunk is a block"))),
-                );
-            }
-            let written = self.write(op, &staged);
-            core.done(written.is_ok());
-            written.map_err(|source| JournalError::Write { source })?;
-        }
-        Ok(())
-    }
-
-    fn write(&mut self, op: Op, staged: &[Block]) -> io::Result<()> {
-        let (first, end) = match op {
-            Op::Header { block } => (block, block + 1),
-            Op::Group { first, end, .. } => (first, end),
-        };
-        let before_end = usize::try_from(end - first).unwrap_or(usize::MAX);
-        let (here, round) = staged.split_at(staged.len().min(before_end));
-        let at = |block: u64| block * BLOCK_LEN as u64;
-        self.file.write_all_at(block_bytes(here), at(first))?;
-        if !round.is_empty() {
-            self.file
-                .write_all_at(block_bytes(round), at(HEADER_BLOCKS))?;
-        }
-        self.file.sync_data()
     }
 
     /// Both headers were never written, so that no one has used it.
@@ -224,6 +180,24 @@ impl Blocks for Device {
     fn read(&mut self, first: u64, into: &mut [Block]) -> io::Result<()> {
         self.file
             .read_exact_at(block_bytes_mut(into), first * BLOCK_LEN as u64)
+    }
+}
+
+impl Disk for Device {
+    fn write(&mut self, op: Op, staged: &[Block]) -> io::Result<()> {
+        let (first, end) = match op {
+            Op::Header { block } => (block, block + 1),
+            Op::Group { first, end, .. } => (first, end),
+        };
+        let before_end = usize::try_from(end - first).unwrap_or(usize::MAX);
+        let (here, round) = staged.split_at(staged.len().min(before_end));
+        let at = |block: u64| block * BLOCK_LEN as u64;
+        self.file.write_all_at(block_bytes(here), at(first))?;
+        if !round.is_empty() {
+            self.file
+                .write_all_at(block_bytes(round), at(HEADER_BLOCKS))?;
+        }
+        self.file.sync_data()
     }
 }
 

@@ -26,6 +26,11 @@ pub enum JournalError {
         found_mib: u64,
         wanted_mib: u64,
     },
+    #[error(
+        "it has {found_mib} MiB, and the smallest journal {wanted_mib}: name a larger device or raise \
+         journal.size_mib"
+    )]
+    Small { found_mib: u64, wanted_mib: u64 },
     #[error("cannot read it: {0}")]
     Read(io::Error),
     #[error("cannot write it: {source}{}", advice(.source))]

@@ -15,16 +15,19 @@
 //!   not surprises: [`core`] stops, and can still be told to void the journal.
 //!
 //! [`layout`] draws the bytes, [`core`] decides what is written where,
-//! [`mod@replay`] reads it back, [`restore`] makes it a write log again,
+//! [`mod@replay`] reads it back, [`begin`] makes a start of what is found, [`restore`] makes it a write log again,
 //! [`device`] is a file or block device, [`thread`] drives it.
 //!
 //! Not for: order towards the storage and what is acknowledged when (the
 //! worker's and the flush queue's), a process crash (the log outlives it).
 
+pub mod begin;
 pub mod core;
 pub mod device;
 pub mod error;
 pub mod layout;
+pub mod line;
+pub mod model;
 pub mod replay;
 pub mod restore;
 pub mod thread;
@@ -32,6 +35,7 @@ pub mod thread;
 pub use self::core::{Core, Op, Progress, Request, Span};
 pub use device::Device;
 pub use error::JournalError;
+pub use line::Line;
 
 use layout::RECORD_BLOCKS_MAX;
 

@@ -294,23 +294,28 @@ impl Replay {
     }
 }
 
-/// Reads one record's payload into `into`, which gets exactly its bytes.
-/// `false`: it is not what its checksum says.
-///
-/// # Errors
-/// The device's.
-pub fn read_payload(
-    disk: &mut impl Blocks,
-    area: u64,
-    kept: &Kept,
-    into: &mut Vec<u8>,
-) -> Result<bool, JournalError> {
-    into.clear();
-    let mut window = Window::new(disk, area);
-    let crc = window.each(kept.payload, kept.entry.len, |bytes| {
-        into.extend_from_slice(bytes);
-    })?;
-    Ok(crc == kept.entry.payload_crc)
+/// Reads payloads: those that stand side by side in one go.
+#[derive(Debug)]
+pub struct Payloads<'a, D>(Window<'a, D>);
+
+impl<'a, D: Blocks> Payloads<'a, D> {
+    /// Of the journal on `disk` whose header says `area`.
+    pub fn new(disk: &'a mut D, area: u64) -> Self {
+        Self(Window::new(disk, area))
+    }
+
+    /// One record's payload into `into`, which gets exactly its bytes.
+    /// `false`: it is not what its checksum says.
+    ///
+    /// # Errors
+    /// The device's.
+    pub fn read(&mut self, kept: &Kept, into: &mut Vec<u8>) -> Result<bool, JournalError> {
+        into.clear();
+        let crc = self.0.each(kept.payload, kept.entry.len, |bytes| {
+            into.extend_from_slice(bytes);
+        })?;
+        Ok(crc == kept.entry.payload_crc)
+    }
 }
 
 /// The block of the file that an address stands in.
@@ -319,6 +324,7 @@ pub(super) fn block_of(address: u64, area: u64) -> u64 {
 }
 
 /// Blocks of the area by address, read some at a time.
+#[derive(Debug)]
 struct Window<'a, D> {
     disk: &'a mut D,
     area: u64,

@@ -15,15 +15,15 @@ use sluice_hugepages::log::{
 use super::core::{Core, Request};
 use super::error::JournalError;
 use super::layout::{Identity, RowTable, WriteEntry};
-use super::replay::{Blocks, Replay, read_payload};
+use super::replay::{Blocks, Payloads, Replay};
 
 /// What a restored log holds, for an announcement.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Restored {
     pub records: usize,
     pub bytes: u64,
-    /// Payloads that are not what their checksum says: not put back.
-    pub torn: usize,
+    /// Whose payloads are not what their checksums say: not put back.
+    pub torn: Vec<Identity>,
 }
 
 /// What is to be done with a log and a journal that were found.
@@ -85,9 +85,10 @@ pub fn refill(
         bytes: replay.bytes(),
     };
     let (mut restored, mut bytes) = (Restored::default(), Vec::new());
+    let mut payloads = Payloads::new(disk, replay.header.area);
     for kept in replay.records.values() {
-        if !read_payload(disk, replay.header.area, kept, &mut bytes)? {
-            restored.torn += 1;
+        if !payloads.read(kept, &mut bytes)? {
+            restored.torn.push(kept.entry.identity);
             continue;
         }
         let record = record_of(&kept.entry);

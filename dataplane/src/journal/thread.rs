@@ -66,7 +66,8 @@ pub struct LogBase {
 unsafe impl Send for LogBase {}
 
 impl JournalPort {
-    /// Runs `core` over `device`. `requests` is how many may wait.
+    /// Runs `core` over `device`. `requests` is how many may wait. The thread
+    /// keeps off the worker's core, which that spins on.
     ///
     /// # Errors
     /// The kernel has no io_uring, or no file descriptors are left.
@@ -79,6 +80,7 @@ impl JournalPort {
         device: Device,
         log: LogBase,
         requests: usize,
+        worker_cpu: Option<usize>,
     ) -> io::Result<JournalPort> {
         let shared = Arc::new(Shared {
             requests: ArrayQueue::new(requests),
@@ -106,7 +108,12 @@ impl JournalPort {
         };
         let thread = std::thread::Builder::new()
             .name("journal".to_owned())
-            .spawn(move || driver.run())?;
+            .spawn(move || {
+                if let Some(cpu) = worker_cpu {
+                    keep_off(cpu);
+                }
+                driver.run();
+            })?;
         Ok(JournalPort {
             shared,
             thread: Some(thread),
@@ -337,6 +344,20 @@ fn split(pieces: &mut Vec<libc::iovec>, len: usize) -> usize {
         before += piece.iov_len;
     }
     pieces.len()
+}
+
+/// The thread has inherited the worker's one core: from here on it may run on
+/// every other that the process may use. Where there is no other, it stays.
+fn keep_off(cpu: usize) {
+    // SAFETY: a cpu_set_t of zeroes is an empty set, and CPU_SET is within CPU_SETSIZE.
+    // A set without a usable core is refused, which changes nothing.
+    unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        for other in (0..libc::CPU_SETSIZE as usize).filter(|&other| other != cpu) {
+            libc::CPU_SET(other, &mut set);
+        }
+        libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set);
+    }
 }
 
 fn usize_of(value: u64) -> usize {

@@ -459,6 +459,7 @@ impl Relay {
                         self.give_room(key, id);
                         self.leave_volume(volume, key);
                     }
+                    WriteState::Journal { .. } => self.leave_journal(key),
                     WriteState::Delayed => self.delayed.retain(|&(_, delayed)| delayed != key),
                     WriteState::Durable { .. } => self.leave_volume(volume, key),
                 }
@@ -541,6 +542,7 @@ fn land(
             WriteState::Dormant(_)
             | WriteState::Behind(_)
             | WriteState::Delayed
+            | WriteState::Journal { .. }
             | WriteState::Durable { .. } => {
                 unreachable!("complete writes get no more data")
             }

@@ -25,6 +25,7 @@ use super::nexus::SENSE_LEN;
 use super::relay::Relay;
 use super::task::{TaskKey, VolumeKey, overlap};
 use super::wan::Ended;
+use crate::journal::layout::{Identity, RowTable};
 
 /// Refused writes of one volume that are told one by one; the blocks between
 /// the first and the last of further ones are all taken for refused.
@@ -274,6 +275,27 @@ impl Relay {
         }
     }
 
+    /// A start has made the log from the journal, and these writes could not be
+    /// read there: their volumes fail.
+    pub fn fail_torn(&mut self, torn: &[Identity]) {
+        for name in torn {
+            let known = self.volumes.get_mut(usize::from(name.volume));
+            let Some(volume) = known.and_then(Option::as_mut) else {
+                continue;
+            };
+            let blocks = volume.geometry.map_or(u64::MAX, |geometry| geometry.blocks);
+            self.counters.volumes_failed += u64::from(volume.failure.sense().is_none());
+            volume.failure.add(RefusedWrite {
+                record: None,
+                sequence: name.sequence,
+                lba: 0,
+                blocks,
+                bytes: 0,
+                sense: Sense::UNRECOVERED_READ_ERROR,
+            });
+        }
+    }
+
     /// Who waits for the flush of a failed volume is told.
     fn end_what_waits(&mut self, now: Time, key: VolumeKey) {
         if let Some(sense) = self.volume(key).failure.sense() {
@@ -342,7 +364,7 @@ impl Relay {
                 "what is listed is refused"
             );
             self.index.remove(record);
-            self.log.free(RecordId(record));
+            self.let_go(record);
         }
         self.volume_mut(key).failure.clear();
         if !self
@@ -385,6 +407,7 @@ impl Relay {
         self.log
             .update_volume(id, row)
             .expect("a row of the same size");
+        self.journal_row(RowTable::Volume, id.0);
     }
 
     /// A passing command would have to wait for the flush of a failed volume.

@@ -26,6 +26,7 @@ const LIMITS: FlushLimits = FlushLimits {
     bytes_in_flight_max: 8 * 1024 * 1024,
     unsynced_bytes_max: 16 * 1024 * 1024,
     awaited: None,
+    epoch_held: false,
 };
 
 /// Passing commands that are tried whenever something became durable: each may
@@ -50,6 +51,7 @@ impl Relay {
             let volume = self.volume(key);
             let limits = FlushLimits {
                 awaited: volume.gate.asked(),
+                epoch_held: self.is_epoch_held(key),
                 ..LIMITS
             };
             let Some(action) = self.flush.next(key.0, &limits, volume.storage_wce) else {
@@ -377,7 +379,7 @@ impl Relay {
             volume.durable.pop_front();
             volume.bytes_flushed += u64::from(len);
             self.index.remove(record);
-            self.log.free(RecordId(record));
+            self.let_go(record);
             freed = true;
         }
         if self.flush.is_drained(key.0) {
@@ -400,18 +402,18 @@ impl Relay {
     }
 
     /// Looks whether what waits for durability, or for clean blocks, may go on.
-    fn wake_waiting(&mut self, now: Time, key: VolumeKey) {
+    pub(super) fn wake_waiting(&mut self, now: Time, key: VolumeKey) {
         while let Some(&task) = self.volume(key).waiting.front() {
-            let (through, len) = match &self.tasks[task.0].work {
+            let (through, number, is_sync, len) = match &self.tasks[task.0].work {
                 Work::Write(WriteTask {
-                    state: WriteState::Durable { sequence },
+                    state: WriteState::Durable { sequence, number },
                     len,
                     ..
-                }) => (*sequence, *len),
-                Work::Sync(sync) => (sync.through, 0),
+                }) => (*sequence, *number, false, *len),
+                Work::Sync(sync) => (sync.through, sync.number, true, 0),
                 _ => unreachable!("only FUA writes and SYNCHRONIZE CACHEs wait here"),
             };
-            if !self.is_durable_through(key, through) {
+            if !self.may_answer(key, through, number, is_sync) {
                 break;
             }
             self.volume_mut(key).waiting.pop_front();

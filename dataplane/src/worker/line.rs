@@ -36,7 +36,7 @@ impl Task {
         match &self.work {
             Work::Write(write) => matches!(
                 write.state,
-                WriteState::Durable { .. } | WriteState::Delayed
+                WriteState::Durable { .. } | WriteState::Delayed | WriteState::Journal { .. }
             ),
             Work::Sync(_) => !self.dormant,
             Work::Read(_) | Work::Pass(_) => false,

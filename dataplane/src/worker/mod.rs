@@ -7,6 +7,7 @@
 //! [`read`] and [`pass`] are the ways of the other commands, [`login`] and
 //! [`wan`] the lives of the two sides' sessions, `probe` what the storage is asked
 //! first, `send` what goes out to it and `loss` what comes back undone,
+//! [`journal`] what is asked of the journal and when that is answered,
 //! [`upkeep`] what time brings, [`recovery`] what a start finds, [`publish`] what operators see,
 //! [`writable`] whether the storage takes writes at all, [`failure`] what follows
 //! when it does not take one that was acknowledged, [`reservation`] from
@@ -23,6 +24,7 @@ pub mod fence;
 mod flush;
 pub mod holding;
 pub mod inquiry;
+pub mod journal;
 pub mod lan;
 pub mod line;
 pub mod login;

@@ -18,6 +18,7 @@ use super::lan::SESSION_TASKS_MAX;
 use super::relay::{Net, Relay};
 use super::task::{LanKey, NexusKey, ProbeStep, TaskKey};
 use super::upkeep::nexus_slot;
+use crate::journal::layout::RowTable;
 use crate::tcp::FlowId;
 
 /// LUNs that one target may have.
@@ -74,6 +75,8 @@ pub struct Nexus {
     pub target: usize,
     pub computer: SocketAddrV4,
     pub log_id: NexusId,
+    /// The journal's request for that row; it logs in when that is durable.
+    pub persisted: u64,
     pub lan: Option<LanKey>,
     pub flow: Option<FlowId>,
     pub conn: Option<Box<InitiatorConn>>,
@@ -192,7 +195,10 @@ impl Relay {
                 wan_isid,
             })
             .ok()?;
-        Some(self.insert_nexus(target, initiator_name, lan_isid, wan_isid, computer, log_id))
+        let persisted = self.journal_row(RowTable::Nexus, log_id.0);
+        let key = self.insert_nexus(target, initiator_name, lan_isid, wan_isid, computer, log_id);
+        self.nexuses[key.0].persisted = persisted;
+        Some(key)
     }
 
     pub(super) fn insert_nexus(
@@ -211,6 +217,7 @@ impl Relay {
             target,
             computer,
             log_id,
+            persisted: 0,
             lan: None,
             flow: None,
             conn: None,
@@ -313,6 +320,7 @@ impl Relay {
         self.log
             .remove_nexus(nexus.log_id)
             .expect("the row of a nexus of ours");
+        self.journal_row(RowTable::Nexus, nexus.log_id.0);
         self.nexuses_queued.retain(|&queued| queued != key);
         self.starving.retain(|&starving| starving != key);
         self.forget_registrations(key);

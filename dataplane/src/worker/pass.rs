@@ -5,6 +5,7 @@
 //! queue keeps later epochs behind what it changes.
 
 use arrayvec::ArrayVec;
+use sluice_hugepages::tables::Durability;
 use sluice_proto::Time;
 use sluice_proto::iscsi::{CommandEvent, Residual};
 use sluice_proto::scsi::identity::Identity;
@@ -33,28 +34,32 @@ impl Relay {
         state.close_epoch();
         Work::Sync(SyncTask {
             through: state.next_sequence - 1,
+            number: state.journalled,
         })
     }
 
     /// Answers a SYNCHRONIZE CACHE when all before it, what passed through
-    /// included, is on the storage's stable media (C-2): by the flusher's own
-    /// SYNCHRONIZE CACHE, so no second one is sent.
+    /// included, is on stable media (C-2): the journal's, or the storage's by the
+    /// flusher's own SYNCHRONIZE CACHE, so no second one is sent.
     pub(super) fn start_sync(&mut self, key: TaskKey) {
         let volume = self.tasks[key.0].volume.expect("a sync has a volume");
         let Work::Sync(sync) = &self.tasks[key.0].work else {
             unreachable!("the caller knows the task for a sync")
         };
-        let through = sync.through;
+        let (through, number) = (sync.through, sync.number);
         let failed = self.volume(volume).failure.sense();
         if let Some(sense) = failed {
             self.answer(key, ScsiStatus::CHECK_CONDITION, &sense, 0);
             self.forget(key);
-        } else if self.is_durable_through(volume, through) {
+        } else if self.may_answer(volume, through, number, true) {
             self.answer(key, ScsiStatus::GOOD, &[], 0);
             self.forget(key);
         } else {
             self.volume_mut(volume).waiting.push_back(key);
-            self.ask_flush(volume);
+            if self.contract(volume) != Durability::Journal || self.flush.passed_unsynced(volume.0)
+            {
+                self.ask_flush(volume);
+            }
         }
     }
 
@@ -116,6 +121,7 @@ impl Relay {
             transferred: 0,
             data_complete: !command.write || len == 0,
             barrier: volume.and(barrier),
+            freed: None,
             passing: false,
             asked: None,
             aborting: false,
@@ -152,6 +158,7 @@ impl Relay {
             let epoch = self.volume(volume).epoch;
             let token = u32::try_from(key.0).expect("tasks are numbered in 32 bits");
             if !self.is_clean(volume, barrier)
+                || !self.is_freed(key, volume, barrier)
                 || self.flush.pass(volume.0, token, barrier, epoch).is_err()
             {
                 if self.cannot_drain(key, volume) {
@@ -181,6 +188,30 @@ impl Relay {
             }
             _ => self.flush.records(volume.0) == 0 && self.volume(volume).durable.is_empty(),
         }
+    }
+
+    /// Nothing of the blocks, which are clean, can come back by a replay of the
+    /// journal over what the command changes, or lets others change.
+    fn is_freed(&mut self, key: TaskKey, volume: VolumeKey, barrier: Access) -> bool {
+        if self.journal.is_none() {
+            return true;
+        }
+        let epoch = self.volume(volume).epoch;
+        if self.flush.drain_point(volume.0, barrier, epoch).is_some() {
+            return false;
+        }
+        let reserves = Change::from_cdb(&self.tasks[key.0].cdb).is_some();
+        let number = match self.pass_mut(key).freed {
+            Some(number) => number,
+            // That it may be reserved is to be found by a replay, too.
+            None if reserves => {
+                self.mark_reserved(volume, true);
+                self.journal_made()
+            }
+            None => self.volume(volume).freed,
+        };
+        self.pass_mut(key).freed = Some(number);
+        self.journal_has(number)
     }
 
     /// A passing command leaves its volume: answered, given up, or lost.
@@ -280,13 +311,14 @@ impl Relay {
             return true;
         }
         let sequence = self.volume(volume).next_sequence - 1;
+        let number = self.volume(volume).journalled;
         self.tasks[key.0].work = Work::Write(WriteTask {
             lba,
             blocks,
             len: moved,
             ordering: true,
             fua: true,
-            state: WriteState::Durable { sequence },
+            state: WriteState::Durable { sequence, number },
         });
         self.volume_mut(volume).waiting.push_back(key);
         self.ask_flush(volume);

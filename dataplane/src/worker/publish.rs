@@ -14,11 +14,13 @@ use sluice_hugepages::tables::{self, Command, FlushSetting, Outcome, Scope, Tabl
 use sluice_proto::Time;
 use sluice_proto::cache::flush::policy::FlushPolicy;
 
+use super::journal::Health;
 use super::relay::{Mode, Relay, Target, VOLUMES_MAX};
 use super::step::Worker;
 use super::task::VolumeKey;
 use super::volume::Volume;
 use crate::driver::Port;
+use crate::journal::layout::BLOCK_LEN;
 use crate::net::NeighbourState;
 
 /// Time between two rounds of publishing.
@@ -35,6 +37,8 @@ pub struct Facts {
     pub frames_backing: (tables::Backing, String),
     pub log_backing: tables::Backing,
     pub log_bytes: u64,
+    /// Path and bytes of the journal.
+    pub journal: Option<(String, u64)>,
     pub ticks_per_second: u64,
 }
 
@@ -58,6 +62,8 @@ pub struct Publisher {
     next: Time,
     next_beat: Time,
     named: bool,
+    /// What was said of it last.
+    journal_state: tables::JournalState,
     /// Rows written last time, so that those gone are cleared.
     neighbours: usize,
 }
@@ -75,6 +81,7 @@ impl Publisher {
             next: Time::ZERO,
             next_beat: Time::ZERO,
             named: false,
+            journal_state: tables::JournalState::Good,
             neighbours: 0,
         }
     }
@@ -114,6 +121,7 @@ impl Publisher {
         self.sessions(worker);
         self.volumes(worker, now);
         self.buffers(worker);
+        self.journal(worker);
         self.runtime(worker);
         self.counters(worker);
     }
@@ -289,6 +297,50 @@ impl Publisher {
         );
     }
 
+    /// What it has to say is said in the log too, when it changes.
+    fn journal(&mut self, worker: &Worker) {
+        let Some((path, size_bytes)) = &self.facts.journal else {
+            return;
+        };
+        let Some((health, progress, made)) = worker.relay.journal_health() else {
+            return;
+        };
+        let (state, why) = match health {
+            Health::Good => (tables::JournalState::Good, None),
+            Health::Failing(trouble) | Health::Voiding(trouble) => {
+                (tables::JournalState::Failing, Some(trouble))
+            }
+            Health::GivenUp(trouble) => (tables::JournalState::GivenUp, Some(trouble)),
+        };
+        let why = why.map(|trouble| trouble.to_string()).unwrap_or_default();
+        if state != self.journal_state {
+            self.journal_state = state;
+            match health {
+                Health::Good => log::warn!("journal {path}: it is good again"),
+                Health::Failing(_) | Health::Voiding(_) => log::error!(
+                    "journal {path}: {why}; what it keeps is flushed, and if it does not recover it is given up"
+                ),
+                Health::GivenUp(_) => log::error!(
+                    "journal {path}: {why}; all it kept is at the storage, and it is void: volumes of durability \
+                     journal have durability storage until the next start"
+                ),
+            }
+        }
+        self.segment.put(
+            0,
+            &tables::Journal {
+                path: text(path),
+                state,
+                why: text(&why),
+                size_bytes: *size_bytes,
+                used_bytes: progress.used_blocks * BLOCK_LEN as u64,
+                groups: progress.groups,
+                durable: progress.durable,
+                made,
+            },
+        );
+    }
+
     fn runtime(&mut self, worker: &Worker) {
         let counters = self.loop_counters;
         let (mut rx_packets, mut tx_packets) = (0, 0);
@@ -456,6 +508,11 @@ impl Relay {
             .iter()
             .any(|(_, nexus)| Some(nexus.target) == volume.target && nexus.is_ready());
         let records = self.flush.records(key.0) + volume.durable.len();
+        // A flush is complete when the journal says so too (A-22).
+        let oldest = self
+            .flush
+            .oldest_dirty(key.0)
+            .or_else(|| (!self.journal_has(volume.freed)).then_some(volume.dirty_since));
         let state = if volume.failure.sense().is_some() {
             tables::VolumeState::Failed
         } else if volume.write_through {
@@ -472,10 +529,10 @@ impl Relay {
             lun: volume.lun,
             storage: volume.storage,
             state,
-            durability: tables::Durability::Memory,
+            durability: self.contract(key),
             load_us: u64::try_from(volume.load.as_micros()).unwrap_or(u64::MAX),
             dirty_bytes: self.flush.dirty_bytes(key.0),
-            oldest_dirty_since_ns: self.flush.oldest_dirty(key.0).map(Time::as_nanos),
+            oldest_dirty_since_ns: oldest.map(Time::as_nanos),
             block_len: volume.geometry.map_or(0, |geometry| geometry.block_len),
             blocks: volume.geometry.map_or(0, |geometry| geometry.blocks),
             records: records as u64,
@@ -525,7 +582,7 @@ impl Relay {
             lun,
             storage: target.address,
             state: tables::VolumeState::Disconnected,
-            durability: tables::Durability::Memory,
+            durability: target.durability,
             load_us: 0,
             dirty_bytes: 0,
             oldest_dirty_since_ns: None,

@@ -4,6 +4,7 @@
 use slab::Slab;
 use sluice_hugepages::log::{Log, Record, Recovery, VolumeFlags, WRITE_LEN_MAX};
 use sluice_hugepages::pool::Pool;
+use sluice_hugepages::tables::Durability;
 use sluice_proto::Time;
 use sluice_proto::cache::admission::BackPressure;
 use sluice_proto::cache::flush::{Entry, FlushQueue};
@@ -116,6 +117,7 @@ impl Relay {
             unfinished_max: bytes(usable) / 4,
             write_len_max: u32::try_from(write_len_max).expect("32 MiB"),
             accepting: true,
+            journal: None,
             log,
             config,
         };
@@ -155,6 +157,11 @@ impl Relay {
                 volume.epoch = found.epoch_max + 1;
                 volume.next_sequence = found.sequence_max + 1;
             }
+            // What the configuration does not name keeps what it had.
+            volume.contract = volume.target.map_or(Durability::Journal, |target| {
+                self.config.targets[target].durability
+            });
+            volume.kept_through = volume.next_sequence - 1;
             volume.write_through = entry.flags.contains(VolumeFlags::WRITE_THROUGH);
             volume.holding = Holding::new(!entry.flags.contains(VolumeFlags::RESERVED), false);
             self.index.set_block_len(id.0, entry.block_len);

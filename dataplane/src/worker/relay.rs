@@ -12,7 +12,7 @@ use slab::Slab;
 use sluice_hugepages::fuse::Fuse;
 use sluice_hugepages::log::Log;
 use sluice_hugepages::pool::Pool;
-use sluice_hugepages::tables::{FlushSetting, Scope};
+use sluice_hugepages::tables::{Durability, FlushSetting, Scope};
 use sluice_proto::Time;
 use sluice_proto::cache::admission::BackPressure;
 use sluice_proto::cache::flush::FlushQueue;
@@ -22,6 +22,7 @@ use sluice_proto::iscsi::chap::Challenges;
 use sluice_proto::iscsi::{DigestPolicy, Offers, TaskId};
 use sluice_proto::scsi::ScsiStatus;
 
+use super::journal::Journal;
 use super::lan::Lan;
 use super::management::Function;
 use super::nexus::Nexus;
@@ -56,6 +57,8 @@ pub struct Target {
     pub chap: bool,
     /// The relay's own address towards the storage.
     pub wan_address: Ipv4Addr,
+    /// When a plain write is acknowledged (C-2).
+    pub durability: Durability,
 }
 
 /// Digests on one side of the relay (C-13).
@@ -159,10 +162,13 @@ pub struct Counters {
     pub writes_discarded: u64,
     /// Times that a thin volume was turned to write-through.
     pub thin_warnings: u64,
+    /// Times that the journal stalled or its device failed, and that it was given up.
+    pub journal_troubles: u64,
+    pub journals_given_up: u64,
 }
 
 impl Counters {
-    pub fn rows(&self) -> [(&'static str, u64); 34] {
+    pub fn rows(&self) -> [(&'static str, u64); 36] {
         [
             ("login_accepted", self.logins),
             ("login_refused", self.logins_refused),
@@ -198,6 +204,8 @@ impl Counters {
             ("volume_failed", self.volumes_failed),
             ("write_discarded", self.writes_discarded),
             ("volume_turned_write_through", self.thin_warnings),
+            ("journal_trouble", self.journal_troubles),
+            ("journal_given_up", self.journals_given_up),
         ]
     }
 }
@@ -220,6 +228,8 @@ pub struct Usage {
 #[derive(Debug)]
 pub struct Relay {
     pub(super) config: RelayConfig,
+    /// Before the log, whose pages its thread reads.
+    pub(super) journal: Option<Journal>,
     pub(super) log: Log,
     pub(super) index: Index,
     pub(super) flush: FlushQueue,
@@ -347,6 +357,7 @@ impl Relay {
     pub fn is_drained(&self) -> bool {
         self.volume_keys()
             .all(|key| self.flush.is_drained(key.0) && self.volume(key).durable.is_empty())
+            && self.journal_is_settled()
     }
 
     /// Stops the log's memory after some stores, as a crash in the middle of a step would.
@@ -362,6 +373,10 @@ impl Relay {
 
     pub fn into_log(self) -> Log {
         self.log
+    }
+
+    pub fn log(&self) -> &Log {
+        &self.log
     }
 
     /// Puts a session on the list to be served in this step.

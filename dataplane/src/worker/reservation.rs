@@ -28,6 +28,7 @@ use sluice_proto::scsi::{Access, ScsiStatus, Sense, SenseKey, sense};
 use super::holding::{Deed, Legacy, Standing};
 use super::relay::{Net, Relay};
 use super::task::{NexusKey, PASS_BYTES_MAX, PassTask, Task, TaskKey, VolumeKey, WanKind, Work};
+use crate::journal::layout::RowTable;
 
 /// How long a login keeps back what its computer writes, if the storage does not
 /// say who holds the volume: several round trips of a long path, with a loss.
@@ -172,6 +173,7 @@ impl Relay {
         self.log
             .update_volume(id, row)
             .expect("a row of the same size");
+        self.journal_row(RowTable::Volume, id.0);
     }
 
     /// A command that may reserve the volume goes to the storage now.
@@ -362,6 +364,7 @@ impl Relay {
                 transferred: 0,
                 data_complete: true,
                 barrier: Some(self.whole(volume)),
+                freed: None,
                 passing: false,
                 asked: None,
                 aborting: false,

@@ -131,8 +131,11 @@ pub enum WriteState {
     Behind(WriteId),
     /// In the log; its answer is held back.
     Delayed,
-    /// In the log; a FUA write waits here for the storage's stable media.
-    Durable { sequence: u64 },
+    /// In the log; waits for the journal.
+    Journal { sequence: u64 },
+    /// In the log; waits for the storage's stable media, and for this request
+    /// of the journal.
+    Durable { sequence: u64, number: u64 },
 }
 
 /// A read, cut into chunks of a staging page each.
@@ -172,6 +175,8 @@ pub enum ChunkState {
 pub struct SyncTask {
     /// Records of the volume up to this sequence must be durable.
     pub through: u64,
+    /// The volume's last write in the journal.
+    pub number: u64,
 }
 
 /// A command passed to the storage, when what it overlaps has been flushed.
@@ -194,6 +199,9 @@ pub struct PassTask {
     /// when the command is sent, and none is committed until it is answered
     /// . `None` when the command touches no medium.
     pub barrier: Option<Access>,
+    /// The journal's request after which a replay brings back nothing of what
+    /// the barrier covers; known when it is clean.
+    pub freed: Option<u64>,
     /// On its way: the flush queue knows of it.
     pub passing: bool,
     pub asked: Option<usize>,

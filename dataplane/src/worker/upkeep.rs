@@ -94,6 +94,7 @@ impl Relay {
             self.sweep_functions(net, now);
             left_over = true;
         }
+        left_over |= self.work_journal(net, now);
         self.answer_delayed(now);
         if self.room_moved {
             self.admit_held(net, now);

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use arrayvec::ArrayString;
 use sluice_hugepages::log::{VolumeEntry, VolumeFlags};
+use sluice_hugepages::tables::Durability;
 use sluice_proto::Time;
 use sluice_proto::cache::flush::policy::{FlushGate, FlushPolicy};
 use sluice_proto::scsi::{Access, Sense};
@@ -21,6 +22,7 @@ use super::nexus::SENSE_LEN;
 use super::publish::apply;
 use super::relay::{Relay, VOLUMES_MAX};
 use super::task::{NexusKey, TaskKey, VolumeKey, bars, overlap};
+use crate::journal::layout::RowTable;
 
 /// Commands of computers that one volume serves at a time; sizes every list here.
 pub const VOLUME_TASKS_MAX: usize = 1024;
@@ -91,6 +93,15 @@ pub struct Volume {
     pub waiting: VecDeque<TaskKey>,
     /// Passing commands that wait for clean blocks, in order of arrival.
     pub draining: VecDeque<TaskKey>,
+    /// As configured; what is in force is [`Relay::contract`]'s to say.
+    pub contract: Durability,
+    /// Of its last write and of its last free: the journal's requests.
+    pub journalled: u64,
+    pub freed: u64,
+    /// Writes up to this sequence may have been answered by the journal.
+    pub kept_through: u64,
+    /// Since when it has not been wholly at the storage, as the journal says too.
+    pub dirty_since: Time,
     pub bytes_written: u64,
     pub bytes_flushed: u64,
     pub writes: u64,
@@ -148,6 +159,11 @@ impl Volume {
             behind: VecDeque::with_capacity(VOLUME_TASKS_MAX),
             waiting: VecDeque::with_capacity(VOLUME_TASKS_MAX),
             draining: VecDeque::with_capacity(VOLUME_TASKS_MAX),
+            contract: Durability::Memory,
+            journalled: 0,
+            freed: 0,
+            kept_through: 0,
+            dirty_since: now,
             bytes_written: 0,
             bytes_flushed: 0,
             writes: 0,
@@ -262,6 +278,8 @@ impl Relay {
         );
         volume.target = Some(target);
         volume.geometry = Some(geometry);
+        volume.contract = self.config.targets[target].durability;
+        self.journal_row(RowTable::Volume, id.0);
         self.index.set_block_len(id.0, geometry.block_len);
         self.volumes[usize::from(id.0)] = Some(volume);
         let volume = VolumeKey(id.0);
@@ -297,6 +315,9 @@ impl Relay {
                     },
                 )
                 .is_ok();
+        if updated && geometry.blocks != kept {
+            self.journal_row(RowTable::Volume, id.0);
+        }
         let blocks = if updated {
             geometry.blocks
         } else {

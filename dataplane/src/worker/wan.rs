@@ -19,6 +19,8 @@ use super::relay::{Net, Relay, Side};
 use super::staging::{STAGE_LEN, StagePage};
 use super::task::{NexusKey, ProbeStep, WanKind, WanTask, Work};
 
+/// Between two looks whether the journal has a nexus' row.
+const PERSIST_PAUSE: Duration = Duration::from_millis(1);
 /// A connection attempt, a login or a logout that takes longer is given up.
 const STEP_MAX: Duration = Duration::from_secs(5);
 /// Commands of one nexus that are out at the storage: reads of its computer, and a full flush.
@@ -81,6 +83,11 @@ impl Relay {
     /// Begins a connection to the storage.
     pub(super) fn connect(&mut self, net: &mut Net<'_>, now: Time, key: NexusKey) {
         let nexus = &self.nexuses[key.0];
+        if self.is_journalling() && !self.journal_has(nexus.persisted) {
+            // After a power loss too it must be found under its ISID (C-8).
+            self.nexuses[key.0].state = WanState::Backoff(now + PERSIST_PAUSE);
+            return self.look_at_nexus(key);
+        }
         let target = &self.config.targets[nexus.target];
         match net.tcp.connect(
             now,

@@ -3,7 +3,8 @@
 
 use std::time::Duration;
 
-use sluice_hugepages::log::{RecordFlags, RecordId, WriteId};
+use sluice_hugepages::log::{RecordFlags, WriteId};
+use sluice_hugepages::tables::Durability;
 use sluice_proto::Time;
 use sluice_proto::cache::flush::Entry;
 use sluice_proto::iscsi::{CommandEvent, TaskAttribute};
@@ -48,7 +49,10 @@ impl Relay {
             ordering: fua || command.attribute == TaskAttribute::Ordered,
             fua,
             // Replaced by `start_write` before anything else sees it.
-            state: WriteState::Durable { sequence: 0 },
+            state: WriteState::Durable {
+                sequence: 0,
+                number: 0,
+            },
         }))
     }
 
@@ -131,7 +135,7 @@ impl Relay {
             WriteState::Behind(id) => (id, true),
             // All its data came unasked, and it still waits for room.
             WriteState::Held { .. } => return,
-            WriteState::Delayed | WriteState::Durable { .. } => {
+            WriteState::Delayed | WriteState::Journal { .. } | WriteState::Durable { .. } => {
                 unreachable!("a write is committed once")
             }
         };
@@ -168,7 +172,14 @@ impl Relay {
             .as_mut()
             .expect("the task's volume");
         // Too long to pass, it goes by the log, and is answered when it is durable.
-        let at_storage = fua || volume.write_through;
+        let through = volume.write_through;
+        let contract = self.contract(volume_key);
+        let clean = self.flush.records(volume_key.0) == 0;
+        let clean = clean && self.journal_has(self.volume(volume_key).freed);
+        let volume = self.volume_mut(volume_key);
+        if clean {
+            volume.dirty_since = now;
+        }
         if ordering {
             volume.close_epoch();
         }
@@ -190,6 +201,8 @@ impl Relay {
         }
         volume.bytes_written += u64::from(len);
         volume.writes += 1;
+        // Before what they hide is freed: a replay must find the one or the other.
+        self.journal_write(volume_key, &parts);
         for part in parts {
             let (lba, len) = {
                 let record = self.log.record(part);
@@ -211,13 +224,20 @@ impl Relay {
             );
             self.place(volume_key, lba, blocks, record);
         }
-        if at_storage {
-            self.volume_mut(volume_key).waiting.push_back(key);
-            self.write_mut(key).state = WriteState::Durable { sequence };
+        let by_journal = contract == Durability::Journal && !through;
+        if by_journal || fua || through || contract == Durability::Storage {
             if let Some((lan, _)) = self.tasks[key.0].lan {
                 self.leave_line(lan, key);
             }
-            self.ask_flush(volume_key);
+            if by_journal {
+                self.write_mut(key).state = WriteState::Journal { sequence };
+                self.await_journal(key, volume_key);
+            } else {
+                let number = self.volume(volume_key).journalled;
+                self.write_mut(key).state = WriteState::Durable { sequence, number };
+                self.volume_mut(volume_key).waiting.push_back(key);
+                self.ask_flush(volume_key);
+            }
         } else {
             self.answer_in_time(now, key, volume_key);
         }
@@ -226,7 +246,7 @@ impl Relay {
 
     /// Answers a write that is in the log: at once, or the later the fuller the
     /// log is with writes of volumes above their threshold.
-    fn answer_in_time(&mut self, now: Time, key: TaskKey, volume: VolumeKey) {
+    pub(super) fn answer_in_time(&mut self, now: Time, key: TaskKey, volume: VolumeKey) {
         let delay = self.pressure.delay(self.pressing_bytes(volume));
         let len = self.write_mut(key).len;
         let Some((lan, _)) = self.tasks[key.0].lan.filter(|_| !delay.is_zero()) else {
@@ -329,24 +349,22 @@ impl Relay {
     /// Makes the record the newest copy of its blocks. What it hides whole, of
     /// its own epoch and not under way, is never sent.
     fn place(&mut self, volume: VolumeKey, lba: u64, blocks: u32, record: u32) {
-        // A stray write may still be sending a record's bytes.
-        let whole = self.volume(volume).strays == 0;
+        // A stray write may still be sending a record's bytes; and where the storage
+        // acknowledges, each write's own blocks are to be durable there.
+        let kept = self.contract(volume) != Durability::Storage;
+        let state = self.volume(volume);
+        let whole = kept && state.strays == 0 && !state.write_through;
         let Self {
-            index,
-            flush,
-            log,
-            superseded,
-            counters,
-            ..
+            index, superseded, ..
         } = self;
         index.insert_with(volume.0, lba, blocks, record, |hidden| {
             superseded.push(hidden)
         });
-        for hidden in superseded.drain(..) {
-            if whole && flush.supersede(hidden, record) {
-                counters.records_superseded += 1;
-                index.remove(hidden);
-                log.free(RecordId(hidden));
+        while let Some(hidden) = self.superseded.pop() {
+            if whole && self.flush.supersede(hidden, record) {
+                self.counters.records_superseded += 1;
+                self.index.remove(hidden);
+                self.let_go(hidden);
             }
         }
     }

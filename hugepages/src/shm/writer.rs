@@ -319,6 +319,7 @@ const TABLES_ALL: [Table; SPECS.len()] = [
     Table::Runtime,
     Table::CounterNames,
     Table::FailedWrites,
+    Table::Journals,
 ];
 
 /// Takes the data plane's lock. One that was just killed may still be going:

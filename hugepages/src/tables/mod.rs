@@ -15,8 +15,8 @@ use arrayvec::ArrayString;
 pub use command::{Command, Completion, FlushSetting, MESSAGE_WORDS, Outcome, Scope};
 pub use field::{Field, text};
 pub use rows::{
-    Backing, Buffers, CounterName, Durability, FailedWrite, LinkState, Neighbour, NeighbourState,
-    Port, Route, Runtime, Session, Volume, VolumeState,
+    Backing, Buffers, CounterName, Durability, FailedWrite, Journal, JournalState, LinkState,
+    Neighbour, NeighbourState, Port, Route, Runtime, Session, Volume, VolumeState,
 };
 
 /// Raised when what a word means changes without the shape changing.
@@ -41,10 +41,11 @@ pub enum Table {
     Runtime,
     CounterNames,
     FailedWrites,
+    Journals,
 }
 
 /// How many tables there are.
-pub const TABLES: usize = 9;
+pub const TABLES: usize = 10;
 
 /// Name and size of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,7 +63,8 @@ pub struct TableSpec {
 /// - volumes: 256 targets with four LUNs each on average;
 /// - buffers: one a NUMA node; runtime: one a worker;
 /// - counters: every named drop and fault, with room to grow;
-/// - failed writes: sixteen volumes that each list all they may.
+/// - failed writes: sixteen volumes that each list all they may;
+/// - journals: one a worker.
 pub const SPECS: [TableSpec; TABLES] = [
     spec::<Port>("ports", 9),
     spec::<Route>("routes", 1024),
@@ -73,6 +75,7 @@ pub const SPECS: [TableSpec; TABLES] = [
     spec::<Runtime>("runtime", 16),
     spec::<CounterName>("counters", COUNTERS_MAX),
     spec::<FailedWrite>("failed_writes", 4096),
+    spec::<Journal>("journals", 16),
 ];
 
 /// Most named counters.

@@ -101,6 +101,18 @@ word!(
     Durability { Memory = 0 "memory", Journal = 1 "journal", Storage = 2 "storage", }
 );
 word!(
+    /// How it is with the journal.
+    JournalState {
+        /// None is configured.
+        None = 0 "none",
+        Good = 1 "good",
+        /// Slow, full or broken: what it keeps is being flushed.
+        Failing = 2 "failing",
+        /// Void; its volumes are acknowledged by the storage until the next start.
+        GivenUp = 3 "given-up",
+    }
+);
+word!(
     /// What memory a region is made of.
     Backing { Hugepages = 0 "hugepages", Tmpfs = 1 "tmpfs", Anonymous = 2 "anonymous", }
 );
@@ -206,6 +218,23 @@ row!(
         failed_writes: u64,
         /// Another number whenever that changes.
         failed_stamp: u64,
+    }
+);
+row!(
+    /// The journal, and what is under way to it.
+    Journal in Journals {
+        path: Why,
+        state: JournalState,
+        /// Why it is not good.
+        why: Why,
+        size_bytes: u64,
+        /// Of them, what a replay would read.
+        used_bytes: u64,
+        /// Synchronous writes of the device, each with all that was asked for meanwhile.
+        groups: u64,
+        /// Requests that are durable, and those made.
+        durable: u64,
+        made: u64,
     }
 );
 row!(

@@ -9,16 +9,22 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use toml::Spanned;
+
 use crate::budget::{self, MemoryBudget};
 use crate::raw::{self, Number, Text};
 use crate::{
-    Config, Control, DataPlane, Digest, Digests, Driver, Fault, Flush, FlushPolicy, Iscsi, Mode,
-    PolicyError, Port,
+    Config, Control, DataPlane, Digest, Digests, Driver, Fault, Flush, FlushPolicy, Iscsi, Journal,
+    Mode, PolicyError, Port,
 };
 
 const MIB: u64 = 1 << 20;
 /// Longest a held write may wait: well below the 30 s after which Linux gives a command up (C-16).
 const HELD_WRITE_MS_MAX: u64 = 25_000;
+/// Least of a journal: four of its longest groups and the header.
+const JOURNAL_MIB_MIN: u64 = 22;
+/// Most of one: 1 TiB is no limit to anyone.
+const JOURNAL_MIB_MAX: u64 = 1 << 20;
 /// `sun_path` has 108 bytes, the last a NUL.
 const SOCKET_PATH_LEN_MAX: usize = 107;
 
@@ -69,6 +75,7 @@ impl Checker<'_> {
         let (dataplane, iscsi) = self.memory(raw, driver, &ports);
         let flush = self.flush(&raw.flush, dataplane.log_bytes);
         let control = self.control(&raw.control);
+        let journal = self.journal(raw.journal.as_ref(), &dataplane);
         let mut config = Config {
             dataplane,
             control,
@@ -77,6 +84,7 @@ impl Checker<'_> {
             routes,
             iscsi,
             flush,
+            journal,
             targets: Vec::new(),
         };
         config.targets = self.targets(&raw.target, &config);
@@ -230,6 +238,47 @@ impl Checker<'_> {
         Control { socket, state }
     }
 
+    /// Larger than the log, or it could not go round while the log is full.
+    fn journal(
+        &mut self,
+        raw: Option<&Spanned<raw::Journal>>,
+        dataplane: &DataPlane,
+    ) -> Option<Journal> {
+        let raw = raw?.get_ref();
+        let log_mib = dataplane.log_bytes / MIB;
+        let min = (log_mib * 3).div_ceil(2).max(JOURNAL_MIB_MIN);
+        let default = (log_mib * 2).max(min);
+        let size_mib = match &raw.size_mib {
+            None => default,
+            Some(at) => match u64::try_from(*at.get_ref()) {
+                Ok(value) if (min..=JOURNAL_MIB_MAX).contains(&value) => value,
+                _ => {
+                    let hint = format!(
+                        "must be {min} to {JOURNAL_MIB_MAX}: one and a half times log_mib = {log_mib} at least, and {JOURNAL_MIB_MIN}"
+                    );
+                    self.bad("size_mib", at, &hint);
+                    default
+                }
+            },
+        };
+        let path = self.path("path", Some(&raw.path), "");
+        for (name, other) in [
+            ("directory", &dataplane.directory),
+            ("fallback_directory", &dataplane.fallback_directory),
+        ] {
+            if path.starts_with(other) {
+                let hint = format!(
+                    "is in dataplane.{name}, which is memory and lost with the power; name a file on a local disk"
+                );
+                self.bad("path", &raw.path, &hint);
+            }
+        }
+        Some(Journal {
+            path,
+            size_bytes: size_mib * MIB,
+        })
+    }
+
     fn driver(&mut self, raw: Option<&Text>, default: Driver) -> Driver {
         let Some(at) = raw else { return default };
         match at.get_ref().as_str() {
@@ -335,7 +384,7 @@ impl Checker<'_> {
     }
 
     /// `KEY = VALUE: hint`, the value as it stands in the text.
-    pub(crate) fn bad<T>(&mut self, key: &str, at: &toml::Spanned<T>, hint: &str) {
+    pub(crate) fn bad<T>(&mut self, key: &str, at: &Spanned<T>, hint: &str) {
         let value = self.text.get(at.span()).unwrap_or("?").to_owned();
         self.fault(at.span(), format!("{key} = {value}: {hint}"));
     }

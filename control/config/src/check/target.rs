@@ -23,7 +23,7 @@ impl Checker<'_> {
                 self.bad("name", &raw.name, "another target has this name; keep one");
             }
             let initiators = self.initiators(&raw.initiators);
-            let durability = self.durability(raw.durability.as_ref());
+            let durability = self.durability(raw.durability.as_ref(), config);
             let Some(address) = self.socket_address("address", &raw.address) else {
                 continue;
             };
@@ -107,17 +107,23 @@ impl Checker<'_> {
         )
     }
 
-    fn durability(&mut self, raw: Option<&Text>) -> Durability {
+    fn durability(&mut self, raw: Option<&Text>, config: &Config) -> Durability {
         match raw.map(|at| (at, at.get_ref().as_str())) {
-            None | Some((_, "memory")) => {}
-            Some((at, "journal" | "storage")) => {
-                let hint =
-                    "is not built yet; use \"memory\" (acknowledged when in the hugepage log)";
-                self.bad("durability", at, hint);
+            None | Some((_, "memory")) => Durability::Memory,
+            Some((_, "storage")) => Durability::Storage,
+            Some((at, "journal")) => {
+                if config.journal.is_none() {
+                    let hint = "needs a journal; add [journal] with path = \"...\", a file or block device on a local disk";
+                    self.bad("durability", at, hint);
+                }
+                Durability::Journal
             }
-            Some((at, _)) => self.bad("durability", at, "must be \"memory\""),
+            Some((at, _)) => {
+                let hint = "must be \"memory\", \"journal\" or \"storage\"";
+                self.bad("durability", at, hint);
+                Durability::Memory
+            }
         }
-        Durability::Memory
     }
 
     /// Names are compared in lower case (RFC 7143 4.2.7.1).

@@ -32,6 +32,7 @@ pub(super) fn show(table: Shown, args: &Args, err: &mut dyn Write) -> Result<Ans
         Shown::Sessions => storage::sessions(&source, err),
         Shown::Volumes => storage::volumes(&source, err),
         Shown::Buffers => process::buffers(&source, err),
+        Shown::Journal => process::journal(&source, err),
         Shown::Drops => process::drops(&source),
         Shown::Runtime => process::runtime(&source, err),
     })

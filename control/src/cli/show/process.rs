@@ -4,7 +4,7 @@ use std::io::Write;
 
 use serde_json::json;
 use sluice_hugepages::shm::{SegmentReader, Vitality};
-use sluice_hugepages::tables::{Buffers, LAYOUT_VERSION, Runtime};
+use sluice_hugepages::tables::{Buffers, Journal, JournalState, LAYOUT_VERSION, Runtime};
 
 use super::super::table::{self, TextTable};
 use super::super::{Answer, Args};
@@ -52,6 +52,42 @@ pub(super) fn version(args: &Args) -> Answer {
         "segment_layout": LAYOUT_VERSION,
     });
     Answer::done(json, text)
+}
+
+pub(super) fn journal(source: &Source, err: &mut dyn Write) -> Answer {
+    let Some((_, journal)) = source.rows::<Journal>(err).into_iter().next() else {
+        return Answer::done(
+            json!({ "state": JournalState::None.as_str() }),
+            "no journal is configured".to_owned(),
+        );
+    };
+    let json = json!({
+        "path": journal.path.as_str(),
+        "state": journal.state.as_str(),
+        "why": journal.why.as_str(),
+        "size_bytes": journal.size_bytes,
+        "used_bytes": journal.used_bytes,
+        "groups": journal.groups,
+        "durable": journal.durable,
+        "made": journal.made,
+    });
+    let mut pairs = vec![
+        ("journal", journal.path.to_string()),
+        ("state", journal.state.as_str().to_owned()),
+    ];
+    if !journal.why.is_empty() {
+        pairs.push(("why", journal.why.to_string()));
+    }
+    pairs.extend([
+        ("size", table::bytes(journal.size_bytes)),
+        ("used", table::bytes(journal.used_bytes)),
+        ("writes of the device", journal.groups.to_string()),
+        (
+            "requests durable",
+            format!("{} of {}", journal.durable, journal.made),
+        ),
+    ]);
+    Answer::done(json, table::pairs(&pairs))
 }
 
 pub(super) fn buffers(source: &Source, err: &mut dyn Write) -> Answer {

@@ -70,6 +70,9 @@ pub struct FlushLimits {
     /// Someone waits for everything up to this sequence ([`policy::FlushGate::asked`]):
     /// the sync that makes it durable is sent as soon as it can be.
     pub awaited: Option<u64>,
+    /// No record of a later epoch is sent now: of the one before not all is gone
+    /// from where a replay would bring it back.
+    pub epoch_held: bool,
 }
 
 /// What to send on the storage session now.
@@ -180,7 +183,8 @@ impl FlushQueue {
             queue.cursor = self.nodes[queue.cursor as usize].newer;
         }
         let candidate = (queue.cursor != NONE).then(|| self.nodes[queue.cursor as usize]);
-        let candidate = candidate.filter(|node| queue.may_send_epoch(node.epoch));
+        let candidate =
+            candidate.filter(|node| queue.may_send_epoch(node.epoch, limits.epoch_held));
         let at_end = candidate.is_none() && queue.in_flight.is_empty();
         if queue.may_sync()
             && (at_end

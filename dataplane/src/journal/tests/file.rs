@@ -12,6 +12,7 @@ use sluice_hugepages::log::{
 use sluice_hugepages::region::Region;
 
 use super::*;
+use crate::journal::begin::settle;
 use crate::journal::restore::{self, Plan, entry_of, write_request};
 use crate::journal::thread::{JournalPort, LogBase};
 use crate::journal::{Device, JournalError};
@@ -66,14 +67,13 @@ fn put(log: &mut Log, volume: VolumeId, sequence: u64, len: u32) -> Vec<RecordId
 }
 
 fn settle_on(device: &mut Device, core: &mut Core, log: &Log) {
-    device
-        .settle(core, |span| {
-            log.pages(
-                usize::try_from(span.offset).expect("inside"),
-                usize::try_from(span.blocks).expect("small"),
-            )
-        })
-        .expect("a working disk");
+    settle(device, core, |span| {
+        log.pages(
+            usize::try_from(span.offset).expect("inside"),
+            usize::try_from(span.blocks).expect("small"),
+        )
+    })
+    .expect("a working disk");
 }
 
 fn wait_for(port: &JournalPort, durable: u64) {
@@ -117,7 +117,7 @@ fn a22_a_lost_log_is_made_again_from_its_journal() {
     // Through the thread, while the log goes on being written.
     let (base, len) = (log.base(), log.region_len());
     // SAFETY: the log outlives the port, and no record is freed before it is durable.
-    let port = unsafe { JournalPort::start(core, device, LogBase { base, len }, 4096) };
+    let port = unsafe { JournalPort::start(core, device, LogBase { base, len }, 4096, None) };
     let port = port.expect("io_uring");
     let mut asked = port.progress().durable;
     let mut records = Vec::new();
@@ -152,7 +152,7 @@ fn a22_a_lost_log_is_made_again_from_its_journal() {
         Plan::Refill
     );
     let restored = restore::refill(&mut again, &mut device, &found).expect("it fits");
-    assert_eq!((restored.records, restored.torn), (records.len(), 0));
+    assert_eq!((restored.records, restored.torn), (records.len(), vec![]));
     let (mut again, recovery) = Log::open(again.into_region()).expect("sound");
     assert_eq!(recovery.damaged, []);
     assert_eq!(again.volume(id), Some(&volume()));

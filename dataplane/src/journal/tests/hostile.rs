@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::journal::JournalError;
+use crate::journal::replay::Payloads;
 
 /// A journal of three groups of one record each.
 fn three_groups() -> (ModelDisk, Vec<u8>) {
@@ -125,13 +126,10 @@ fn a23_a_damaged_payload_is_found_when_it_is_read() {
     let replay = found(&mut disk);
     assert_eq!(replay.records.len(), 3);
     let mut bytes = Vec::new();
-    let sound: Vec<bool> = replay
-        .records
-        .values()
-        .map(|kept| {
-            crate::journal::replay::read_payload(&mut disk, replay.header.area, kept, &mut bytes)
-                .expect("a model reads")
-        })
+    let mut payloads = Payloads::new(&mut disk, replay.header.area);
+    let records = replay.records.values();
+    let sound: Vec<bool> = records
+        .map(|kept| payloads.read(kept, &mut bytes).expect("a model reads"))
         .collect();
     assert_eq!(sound, [true, false, true]);
 }

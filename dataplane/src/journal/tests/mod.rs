@@ -1,15 +1,14 @@
 //! The journal against a disk that tears sectors, loses what was not synced,
 //! and fails; and against an oracle that knows every request.
 
-mod disk;
 mod file;
 mod hostile;
 mod power;
 
 use super::core::{AREA_BLOCKS_MIN, Core, Op, Request, Span};
 use super::layout::{BLOCK_LEN, Block, HEADER_BLOCKS, Identity, RowTable, WriteEntry};
+use super::model::{ModelDisk, Pieces, pieces};
 use super::replay::{Found, Replay, replay};
-use disk::ModelDisk;
 
 /// Bytes that stand for the log's region.
 const LOG_LEN: usize = 16 << 20;
@@ -36,6 +35,15 @@ impl Random {
     }
 }
 
+/// A write whose payload is in `log`.
+fn of_log(op: Op, head: &Block, spans: &[Span], log: &[u8]) -> Pieces {
+    pieces(op, head, spans, |span| {
+        let offset = usize::try_from(span.offset).expect("inside the log");
+        let len = usize::try_from(span.blocks).expect("small") * BLOCK_LEN;
+        &log[offset..offset + len]
+    })
+}
+
 fn found(disk: &mut ModelDisk) -> Replay {
     match replay(disk).expect("a sound journal") {
         Found::Journal(replay) => *replay,
@@ -47,7 +55,7 @@ fn found(disk: &mut ModelDisk) -> Replay {
 fn settle(core: &mut Core, disk: &mut ModelDisk, log: &[u8]) {
     let (mut head, mut spans) = (Block::ZERO, Vec::new());
     while let Some(op) = core.next(&mut head, &mut spans) {
-        let good = disk.write(op, &head, &spans, log);
+        let good = disk.write_pieces(of_log(op, &head, &spans, log));
         core.done(good);
     }
 }

@@ -529,6 +529,7 @@ proptest! {
             bytes_in_flight_max: bytes_in_flight_max * 1024,
             unsynced_bytes_max: unsynced_bytes_max * 1024,
             awaited: None,
+            epoch_held: false,
         });
         ops.iter().for_each(|op| model.step(op));
         model.drain();

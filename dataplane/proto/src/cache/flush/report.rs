@@ -16,6 +16,12 @@ impl FlushQueue {
         passed && oldest.is_none_or(|node| node.sequence > sequence)
     }
 
+    /// Whether a change passed through that no sync has covered.
+    #[must_use]
+    pub fn passed_unsynced(&self, volume: u16) -> bool {
+        self.volumes[usize::from(volume)].passed_unsynced()
+    }
+
     /// Whether nothing is left to send or to sync.
     #[must_use]
     pub fn is_drained(&self, volume: u16) -> bool {

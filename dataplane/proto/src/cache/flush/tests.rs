@@ -8,6 +8,7 @@ const LIMITS: FlushLimits = FlushLimits {
     bytes_in_flight_max: 1 << 20,
     unsynced_bytes_max: 1 << 20,
     awaited: None,
+    epoch_held: false,
 };
 
 /// A queue of volume 0, and what is pushed numbered as it comes.

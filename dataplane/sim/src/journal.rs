@@ -1,0 +1,197 @@
+//! The journal's thread and device, played in simulated time: the journal's
+//! own core over a model disk, one write under way at a time.
+//!
+//! A write's payload is read from the log when the write ends, as late as a
+//! device may read it. When the process or the power goes, what is under way
+//! is torn, sector by sector; what the worker had asked for and nobody had
+//! taken is gone.
+
+use std::time::Duration;
+
+use sluice_dataplane::journal::begin::begin;
+use sluice_dataplane::journal::layout::Block;
+use sluice_dataplane::journal::line::MemoryLine;
+use sluice_dataplane::journal::model::{ModelDisk, Pieces, pieces};
+use sluice_dataplane::journal::restore::Restored;
+use sluice_dataplane::journal::{Core, JournalError, Line, Op, Span};
+use sluice_dataplane::worker::Relay;
+use sluice_hugepages::log::{Log, LogError, Recovery, VolumeEntry};
+use sluice_proto::Time;
+
+use crate::random::Random;
+
+/// The device's error number when it fails.
+const EIO: i32 = 5;
+
+#[derive(Debug)]
+struct UnderWay {
+    op: Op,
+    head: Block,
+    spans: Vec<Span>,
+    ends: Time,
+}
+
+/// A journal's device, and what drives it while the process lives.
+#[derive(Debug)]
+pub struct Journal {
+    pub disk: ModelDisk,
+    core: Option<Core>,
+    under_way: Option<UnderWay>,
+    /// Longest that a write takes.
+    pub latency_max: Duration,
+    /// Nothing ends before this.
+    pub stalled_until: Time,
+    pub writes: u64,
+    /// Records written again so that the tail could move.
+    pub again: u64,
+}
+
+/// Why a start cannot be made; the model's log and journal are its own.
+#[derive(Debug)]
+pub enum Fault {
+    Journal(JournalError),
+    Log(LogError),
+}
+
+impl From<JournalError> for Fault {
+    fn from(fault: JournalError) -> Self {
+        Self::Journal(fault)
+    }
+}
+
+impl From<LogError> for Fault {
+    fn from(fault: LogError) -> Self {
+        Self::Log(fault)
+    }
+}
+
+/// What a start gives the worker.
+#[derive(Debug)]
+pub struct Begun {
+    pub log: Log,
+    pub recovery: Recovery,
+    pub line: Line,
+    pub restored: Option<Restored>,
+}
+
+impl Journal {
+    pub fn new(blocks: u64) -> Self {
+        Self {
+            disk: ModelDisk::new(blocks),
+            core: None,
+            under_way: None,
+            latency_max: Duration::from_micros(200),
+            stalled_until: Time::ZERO,
+            writes: 0,
+            again: 0,
+        }
+    }
+
+    /// A start over what is on the disk.
+    ///
+    /// # Panics
+    /// When a start is refused: nothing here may do that.
+    pub fn begin(
+        &mut self,
+        open: impl FnMut(bool) -> Result<(Log, Recovery), Fault>,
+        journalled: impl Fn(&VolumeEntry) -> bool,
+    ) -> Begun {
+        let begun =
+            begin(&mut self.disk, 7, open, journalled).expect("a journal of our own making");
+        let line = MemoryLine {
+            progress: begun.core.progress(),
+            ..MemoryLine::default()
+        };
+        self.core = Some(begun.core);
+        Begun {
+            log: begun.log,
+            recovery: begun.recovery,
+            line: Line::Memory(line),
+            restored: begun.restored,
+        }
+    }
+
+    /// Does what is due at this moment. Whether the worker may have something to hear.
+    pub fn step(&mut self, now: Time, relay: &mut Relay, random: &mut Random) -> bool {
+        let Some(core) = &mut self.core else {
+            return false;
+        };
+        let Some(line) = relay.journal_line() else {
+            return false;
+        };
+        for request in line.requests.drain(..) {
+            core.request(request);
+        }
+        let mut moved = false;
+        loop {
+            if let Some(done) = self
+                .under_way
+                .take_if(|write| write.ends.max(self.stalled_until) <= now)
+            {
+                let pieces = of_log(&done, relay.log());
+                let good = self.disk.write_pieces(pieces);
+                core.done(good);
+                self.writes += 1;
+                moved = true;
+                let line = relay.journal_line().expect("just seen");
+                if !good {
+                    line.fault = Some(EIO);
+                }
+            }
+            let (mut head, mut spans) = (Block::ZERO, Vec::new());
+            if self.under_way.is_some() {
+                break;
+            }
+            let Some(op) = core.next(&mut head, &mut spans) else {
+                break;
+            };
+            let most = u64::try_from(self.latency_max.as_nanos()).expect("short");
+            self.under_way = Some(UnderWay {
+                op,
+                head,
+                spans,
+                ends: now + Duration::from_nanos(1 + random.of(most.max(1))),
+            });
+        }
+        self.again = self.again.max(core.progress().again);
+        let line = relay.journal_line().expect("just seen");
+        while let Some(wanted) = core.wanted() {
+            line.wanted.push_back(wanted);
+            moved = true;
+        }
+        moved |= line.progress != core.progress();
+        line.progress = core.progress();
+        moved
+    }
+
+    /// When the next write ends.
+    pub fn deadline(&self) -> Time {
+        self.under_way
+            .as_ref()
+            .map_or(Time::FAR, |write| write.ends.max(self.stalled_until))
+    }
+
+    /// The process, or the power, goes.
+    pub fn stop(&mut self, log: &Log, random: &mut Random) {
+        self.core = None;
+        let Some(write) = self.under_way.take() else {
+            return;
+        };
+        if self.disk.fails {
+            return;
+        }
+        // Often nearly all of it is there, which is the harder case.
+        let one_lost_in = [1, 2, 50, 10_000][usize::try_from(random.of(4)).expect("small")];
+        self.disk
+            .tear(&of_log(&write, log), || random.of(one_lost_in) == 0);
+    }
+}
+
+fn of_log(write: &UnderWay, log: &Log) -> Pieces {
+    pieces(write.op, &write.head, &write.spans, |span| {
+        log.pages(
+            usize::try_from(span.offset).expect("inside the region"),
+            usize::try_from(span.blocks).expect("a record is small"),
+        )
+    })
+}

@@ -1,0 +1,297 @@
+//! The worker with a journal: what is acknowledged when, what a power loss
+//! leaves, what passes only when the journal has let go of it, and how a
+//! journal is given up (A-22, C-2).
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test ends where its site does not hold"
+)]
+
+use std::time::Duration;
+
+use sluice_dataplane::worker::journal::{Health, Trouble};
+use sluice_hugepages::tables::Durability;
+use sluice_proto::scsi::{ScsiStatus, cdb};
+use sluice_sim::block::{self, BLOCK_LEN};
+use sluice_sim::site::{Session, Site, Size};
+
+const GOOD: u8 = 0;
+
+struct Journalled {
+    site: Site,
+    session: Session,
+}
+
+impl Journalled {
+    fn new() -> Self {
+        Self::with(Durability::Journal)
+    }
+
+    fn with(durability: Durability) -> Self {
+        let size = Size {
+            durability,
+            ..Size::SMALL
+        };
+        let mut site = Site::of(size, |_| ());
+        let session = site.login(0, 0, 1);
+        Self { site, session }
+    }
+
+    fn write(&mut self, lba: u64, number: u32) -> Option<u8> {
+        self.site.write(&mut self.session, lba, number)
+    }
+
+    /// Sends a write of one block, and does not wait for its answer.
+    fn begin_write(&mut self, lba: u64, number: u32) -> u32 {
+        let mut data = [0; BLOCK_LEN];
+        block::fill(&mut data, number, lba);
+        let cdb = cdb::write(lba, 1);
+        let pdu = Site::command(&mut self.session, 0x20, 512, &cdb).data(&data);
+        self.site.send(&self.session, &pdu.bytes());
+        pdu.itt()
+    }
+
+    fn plain(&mut self, cdb: &[u8]) -> u32 {
+        let pdu = Site::command(&mut self.session, 0, 0, cdb);
+        self.site.send(&self.session, &pdu.bytes());
+        pdu.itt()
+    }
+
+    fn answer(&mut self, itt: u32) -> Option<u8> {
+        self.site
+            .finish(&self.session, itt)
+            .map(|(status, _)| status)
+    }
+
+    fn read(&mut self, lba: u64) -> Option<u32> {
+        let (status, number) = self.site.read(&mut self.session, lba).unwrap();
+        assert_eq!(status, GOOD);
+        number
+    }
+
+    fn stall(&mut self, time: Duration) {
+        self.site.journal.as_mut().unwrap().stalled_until = self.site.now + time;
+    }
+
+    fn health(&self) -> Health {
+        self.site.worker.relay.journal_health().unwrap().0
+    }
+
+    fn run(&mut self, millis: u64) {
+        self.site.run(Duration::from_millis(millis));
+    }
+
+    fn again(mut self, lost: bool) -> Self {
+        self.site = if lost {
+            self.site.lose_power()
+        } else {
+            self.site.restart()
+        };
+        self.run(100);
+        self.session = self.site.login(0, 0, 1);
+        self
+    }
+}
+
+#[test]
+fn a22_a_write_is_answered_when_the_journal_has_it_and_not_before() {
+    let mut site = Journalled::new();
+    site.stall(Duration::from_millis(1500));
+    let write = site.begin_write(3, 1);
+    site.run(400);
+    assert_eq!(site.read(3), Some(1), "it is in the log");
+    assert_eq!(site.site.finish(&site.session, write), None, "not yet");
+    site.run(300);
+    assert_eq!(site.health(), Health::Good);
+}
+
+/// With the storage silent: neither plain writes, nor FUA, nor SYNCHRONIZE CACHE
+/// wait for it, and a power loss takes nothing of them.
+#[test]
+fn c2_a_journal_is_stable_media_though_the_storage_is_silent() {
+    let mut site = Journalled::new();
+    site.write(9, 9).unwrap();
+    site.run(3000);
+    site.site.storage.hangs = true;
+    for number in 1..=20 {
+        assert_eq!(site.write(u64::from(number), number), Some(GOOD));
+    }
+    let sync = site.plain(&cdb::synchronize_cache());
+    assert_eq!(site.answer(sync), Some(GOOD));
+    let mut fua = cdb::write(30, 1);
+    fua[1] |= 8;
+    let mut data = [0; BLOCK_LEN];
+    block::fill(&mut data, 30, 30);
+    let pdu = Site::command(&mut site.session, 0x20, 512, &fua).data(&data);
+    site.site.send(&site.session, &pdu.bytes());
+    assert_eq!(site.answer(pdu.itt()), Some(GOOD));
+    assert_eq!(site.site.storage.media[1], 0, "the storage has none of it");
+
+    site.site.storage.hangs = false;
+    let mut site = site.again(true);
+    for number in 1..=20 {
+        assert_eq!(site.read(u64::from(number)), Some(number));
+    }
+    assert_eq!(site.read(30), Some(30));
+    site.run(5000);
+    assert!(site.site.worker.relay.is_drained());
+    assert_eq!(
+        site.site.storage.media[1..=20],
+        (1..=20).collect::<Vec<_>>()
+    );
+}
+
+/// More than the journal holds goes through it while one old record keeps its
+/// place: that is written again, and found at the end.
+#[test]
+fn a22_a_record_that_stays_is_carried_round_the_journal() {
+    let mut site = Journalled::new();
+    let refused = sluice_sim::storage::Refusal {
+        lba: 7,
+        blocks: 1,
+        fault: sluice_sim::storage::Fault::Status(ScsiStatus::BUSY),
+        times: u32::MAX,
+    };
+    site.site.storage.refusals.push(refused);
+    assert_eq!(site.write(7, 77), Some(GOOD));
+    // Each in a group of its own: a head and 8 KiB.
+    for round in 1..=1900_u32 {
+        let mut data = vec![0; 16 * BLOCK_LEN];
+        for (block, lba) in data.chunks_exact_mut(BLOCK_LEN).zip(512..) {
+            block::fill(block, round, lba);
+        }
+        let cdb = cdb::write(512, 16);
+        let pdu = Site::command(&mut site.session, 0x20, 16 * 512, &cdb).data(&data);
+        site.site.send(&site.session, &pdu.bytes());
+        assert_eq!(site.answer(pdu.itt()), Some(GOOD), "round {round}");
+    }
+    let journal = site.site.journal.as_ref().unwrap();
+    assert!(journal.again > 0, "the old record was written again");
+    site.site.storage.refusals.clear();
+    let mut site = site.again(true);
+    assert_eq!(site.read(7), Some(77));
+    assert_eq!(site.read(520), Some(1900));
+}
+
+/// WRITE SAME goes past the log: it waits until no replay can put back what
+/// it writes over, and after a power loss its blocks are its own.
+#[test]
+fn a22_what_passes_waits_until_the_journal_has_let_go() {
+    let mut site = Journalled::new();
+    assert_eq!(site.write(5, 1), Some(GOOD));
+    // Flushed, but that is not told to the journal's device in time.
+    site.stall(Duration::from_millis(1900));
+    let mut zeroes = [0; 16];
+    // WRITE SAME (16).
+    (zeroes[0], zeroes[9], zeroes[13]) = (0x93, 5, 1);
+    let data = [0; BLOCK_LEN];
+    let pdu = Site::command(&mut site.session, 0x20, 512, &zeroes).data(&data);
+    site.site.send(&site.session, &pdu.bytes());
+    site.run(1000);
+    assert_eq!(site.site.storage.visible[5], 1, "it waits");
+    site.run(1500);
+    assert_eq!(site.answer(pdu.itt()), Some(GOOD));
+    assert_eq!(site.site.storage.visible[5], 0);
+    let mut site = site.again(true);
+    assert_eq!(site.read(5), Some(0), "nothing old has come back");
+}
+
+#[test]
+fn a22_a_journal_whose_device_fails_is_given_up_and_the_storage_takes_over() {
+    let mut site = Journalled::new();
+    site.site.storage.hangs = true;
+    assert_eq!(site.write(1, 1), Some(GOOD));
+    site.site.journal.as_mut().unwrap().disk.fails = true;
+    let waits = site.begin_write(2, 2);
+    site.run(500);
+    assert_eq!(site.health(), Health::Failing(Trouble::Device(5)));
+    assert_eq!(
+        site.site.finish(&site.session, waits),
+        None,
+        "nobody has it"
+    );
+    // The header cannot be written either: nothing is acknowledged past a stale journal.
+    site.site.storage.hangs = false;
+    site.run(2000);
+    assert_eq!(site.health(), Health::Voiding(Trouble::Device(5)));
+    assert_eq!(site.site.storage.media[1..=2], [1, 2]);
+    assert_eq!(site.site.finish(&site.session, waits), None, "still");
+    site.site.journal.as_mut().unwrap().disk.fails = false;
+    assert_eq!(site.answer(waits), Some(GOOD));
+    assert_eq!(site.health(), Health::GivenUp(Trouble::Device(5)));
+    // Contract `storage`: it is there when it is answered.
+    assert_eq!(site.write(3, 3), Some(GOOD));
+    assert_eq!(site.site.storage.media[3], 3);
+    let mut site = site.again(true);
+    assert_eq!(site.health(), Health::Good, "a start begins anew");
+    for number in 1..=3 {
+        assert_eq!(site.read(u64::from(number)), Some(number));
+    }
+}
+
+#[test]
+fn a22_a_journal_that_only_stalls_goes_on() {
+    let mut site = Journalled::new();
+    site.site.storage.hangs = true;
+    site.stall(Duration::from_millis(4000));
+    let waits = site.begin_write(2, 2);
+    site.run(3000);
+    assert_eq!(site.health(), Health::Failing(Trouble::Slow));
+    site.run(1200);
+    assert_eq!(site.answer(waits), Some(GOOD));
+    assert_eq!(site.health(), Health::Good);
+}
+
+#[test]
+fn a22_a_journal_that_stays_slow_is_given_up() {
+    let mut site = Journalled::new();
+    site.stall(Duration::from_secs(12));
+    let waits = site.begin_write(2, 2);
+    site.run(8000);
+    assert_eq!(site.health(), Health::Voiding(Trouble::Slow));
+    // The bound on waiting: it is in the log, and may show (C-2, C-16).
+    site.run(3000);
+    assert_eq!(site.answer(waits), Some(ScsiStatus::BUSY.code()));
+    site.run(2000);
+    assert_eq!(site.health(), Health::GivenUp(Trouble::Slow));
+    assert_eq!(site.write(2, 3), Some(GOOD));
+    assert_eq!(site.site.storage.media[2], 3);
+}
+
+/// The process dies, not the power: log and journal go on together.
+#[test]
+fn a22_after_a_crash_the_journal_follows_the_log() {
+    let mut site = Journalled::new();
+    site.site.storage.hangs = true;
+    for number in 1..=10 {
+        assert_eq!(site.write(u64::from(number), number), Some(GOOD));
+    }
+    site.site.storage.hangs = false;
+    let mut site = site.again(false);
+    assert_eq!(site.health(), Health::Good);
+    site.site.storage.hangs = true;
+    for number in 11..=15 {
+        assert_eq!(site.write(u64::from(number), number), Some(GOOD));
+    }
+    site.site.storage.hangs = false;
+    let mut site = site.again(true);
+    for number in 1..=15 {
+        assert_eq!(site.read(u64::from(number)), Some(number));
+    }
+}
+
+#[test]
+fn c2_with_contract_storage_a_write_is_answered_when_the_storage_has_it() {
+    let mut site = Journalled::with(Durability::Storage);
+    for number in 1..=5 {
+        assert_eq!(site.write(1, number), Some(GOOD));
+        assert_eq!(site.site.storage.media[1], number);
+    }
+    site.site.storage.hangs = true;
+    let waits = site.begin_write(2, 6);
+    site.run(9500);
+    assert_eq!(
+        site.site.finish(&site.session, waits),
+        Some((ScsiStatus::BUSY.code(), vec![]))
+    );
+}
