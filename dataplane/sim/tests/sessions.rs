@@ -77,6 +77,37 @@ fn c8_a_session_that_is_reinstated_keeps_what_was_acknowledged_and_nothing_else(
     );
 }
 
+/// A login into a session by its TSIH: the connection of the same CID is
+/// reinstated, another is one too many (RFC 7143 6.3.4, 11.13.5).
+#[test]
+fn a_connection_is_reinstated_by_its_cid() {
+    let mut site = Site::small();
+    let mut old = site.login(0, 0, 1);
+    assert_eq!(site.write(&mut old, 5, 1), Some(GOOD));
+    let unfinished = Site::command(&mut old, WRITE, 512, &cdb::write(6, 1));
+    site.send(&old, &unfinished.bytes());
+    let login = |site: &mut Site, tsih: u16, cid: u16| {
+        let session = site.connect(0);
+        let pdu = Site::login_pdu(0, 0, 1)
+            .at(14, &tsih.to_be_bytes())
+            .at(20, &cid.to_be_bytes());
+        site.send(&session, &pdu.bytes());
+        let answer = site.next_pdu(&session).unwrap();
+        let given = u16::from_be_bytes([answer.header[14], answer.header[15]]);
+        (session, [answer.header[36], answer.header[37]], given)
+    };
+    assert_eq!(login(&mut site, 1, 1).1, [2, 6], "too many connections");
+    assert_eq!(login(&mut site, 9, 0).1, [2, 10], "no such session");
+    assert!(site.is_open(&old));
+    let (mut new, status, given) = login(&mut site, 1, 0);
+    assert_eq!((status, given), ([0, 0], 1));
+    site.run(Duration::from_millis(50));
+    assert!(!site.is_open(&old));
+    assert_eq!(site.write(&mut new, 6, 2), Some(GOOD));
+    assert_eq!(site.read(&mut new, 5), Some((GOOD, Some(1))));
+    assert_eq!((site.usage().sessions, site.usage().tasks), (1, 0));
+}
+
 /// A login that wants digests; headers have none while it goes on.
 fn login_with_digests(site: &mut Site, header: &str, data: &str) -> Session {
     let text = format!(

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use sluice_proto::Time;
 use sluice_proto::iscsi::SendTargetsScope;
 use sluice_proto::iscsi::login_status::{self, Status};
-use sluice_proto::iscsi::{Offers, TargetConfig, TargetConn};
+use sluice_proto::iscsi::{LoginRequest, Offers, TargetConfig, TargetConn};
 
 use super::lan::{Lan, LanState, SESSION_TASKS_MAX};
 use super::nexus::{Nexus, WanState};
@@ -151,22 +151,25 @@ impl Relay {
         let lan = &self.lans[key.0];
         let request = lan.conn.login_request();
         if request.tsih != 0 {
-            // 11.13.5: a session has one connection, and cannot get a second one.
-            let (tsih, isid) = (request.tsih, request.isid);
-            let initiator = request.initiator_name;
-            let known = self.lans.iter().any(|(at, other)| {
-                let own = other.conn.login_request();
-                at != key.0
-                    && other.tsih == tsih
-                    && (own.isid, own.initiator_name) == (isid, initiator)
-            });
-            let status = if known {
-                login_status::TOO_MANY_CONNECTIONS
-            } else {
-                login_status::SESSION_DOES_NOT_EXIST
+            let of_session = |own: &LoginRequest| {
+                (own.isid, own.initiator_name, own.target_name)
+                    == (request.isid, request.initiator_name, request.target_name)
             };
-            return self.reject_login(key, status);
+            let (tsih, cid) = (request.tsih, request.cid);
+            let known = self.lans.iter().find(|&(at, other)| {
+                at != key.0 && other.tsih == tsih && of_session(other.conn.login_request())
+            });
+            match known.map(|(_, other)| other.conn.login_request().cid == cid) {
+                // RFC 7143 6.3.4: the session goes on with this connection in the
+                // place of the one of the same CID, whose tasks have ended.
+                Some(true) => self.lans[key.0].tsih = tsih,
+                // 11.13.5: it has one connection, and cannot get a second one.
+                Some(false) => return self.reject_login(key, login_status::TOO_MANY_CONNECTIONS),
+                None => return self.reject_login(key, login_status::SESSION_DOES_NOT_EXIST),
+            }
         }
+        let lan = &self.lans[key.0];
+        let request = lan.conn.login_request();
         if request.discovery {
             return self.accept_login(key);
         }
@@ -278,12 +281,25 @@ impl Relay {
     }
 
     fn accept_login(&mut self, key: LanKey) {
-        let tsih = self.next_tsih;
-        self.next_tsih = self.next_tsih.checked_add(1).unwrap_or(1);
+        let tsih = match self.lans[key.0].tsih {
+            0 => self.new_tsih(),
+            reinstated => reinstated,
+        };
         self.counters.logins += 1;
         self.lans[key.0].tsih = tsih;
         self.lans[key.0].conn.accept_login(tsih);
         self.touch_lan(key);
+    }
+
+    /// One that no session has; 0 is none.
+    fn new_tsih(&mut self) -> u16 {
+        loop {
+            let tsih = self.next_tsih;
+            self.next_tsih = self.next_tsih.checked_add(1).unwrap_or(1);
+            if !self.lans.iter().any(|(_, lan)| lan.tsih == tsih) {
+                return tsih;
+            }
+        }
     }
 
     fn reject_login(&mut self, key: LanKey, status: Status) {

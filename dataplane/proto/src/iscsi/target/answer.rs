@@ -172,6 +172,8 @@ impl TargetConn {
         itt: u32,
         response: TaskFunctionResponse,
     ) {
+        // RFC 7143 4.2.2.3: it overtakes nothing that was answered before it. On the
+        // one connection of a session that is a place behind what is queued.
         let after = self.data.queued_until();
         self.queue_untasked(Control::TaskManagementResponse {
             itt,
