@@ -165,8 +165,21 @@ fn packet(source: &mut Source<'_>, kind: u8, how: u8) -> Vec<u8> {
         }
     };
     let options = if how & 8 == 0 { 0 } else { source.below(11) };
-    let mut header = vec![0x45 + u8::try_from(options).expect("ten words"), 0];
+    // Lengths that say something else, under a sum that is right.
+    let lies = source.byte();
+    let words = u8::try_from(options).expect("ten words");
+    let words = if lies & 0xc0 == 0xc0 {
+        words ^ lies & 7
+    } else {
+        words
+    };
+    let mut header = vec![0x45 + words, 0];
     let len = u16::try_from(20 + options * 4 + body.len()).expect("a short packet");
+    let len = match lies & 0x38 {
+        0x38 => source.half(),
+        0x30 => u16::from(source.byte()),
+        _ => len,
+    };
     header.extend_from_slice(&len.to_be_bytes());
     // Identification; fragments of it now and then.
     let fragment = source.byte();
@@ -212,6 +225,11 @@ fn segment(source: &mut Source<'_>, destination: Ipv4Addr) -> Vec<u8> {
     body.extend_from_slice(&number(numbers >> 2, source).to_be_bytes());
     let options = usize::from(numbers >> 4) % 11;
     let words = u8::try_from(5 + options).expect("ten words");
+    let words = if flags & 0xc0 == 0xc0 {
+        ports >> 3 & 15
+    } else {
+        words
+    };
     body.extend_from_slice(&[words << 4, flags & 0x3f]);
     body.extend_from_slice(&source.half().to_be_bytes());
     body.extend_from_slice(&[0; 4]);
