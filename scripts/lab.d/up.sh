@@ -89,6 +89,8 @@ up_parts() {
     fi
     if [[ -z $config ]]; then
         config=$STATE/sluice.toml
+        # A journal is written once when it is made: a small one, for an `up` in time.
+        [[ $durability != journal ]] || log_mib=${log_mib:-64}
         relay_config "${mode:-transparent}" "${driver:-auto}" "${durability:-memory}" \
             "$volumes" "${log_mib:-256}" 128 >"$config"
     fi
