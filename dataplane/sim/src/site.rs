@@ -78,6 +78,7 @@ pub mod op {
     pub const LOGIN_RESPONSE: u8 = 0x23;
     pub const TEXT_RESPONSE: u8 = 0x24;
     pub const DATA_IN: u8 = 0x25;
+    pub const R2T: u8 = 0x31;
     pub const IMMEDIATE: u8 = 0x40;
 }
 
@@ -599,6 +600,40 @@ impl Site {
                     }
                 }
                 op::RESPONSE => return Some((pdu.status(), data)),
+                _ => {}
+            }
+        }
+        None
+    }
+
+    /// Answers every R2T of the task with its part of `data`; the task's status.
+    pub fn finish_write(&mut self, session: &Session, itt: u32, data: &[u8]) -> Option<u8> {
+        let word = |pdu: &Pdu, at: usize| {
+            u32::from_be_bytes(*pdu.header[at..].first_chunk().expect("a word"))
+        };
+        while let Some(pdu) = self.next_pdu(session) {
+            match pdu.opcode() {
+                op::RESPONSE if pdu.itt() == itt => return Some(pdu.status()),
+                op::R2T if pdu.itt() == itt => {
+                    let (ttt, offset) = (word(&pdu, 20), word(&pdu, 40) as usize);
+                    let burst = &data[offset..offset + word(&pdu, 44) as usize];
+                    // The least that anyone must take (RFC 7143 13.12).
+                    let pieces = burst.chunks(512);
+                    let last = pieces.len() - 1;
+                    let mut bytes = Vec::new();
+                    for ((at, piece), number) in pieces.enumerate().zip(0..) {
+                        let from = u32::try_from(offset + at * 512).expect("the site holds");
+                        let is_last = u8::from(at == last) << 7;
+                        let out = Pdu::new(op::DATA_OUT, is_last, itt)
+                            .at(8, &LUN.to_be_bytes())
+                            .word(20, ttt)
+                            .word(36, number)
+                            .word(40, from)
+                            .data(piece);
+                        bytes.extend(out.bytes());
+                    }
+                    self.send(session, &bytes);
+                }
                 _ => {}
             }
         }

@@ -391,6 +391,51 @@ fn c9_after_a_crash_the_storage_is_asked_first() {
     }
 }
 
+/// One that the relay must leave to the storage may be as long as any.
+#[test]
+fn c9_a_long_write_is_the_storages_to_judge() {
+    const BLOCKS: u32 = 4096;
+    let size = Size {
+        shared: true,
+        ..Size::SMALL
+    };
+    let mut site = Site::of(size, |storage| {
+        storage.reservations.no_full_status = true;
+        storage.resize(8192);
+    });
+    let mut a = site.login(0, 0, 1);
+    let kind = Kind::WriteExclusive;
+    assert_eq!(reserve_out(&mut site, &mut a, REGISTER, kind, 0, 0xA), GOOD);
+    assert_eq!(reserve_out(&mut site, &mut a, RESERVE, kind, 0xA, 0), GOOD);
+    // Who is registered is forgotten with the process, and this storage does not say.
+    let mut site = site.restart();
+    let mut b = site.login(1, 0, 1);
+    let mut a = site.login(0, 0, 1);
+    assert_eq!(site.write(&mut b, 5, 51), Some(RESERVATION_CONFLICT));
+    let data: Vec<_> = (0..u64::from(BLOCKS))
+        .flat_map(|lba| {
+            let mut block = [0; BLOCK_LEN];
+            block::fill(&mut block, 7, lba);
+            block
+        })
+        .collect();
+    for (session, expected) in [(&mut b, RESERVATION_CONFLICT), (&mut a, GOOD)] {
+        let mut status = BUSY;
+        for _ in 0..2 {
+            let pdu = Site::command(session, 0x20, BLOCKS * 512, &cdb::write(0, BLOCKS));
+            site.send(session, &pdu.bytes());
+            status = site.finish_write(session, pdu.itt(), &data).unwrap();
+            if status != BUSY {
+                break;
+            }
+        }
+        assert_eq!(status, expected);
+    }
+    assert!(site.storage.visible[..4096].iter().all(|&is| is == 7));
+    site.run(Duration::from_secs(3));
+    assert_eq!(site.usage().staging_pages, 0);
+}
+
 #[test]
 fn c9_compare_and_write_of_two_computers_takes_turns() {
     let Pair {

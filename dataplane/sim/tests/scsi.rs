@@ -243,6 +243,41 @@ fn the_storages_residual_is_the_computers() {
     assert_eq!(last.header[44..], 219_u32.to_be_bytes());
 }
 
+/// Two MiB, stamped for their places.
+fn long(number: u32) -> Vec<u8> {
+    (0..4096).flat_map(|lba| stamped(lba, number)).collect()
+}
+
+/// More than the staging pages hold: it waits in the log's room, which it gives
+/// back, and is no record of it.
+#[test]
+fn a_long_passing_command_goes_by_the_logs_room() {
+    let mut site = Site::with(|storage| storage.resize(8192));
+    let mut session = site.login(0, 0, 1);
+    let before = site.usage().segments;
+    assert_eq!(site.write(&mut session, 100, 1), Some(GOOD));
+    let verified = [0x2E, 0, 0, 0, 0, 0, 0, 0x10, 0, 0];
+    let data = long(2);
+    let pdu = Site::command(&mut session, WRITE, 4096 * BLOCK_BYTES, &verified);
+    site.send(&session, &pdu.bytes());
+    assert_eq!(site.finish_write(&session, pdu.itt(), &data), Some(GOOD));
+    assert!(site.storage.visible[..4096].iter().all(|&is| is == 2));
+    for lba in [0, 100, 4095] {
+        assert_eq!(site.read(&mut session, lba), Some((GOOD, Some(2))));
+    }
+    assert_eq!(site.usage().segments, before);
+    // One whose computer goes in the middle of its data leaves nothing, either.
+    let pdu = Site::command(&mut session, WRITE, 4096 * BLOCK_BYTES, &verified);
+    site.send(&session, &pdu.bytes());
+    assert_eq!(site.next_pdu(&session).unwrap().opcode(), op::R2T);
+    assert!(site.usage().segments > before);
+    site.abort(&session);
+    site.run(Duration::from_millis(100));
+    assert_eq!(site.usage().segments, before);
+    let mut session = site.login(0, 0, 1);
+    assert_eq!(site.read(&mut session, 100), Some((GOOD, Some(2))));
+}
+
 #[test]
 fn reads_leave_pages_for_what_passes() {
     let mut site = Site::small();

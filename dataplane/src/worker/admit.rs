@@ -475,6 +475,9 @@ impl Relay {
                 for page in pass.pages.drain(..) {
                     self.staging.give(page);
                 }
+                if let Some(room) = pass.room.take() {
+                    self.give_room(key, room);
+                }
                 self.end_pass(key);
                 true
             }
@@ -547,6 +550,14 @@ fn land(
                 unreachable!("complete writes get no more data")
             }
         },
+        Work::Pass(PassTask {
+            room: Some(room),
+            landed,
+            ..
+        }) => {
+            log.append(*room, bytes);
+            *landed += u32::try_from(bytes.len()).expect("a part of a write");
+        }
         Work::Pass(PassTask { pages, landed, .. }) => {
             let mut rest = bytes;
             while !rest.is_empty() {

@@ -5,6 +5,7 @@
 //! queue keeps later epochs behind what it changes.
 
 use arrayvec::ArrayVec;
+use sluice_hugepages::log::WriteId;
 use sluice_hugepages::tables::Durability;
 use sluice_proto::Time;
 use sluice_proto::iscsi::{CommandEvent, Residual};
@@ -17,8 +18,8 @@ use super::admit::Refusal;
 use super::relay::{Net, Relay};
 use super::staging::{STAGE_LEN, StagePage};
 use super::task::{
-    NexusKey, PASS_PAGES_MAX, PassTask, SyncTask, Task, TaskKey, VolumeKey, Work, WriteState,
-    WriteTask,
+    NexusKey, PASS_BYTES_MAX, PASS_PAGES_MAX, PassTask, SyncTask, Task, TaskKey, VolumeKey, Work,
+    WriteState, WriteTask,
 };
 use super::volume::lun_number;
 use super::wan::Ended;
@@ -93,9 +94,17 @@ impl Relay {
             (false, _) => 0,
         };
         let out_len = if command.write { len } else { 0 };
+        let pages_max = PASS_PAGES_MAX.min(self.staging.share());
+        let pages_in = (read_len as usize).div_ceil(STAGE_LEN);
         let pages_out = out_len.div_ceil(STAGE_LEN);
-        let pages_needed = pages_out + (read_len as usize).div_ceil(STAGE_LEN);
-        if pages_needed > PASS_PAGES_MAX.min(self.staging.share()) {
+        let on_blocks = matches!(
+            access,
+            Access::Read { .. } | Access::Write { .. } | Access::Range { .. }
+        );
+        let long = volume.filter(|_| on_blocks && pages_out + pages_in > pages_max);
+        let pages_out = if long.is_some() { 0 } else { pages_out };
+        let pages_needed = pages_out + pages_in;
+        if pages_needed > pages_max {
             return Err(Refusal::sense(Sense::INVALID_FIELD_IN_CDB));
         }
         let mut pages = ArrayVec::new();
@@ -111,11 +120,22 @@ impl Relay {
                 }
             }
         }
+        let room = match long.map(|volume| self.room_to_pass(volume, nexus, command.expected_len)) {
+            None => None,
+            Some(Ok(room)) => Some(room),
+            Some(Err(refusal)) => {
+                for page in pages {
+                    self.staging.give(page);
+                }
+                return Err(refusal);
+            }
+        };
         Ok(Work::Pass(PassTask {
             read: command.read,
             write: command.write,
             pages,
             pages_out,
+            room,
             read_len,
             landed: 0,
             transferred: 0,
@@ -126,6 +146,32 @@ impl Relay {
             asked: None,
             aborting: false,
         }))
+    }
+
+    /// Room in the log for data-out that no staging pages hold. It is read there
+    /// on its way to the storage and given back; a crash leaves nothing of it.
+    fn room_to_pass(
+        &mut self,
+        volume: VolumeKey,
+        nexus: NexusKey,
+        len: u32,
+    ) -> Result<WriteId, Refusal> {
+        let geometry = self.volume(volume).geometry.expect("a known volume");
+        // COMPARE AND WRITE and the like bring more than their blocks: the room is
+        // taken in the volume's name, not at a place of it.
+        let whole = len.checked_next_multiple_of(geometry.block_len);
+        let whole = whole.filter(|&whole| {
+            let blocks = u64::from(whole / geometry.block_len);
+            whole <= self.write_len_max && blocks <= geometry.blocks
+        });
+        let Some(whole) = whole else {
+            return Err(Refusal::sense(Sense::INVALID_FIELD_IN_CDB));
+        };
+        let room = self.take_room(volume, nexus, 0, (whole, len));
+        room.ok_or_else(|| {
+            self.counters.busy_no_staging += 1;
+            Refusal::status(ScsiStatus::BUSY)
+        })
     }
 
     pub(super) fn start_pass(&mut self, now: Time, key: TaskKey) {
@@ -251,9 +297,12 @@ impl Relay {
         let mut pages = std::mem::take(&mut pass.pages);
         let (read, transferred) = (pass.read && !pass.write, pass.transferred);
         let has_data_in = transferred > 0;
-        let pages_out = pass.pages_out;
+        let (pages_out, room) = (pass.pages_out, pass.room.take());
         for page in pages.drain(..pages_out) {
             self.staging.give(page);
+        }
+        if let Some(room) = room {
+            self.give_room(key, room);
         }
         let transferred = match pages.first() {
             Some(&first) if has_data_in => self.present_identity(net, key, first, transferred),
@@ -372,9 +421,19 @@ impl Relay {
         let (Some((lan, number)), Some(&first)) = (task.lan, pages.first()) else {
             return false;
         };
-        if let Some(volume) = task.volume {
-            let len = (transferred as usize).min(STAGE_LEN);
-            let data = &mut self.staging.bytes_mut(net.pool, first)[..len];
+        let len = (transferred as usize).min(STAGE_LEN);
+        let data = &mut self.staging.bytes_mut(net.pool, first)[..len];
+        if self
+            .find_volume(self.nexuses[task.nexus.0].target, task.lun)
+            .is_none()
+        {
+            // Not cached, it has no room in the log: all goes by staging pages. Its
+            // block length was not asked for; the longest there is makes no false promise.
+            if vpd::requested_page(&task.cdb) == Some(vpd::BLOCK_LIMITS) {
+                let bytes_max = u32::try_from(PASS_BYTES_MAX).expect("1 MiB");
+                vpd::cap_block_limits(data, 4096, bytes_max);
+            }
+        } else if let Some(volume) = task.volume {
             if let Some(mode) = ModeSense::from_cdb(&task.cdb) {
                 mode.report_relay_cache(data);
             } else if vpd::requested_page(&task.cdb) == Some(vpd::BLOCK_LIMITS) {

@@ -60,16 +60,15 @@ impl Relay {
         len: u32,
     ) -> bool {
         let Some(volume) = volume else { return false };
-        // One too long to pass is taken up, and refused when its data is here.
-        if len as usize > PASS_BYTES_MAX {
-            return false;
-        }
+        // Longer ones of a write-through volume go by the log, and are answered when
+        // they are durable.
+        let through = len as usize <= PASS_BYTES_MAX && self.volume(volume).write_through;
         let judged = matches!(access, Access::Write { .. } | Access::Sync { .. })
             && matches!(
                 self.standing(volume, nexus, Deed::Write),
                 Standing::Barred | Standing::Unclear
             )
-            || self.volume(volume).write_through && matches!(access, Access::Write { .. });
+            || through && matches!(access, Access::Write { .. });
         if judged {
             self.counters.writes_judged += 1;
             if ordered || access.orders() {
@@ -359,6 +358,7 @@ impl Relay {
                 write: false,
                 pages: ArrayVec::new(),
                 pages_out: 0,
+                room: None,
                 read_len: 0,
                 landed: 0,
                 transferred: 0,

@@ -55,6 +55,9 @@ impl Relay {
                             let Work::Pass(pass) = &tasks[task.0].work else {
                                 unreachable!("only passing commands forward data")
                             };
+                            if let Some(room) = pass.room {
+                                return log.copy_received(room, from, into);
+                            }
                             let mut done = 0;
                             while done < into.len() {
                                 let at = from + done;

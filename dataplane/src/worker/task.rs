@@ -26,8 +26,9 @@ pub struct TaskKey(pub usize);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct VolumeKey(pub u16);
 
-/// Most bytes of a command that passes through, either way. What moves more
-/// than this (other than plain reads and writes) is refused with INVALID FIELD IN CDB.
+/// Most bytes of a command that passes through by way of staging pages. More
+/// data-out of a command on blocks waits in the log's room; anything else that
+/// moves more is refused with INVALID FIELD IN CDB.
 pub const PASS_BYTES_MAX: usize = PASS_PAGES_MAX * STAGE_LEN;
 pub const PASS_PAGES_MAX: usize = 16;
 /// Longest CDB that is taken up: no command of SBC-4 or SPC-5 for disks has more.
@@ -188,6 +189,9 @@ pub struct PassTask {
     pub pages: ArrayVec<StagePage, PASS_PAGES_MAX>,
     /// How many of the pages are data-out's.
     pub pages_out: usize,
+    /// Where data-out is that is too long for pages: room in the log that never
+    /// becomes a record.
+    pub room: Option<WriteId>,
     /// Room for data-in at the computer, in bytes.
     pub read_len: u32,
     /// Data-out bytes that have arrived.

@@ -14,7 +14,7 @@ use super::admit::Refusal;
 use super::holding::{Deed, Standing};
 use super::lan::SESSION_TASKS_MAX;
 use super::relay::{Net, Relay};
-use super::task::{LanKey, Task, TaskKey, VolumeKey, Work, WriteState, WriteTask};
+use super::task::{LanKey, NexusKey, Task, TaskKey, VolumeKey, Work, WriteState, WriteTask};
 use super::volume::Geometry;
 
 /// Longest that an answer is held back when the log is full: seen by a computer
@@ -307,8 +307,12 @@ impl Relay {
             expected_len,
             ..
         } = self.tasks[key.0];
+        self.would_exceed_share(nexus, expected_len)
+    }
+
+    fn would_exceed_share(&self, nexus: NexusKey, len: u32) -> bool {
         let unfinished = self.nexuses[nexus.0].unfinished;
-        unfinished > 0 && unfinished + u64::from(expected_len) > self.unfinished_max
+        unfinished > 0 && unfinished + u64::from(len) > self.unfinished_max
     }
 
     /// Writes wait for room that are not waiting for their session's own.
@@ -370,14 +374,28 @@ impl Relay {
     }
 
     fn reserve(&mut self, key: TaskKey) -> Option<WriteId> {
-        let volume = self.tasks[key.0].volume.expect("a write has a volume");
+        let Task { nexus, volume, .. } = self.tasks[key.0];
+        let volume = volume.expect("a write has a volume");
         let WriteTask { lba, len, .. } = *self.write_mut(key);
-        if self.is_over_share(key) || self.log.room().segments_free <= self.margin_segments {
+        self.take_room(volume, nexus, lba, (len, len))
+    }
+
+    /// Room in the log for whole blocks at `lba`, for so many bytes of a command's
+    /// data: [`Relay::give_room`] gives it back.
+    pub(super) fn take_room(
+        &mut self,
+        volume: VolumeKey,
+        nexus: NexusKey,
+        lba: u64,
+        (room_len, data_len): (u32, u32),
+    ) -> Option<WriteId> {
+        let no_room = self.log.room().segments_free <= self.margin_segments;
+        if no_room || self.would_exceed_share(nexus, data_len) {
             return None;
         }
-        let id = self.log.reserve(super::log_volume(volume), lba, len).ok()?;
-        let nexus = self.tasks[key.0].nexus;
-        self.nexuses[nexus.0].unfinished += u64::from(len);
+        let volume = super::log_volume(volume);
+        let id = self.log.reserve(volume, lba, room_len).ok()?;
+        self.nexuses[nexus.0].unfinished += u64::from(data_len);
         Some(id)
     }
 

@@ -141,6 +141,31 @@ impl Log {
         }
     }
 
+    /// Copies bytes of a write that is being received out again, from `offset`
+    /// on: for data that goes to the storage without ever becoming a record.
+    ///
+    /// # Panics
+    /// When they are not all appended yet.
+    pub fn copy_received(&self, write: WriteId, offset: usize, mut into: &mut [u8]) {
+        assert!(
+            offset + into.len() <= self.received(write) as usize,
+            "{} bytes at {offset} have not all come",
+            into.len()
+        );
+        let (mut id, mut skip) = (write.0, offset);
+        while !into.is_empty() {
+            let entry = self.slab.get(id);
+            let Phase::Receiving { next, filled, .. } = entry.phase else {
+                unreachable!("a part of a write that is being received");
+            };
+            let filled = filled as usize;
+            let from = skip.min(filled);
+            let (now, rest) = into.split_at_mut((filled - from).min(into.len()));
+            now.copy_from_slice(self.memory.bytes(entry.payload_offset() + from, now.len()));
+            (id, skip, into) = (next, skip - from, rest);
+        }
+    }
+
     /// Bytes appended so far.
     pub fn received(&self, write: WriteId) -> u32 {
         match self.slab.get(write.0).phase {

@@ -18,8 +18,8 @@ pub fn requested_page(cdb: &[u8]) -> Option<u8> {
 
 /// Caps MAXIMUM TRANSFER LENGTH at `bytes_max`, the largest write that the
 /// relay takes as one, where the storage says more or says nothing (zero), and
-/// OPTIMAL TRANSFER LENGTH with it. Bytes cut off by the allocation length are
-/// left alone. Returns whether anything changed; not a Block Limits page: no.
+/// OPTIMAL TRANSFER LENGTH and MAXIMUM COMPARE AND WRITE LENGTH (which brings
+/// its blocks twice) with it. Bytes cut off by the allocation length are left alone. Returns whether anything changed; not a Block Limits page: no.
 ///
 /// # Panics
 /// If `block_len` is zero.
@@ -32,6 +32,11 @@ pub fn cap_block_limits(page: &mut [u8], block_len: u32, bytes_max: u32) -> bool
     }
     let blocks_max = bytes_max / block_len;
     let mut changed = false;
+    let compare_max = u8::try_from(blocks_max / 2).unwrap_or(u8::MAX);
+    if let Some(compare) = page.get_mut(5).filter(|blocks| **blocks > compare_max) {
+        *compare = compare_max;
+        changed = true;
+    }
     // Zero means "no limit" in the first field and "not reported" in the second.
     for (at, none_is_unlimited) in [(8, true), (12, false)] {
         let Some(blocks) = be32(page, at) else {
@@ -69,6 +74,11 @@ mod tests {
         let mut small = page(128, 64);
         assert!(!cap_block_limits(&mut small, 512, MAX));
         assert_eq!(small, page(128, 64));
+        // COMPARE AND WRITE brings what is there and what is to be.
+        small[5] = 255;
+        assert!(!cap_block_limits(&mut small, 512, MAX));
+        assert!(cap_block_limits(&mut small, 4096, 1 << 20));
+        assert_eq!(small[5], 128);
     }
 
     #[test]

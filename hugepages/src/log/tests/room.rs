@@ -40,6 +40,12 @@ fn the_longest_write_has_the_parts_that_are_derived() {
         for piece in pattern(9, 32 << 20).chunks(1 << 20) {
             log.append(id, piece);
         }
+        // What is not a record yet can be read all the same, across parts.
+        for (offset, len) in [(0, 5000), ((1 << 20) - 3, 2 << 20), ((32 << 20) - 7, 7)] {
+            let mut read = vec![0; len];
+            log.copy_received(id, offset, &mut read);
+            assert!(read == pattern(9, 32 << 20)[offset..offset + len]);
+        }
         let ids = log.commit(id, 1, 1, RecordFlags::NONE);
         assert_eq!(ids.len(), parts, "after a tail of {tail_pages} pages");
         let mut whole = Vec::new();
