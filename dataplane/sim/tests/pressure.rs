@@ -260,3 +260,36 @@ fn a_write_that_the_log_could_never_hold() {
     let pdu = site.next_pdu(&session).expect("an R2T");
     assert_eq!((pdu.opcode(), pdu.itt()), (0x31, write.itt()));
 }
+
+/// What waits for a flush that goes on is not sent away in the middle of it, and
+/// not kept for longer than a computer has patience, either (C-16).
+#[test]
+fn what_moves_is_waited_for_longer() {
+    for (writes, expected) in [(16, GOOD), (90, BUSY)] {
+        let size = Size {
+            silence_max: Duration::from_secs(60),
+            ..Size::SMALL
+        };
+        let mut site = Site::of(size, |_| ());
+        let mut session = site.login(0, 0, 1);
+        site.storage.latency_max = Duration::from_secs(1);
+        // Each is an epoch: a write and a SYNCHRONIZE CACHE, one after the other.
+        for _ in 0..writes {
+            send_write(&mut site, &mut session);
+        }
+        for _ in 0..writes {
+            assert_eq!(answer(&mut site, &session).status(), GOOD);
+        }
+        let mut cdb = [0; 16];
+        (cdb[0], cdb[13]) = (0x93, 1);
+        let begun = site.now;
+        let same = Site::command(&mut session, 0x20, 512, &cdb).data(&[0; 512]);
+        site.send(&session, &same.bytes());
+        let pdu = answer(&mut site, &session);
+        let waited = site.now.since(begun);
+        let ended = (pdu.itt(), pdu.status());
+        assert_eq!(ended, (same.itt(), expected), "{waited:?}");
+        assert!(waited > Duration::from_secs(10), "{waited:?}");
+        assert!(waited < Duration::from_secs(21), "{waited:?}");
+    }
+}

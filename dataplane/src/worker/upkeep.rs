@@ -12,7 +12,7 @@ use super::admit::CLOSING_MAX;
 use super::lan::LanState;
 use super::nexus::WanState;
 use super::relay::{Net, Relay};
-use super::task::{ChunkState, LanKey, NexusKey, TaskKey, VolumeKey, Work, WriteState};
+use super::task::{ChunkState, LanKey, NexusKey, Task, TaskKey, VolumeKey, Work, WriteState};
 
 /// A command is looked at once in four sweeps, one at the storage once in
 /// sixteen; every bound kept on them is several times that.
@@ -21,6 +21,13 @@ const SWEEP_PERIOD: Duration = Duration::from_millis(20);
 /// Data that was asked for and has not moved for this long is not waited for:
 /// what it would fill is other computers' room too.
 const DATA_IDLE_MAX: Duration = Duration::from_secs(3);
+
+/// A command that waits for what the storage is taking, byte by byte, is waited
+/// for so long after it came, if that is longer than any other is: still well
+/// below the 30 s of Linux (C-16).
+const MOVING_MAX: Duration = Duration::from_secs(20);
+/// Bytes of a nexus that were sent or acknowledged so long ago show that it moves.
+const MOVED_WITHIN: Duration = Duration::from_secs(2);
 
 /// A command at the storage without an answer for this long: twice what Linux waits.
 const WAN_ANSWER_MAX: Duration = Duration::from_secs(60);
@@ -197,6 +204,7 @@ impl Relay {
             if now < task.deadline && !idle
                 || task.lan.is_none() && !self.is_idle(TaskKey(at))
                 || task.is_answered_soon()
+                || !idle && self.may_wait_longer(now, task)
             {
                 continue;
             }
@@ -218,6 +226,27 @@ impl Relay {
             }
             self.feed_starved(net, now);
         }
+    }
+
+    /// Ending it BUSY would have the computer send it again, to wait for the rest
+    /// of what is going on anyway: a long write's flush, or its own data.
+    fn may_wait_longer(&self, now: Time, task: &Task) -> bool {
+        let flush_nexus = || {
+            task.volume
+                .and_then(|volume| self.volume(volume).flush_nexus)
+        };
+        let nexus = match &task.work {
+            Work::Pass(pass) if pass.asked.is_some() => Some(task.nexus),
+            Work::Pass(_) | Work::Sync(_) => flush_nexus(),
+            Work::Write(write) if matches!(write.state, WriteState::Durable { .. }) => {
+                flush_nexus()
+            }
+            Work::Write(_) | Work::Read(_) => None,
+        };
+        let moved = nexus
+            .and_then(|nexus| self.nexuses.get(nexus.0))
+            .is_some_and(|nexus| now.since(nexus.progressed) < MOVED_WITHIN);
+        moved && now < task.deadline + MOVING_MAX.saturating_sub(self.config.wait_max)
     }
 
     /// Does what time brings to a session; says when it is to be looked at next.
