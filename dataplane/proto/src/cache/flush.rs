@@ -215,12 +215,17 @@ impl FlushQueue {
     /// If it is not in flight: completions of a lost session must not arrive
     /// after [`FlushQueue::session_lost`].
     pub fn write_done(&mut self, volume: u16, record: u32, outcome: Outcome) {
-        let queue = &mut self.volumes[usize::from(volume)];
-        let node = &mut self.nodes[record as usize];
+        let node = &self.nodes[record as usize];
         assert!(
             node.state == State::InFlight && node.volume == volume,
             "record {record} is not in flight"
         );
+        let outcome = match outcome {
+            Outcome::Good if self.goes_again(volume, record) => Outcome::Retry,
+            outcome => outcome,
+        };
+        let queue = &mut self.volumes[usize::from(volume)];
+        let node = &mut self.nodes[record as usize];
         queue.write_ended(record, node.bytes);
         match outcome {
             // Beside unsynced ones it waits for their sync too: else an older
@@ -343,9 +348,11 @@ impl FlushQueue {
 
     /// The storage cannot make durable what it had taken (C-4): every record
     /// that is GOOD and not durable is refused, and handed to `each`, the oldest first.
-    /// A sync in flight covers none of them any more.
+    /// A sync in flight covers none of them any more, and a write in flight over
+    /// the same blocks goes again after them.
     pub fn refuse_unsynced(&mut self, volume: u16, mut each: impl FnMut(u32)) {
         let queue = &mut self.volumes[usize::from(volume)];
+        queue.overtaken |= queue.has_unsynced() && !queue.in_flight.is_empty();
         let mut at = queue.undurable;
         while queue.has_unsynced() {
             let node = &mut self.nodes[at as usize];
@@ -357,6 +364,25 @@ impl FlushQueue {
             }
             at = node.newer;
         }
+    }
+
+    /// Whether an older write of the same blocks is yet to be sent, or may be
+    /// again: it would land over what is newer.
+    fn goes_again(&self, volume: u16, record: u32) -> bool {
+        let queue = &self.volumes[usize::from(volume)];
+        if !queue.overtaken {
+            return false;
+        }
+        let span = self.nodes[record as usize].span();
+        let mut at = queue.undurable;
+        while at != record {
+            let node = &self.nodes[at as usize];
+            if matches!(node.state, State::Waiting | State::Refused) && node.span().overlaps(span) {
+                return true;
+            }
+            at = node.newer;
+        }
+        false
     }
 
     /// The refused records of a volume, the oldest first.

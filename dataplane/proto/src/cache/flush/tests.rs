@@ -529,3 +529,36 @@ fn epochs_never_go_back() {
     lab.epoch = 1;
     lab.push(0, 8);
 }
+
+/// The sync's refusal takes the older write's GOOD away after a newer one over
+/// the same blocks was sent: that one goes again, after it.
+#[test]
+fn c4_what_is_tried_again_does_not_land_over_what_is_newer() {
+    for answered_first in [true, false] {
+        let mut lab = Lab::new();
+        let old = lab.push(0, 8);
+        assert_eq!(lab.sends(), "0");
+        lab.good(&[old]);
+        assert_eq!(lab.sends(), "S");
+        let new = lab.push(4, 8);
+        assert_eq!(lab.sends(), "1");
+        lab.queue.sync_done(0, false);
+        lab.queue.refuse_unsynced(0, |_| ());
+        if answered_first {
+            lab.good(&[new]);
+            assert_eq!(lab.sends(), "", "nothing is sent past what is refused");
+        }
+        lab.queue.retry_refused(0);
+        if !answered_first {
+            assert_eq!(lab.sends(), "");
+            lab.good(&[new]);
+        }
+        assert_eq!(lab.sends(), "0", "the newer one waits for its GOOD");
+        lab.good(&[old]);
+        assert_eq!(lab.sends(), "1");
+        lab.good(&[new]);
+        assert_eq!(lab.sends(), "S");
+        lab.queue.sync_done(0, true);
+        assert_eq!(lab.freed(), [old, new]);
+    }
+}

@@ -57,6 +57,9 @@ pub(super) struct Volume {
     epoch: u64,
     pub in_flight: ArrayVec<(u32, Span), WRITES_IN_FLIGHT_MAX>,
     pub bytes_in_flight: u64,
+    /// Since something was refused after its GOOD there was always a write in
+    /// flight: one that was sent before may be of the same blocks, and newer.
+    pub overtaken: bool,
     /// Commands that went past the queue and have not ended.
     pub passing: Passing,
     /// What was not durable, sent or not.
@@ -91,6 +94,7 @@ impl Volume {
             epoch: 0,
             in_flight: ArrayVec::new(),
             bytes_in_flight: 0,
+            overtaken: false,
             passing: Passing::new(),
             dirty: Amount::default(),
             good_before: Amount::default(),
@@ -229,6 +233,7 @@ impl Volume {
         self.in_flight
             .swap_remove(at.expect("what is in flight is listed"));
         self.bytes_in_flight -= u64::from(bytes);
+        self.overtaken &= !self.in_flight.is_empty();
     }
 
     /// Forgets what was on its way. What passes through does so on its own
@@ -236,6 +241,7 @@ impl Volume {
     pub fn session_lost(&mut self) {
         self.in_flight.clear();
         self.bytes_in_flight = 0;
+        self.overtaken = false;
         self.good_before = Amount::default();
         self.good_after = Amount::default();
         self.sync_in_flight = false;
