@@ -119,10 +119,16 @@ impl Journal {
         let Some(line) = relay.journal_line() else {
             return false;
         };
-        for request in line.requests.drain(..) {
+        // The thread runs beside the worker: a group may end between any two requests.
+        let asked = line.requests.len();
+        let taken = match random.of(3) {
+            0 => usize::try_from(random.of(asked as u64 + 1)).expect("below a usize"),
+            _ => asked,
+        };
+        for request in line.requests.drain(..taken) {
             core.request(request);
         }
-        let mut moved = false;
+        let mut moved = taken < asked;
         loop {
             if let Some(done) = self
                 .under_way

@@ -289,7 +289,8 @@ fn c2_with_contract_storage_a_write_is_answered_when_the_storage_has_it() {
     }
     site.site.storage.hangs = true;
     let waits = site.begin_write(2, 6);
-    site.run(9500);
+    // The longest that anything is waited for (C-16).
+    site.run(20_500);
     assert_eq!(
         site.site.finish(&site.session, waits),
         Some((ScsiStatus::BUSY.code(), vec![]))
