@@ -211,6 +211,31 @@ fn c9_reserve_is_the_holders_until_it_goes() {
     );
 }
 
+/// The relay's own RELEASE waits for the flush when the storage goes: the volume's
+/// writes do not wait with it, what was reserved went with the session.
+#[test]
+fn a_release_that_cannot_go_out_does_not_outlive_its_session() {
+    let Pair {
+        mut site,
+        mut a,
+        mut b,
+    } = Pair::new(true);
+    let reserve = [opcode::RESERVE_6, 0, 0, 0, 0, 0];
+    assert_eq!(sense_of(&mut site, &mut a, &reserve).0, GOOD);
+    site.storage.deaf = true;
+    assert_eq!(site.write(&mut a, 1, 10), Some(GOOD));
+    site.close(&a);
+    let taken = (0..40).any(|number| {
+        site.run(Duration::from_secs(1));
+        site.write(&mut b, 2, number) == Some(GOOD)
+    });
+    assert!(taken, "an outage is bridged");
+    site.storage.deaf = false;
+    site.run(Duration::from_secs(40));
+    assert_eq!(site.storage.media[1], 10);
+    assert!(site.worker.relay.is_drained());
+}
+
 /// LUN RESET; what the storage of the relay says to it.
 fn reset(site: &mut Site, session: &mut Session) -> u8 {
     let tag = 0x7000 + session.cmd_sn;

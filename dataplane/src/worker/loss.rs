@@ -62,6 +62,7 @@ impl Relay {
         for volume in self.volume_keys() {
             self.release_durable(net, now, volume);
         }
+        self.give_up_releases(key);
         self.give_up_resets(key);
         let leaves = self.nexuses[key.0].state == WanState::LoggingOut;
         // What it was to leave behind may have come back to it since it said so.

@@ -375,6 +375,23 @@ impl Relay {
         true
     }
 
+    /// The nexus has lost its session, and with it what it had reserved by RESERVE
+    /// (SPC-2 5.5.2): a RELEASE of the relay's own that has not gone out would
+    /// only hold up the volume's writes until the next one.
+    pub(super) fn give_up_releases(&mut self, nexus: NexusKey) {
+        // One that is not asked and has no computer is the relay's own.
+        let releases: Vec<TaskKey> = self
+            .tasks
+            .iter()
+            .filter(|(_, task)| task.nexus == nexus && task.lan.is_none())
+            .filter(|(_, task)| matches!(&task.work, Work::Pass(pass) if pass.asked.is_none()))
+            .map(|(at, _)| TaskKey(at))
+            .collect();
+        for release in releases {
+            self.abandon(release);
+        }
+    }
+
     /// What a change of reservations waits for, and holds up: every block, and it changes none.
     pub(super) fn whole(&self, volume: VolumeKey) -> Access {
         Access::Range {
