@@ -10,10 +10,10 @@
 use std::time::Duration;
 
 use sluice_hugepages::region::Region;
-use sluice_hugepages::tables::{Command, FailedWrite, Outcome, Scope, text};
+use sluice_hugepages::tables::{Command, Durability, FailedWrite, Outcome, Scope, text};
 use sluice_proto::scsi::{ScsiStatus, Sense, SenseKey, cdb, sense};
 use sluice_sim::block;
-use sluice_sim::site::{BLOCKS, Pdu, Session, Site, TARGETS, op};
+use sluice_sim::site::{BLOCKS, Pdu, Session, Site, Size, TARGETS, op};
 use sluice_sim::storage::{Fault, LUN, Refusal};
 
 const GOOD: u8 = 0x00;
@@ -42,7 +42,11 @@ impl Failing {
     }
 
     fn with(refusal: Refusal) -> Self {
-        let mut site = Site::small();
+        Self::of(Size::SMALL, refusal)
+    }
+
+    fn of(size: Size, refusal: Refusal) -> Self {
+        let mut site = Site::of(size, |_| ());
         let session = site.login(0, 0, 1);
         site.storage.refusals.push(refusal);
         Self { site, session }
@@ -504,6 +508,54 @@ fn a_thin_volume_turns_to_write_through_before_it_is_full() {
     assert_eq!(failing.retry(), (Outcome::Done, 1));
     assert_eq!(failing.write(OTHER, 5), GOOD);
     assert_eq!(failing.site.counter("command_passed"), passed + 1);
+}
+
+/// Where the storage acknowledges, a write of a failed volume would wait for what
+/// never comes: it is told why, and takes no room.
+#[test]
+fn a_write_that_the_storage_is_to_acknowledge_hears_of_the_fault() {
+    let size = Size {
+        durability: Durability::Storage,
+        ..Size::SMALL
+    };
+    let refusal = Refusal {
+        lba: BLOCK,
+        blocks: 1,
+        fault: Fault::Sense(MEDIUM_ERROR),
+        times: u32::MAX,
+    };
+    let mut failing = Failing::of(size, refusal);
+    assert_eq!(failing.write(OTHER, 1), GOOD);
+    assert_eq!(failing.write(BLOCK, 2), CHECK_CONDITION);
+    let kept = failing.site.worker.relay.dirty_bytes();
+    assert_eq!(failing.write(OTHER, 3), CHECK_CONDITION);
+    assert_eq!(failing.site.worker.relay.dirty_bytes(), kept);
+}
+
+/// What passes keeps the contract, too: GOOD of a volatile cache is not enough (C-2).
+#[test]
+fn c2_a_write_that_passes_is_answered_when_the_contract_says() {
+    for durability in [Durability::Storage, Durability::Journal] {
+        let size = Size {
+            durability,
+            ..Size::SMALL
+        };
+        let never = Refusal {
+            lba: BLOCK,
+            blocks: 1,
+            fault: Fault::Silence,
+            times: 0,
+        };
+        let mut failing = Failing::of(size, never);
+        failing.site.storage.announce(Sense::THIN_THRESHOLD_REACHED);
+        assert_eq!(failing.write(OTHER, 1), GOOD);
+        failing.run(3);
+        assert_eq!(failing.read(OTHER), Err(Sense::THIN_THRESHOLD_REACHED));
+        let passed = failing.site.counter("command_passed");
+        assert_eq!(failing.write(OTHER, 2), GOOD);
+        assert_eq!(failing.site.counter("command_passed"), passed + 1);
+        assert_eq!(failing.stored(OTHER), 2, "{durability:?}");
+    }
 }
 
 /// A failed volume gives nothing back: it may not fill the log for the others.

@@ -17,6 +17,7 @@
 //! Not for: whether the storage takes writes at all ([`super::writable`]).
 
 use sluice_hugepages::log::{RecordId, VolumeFlags, VolumeId};
+use sluice_hugepages::tables::Durability;
 use sluice_proto::Time;
 use sluice_proto::iscsi::Residual;
 use sluice_proto::scsi::{Access, ScsiStatus, Sense, SenseKey, sense};
@@ -318,9 +319,14 @@ impl Relay {
         match access {
             Access::Read { lba, blocks, .. } => failure.over(lba, u64::from(blocks)),
             Access::Write { fua: true, .. } | Access::Sync { .. } => failure.sense(),
-            Access::Write { lba, blocks, .. } => failure
-                .over(lba, u64::from(blocks))
-                .or_else(|| self.is_half_full().then(|| failure.sense()).flatten()),
+            Access::Write { lba, blocks, .. } => {
+                failure.over(lba, u64::from(blocks)).or_else(|| {
+                    let waits =
+                        self.volume(key).write_through || self.contract(key) == Durability::Storage;
+                    let ends = waits || self.is_half_full();
+                    ends.then(|| failure.sense()).flatten()
+                })
+            }
             Access::Range { lba, blocks, .. } => failure.over(lba, blocks),
             Access::None | Access::Medium => None,
         }

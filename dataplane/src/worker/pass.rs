@@ -345,15 +345,19 @@ impl Relay {
         self.feed_starved(net, now);
     }
 
-    /// A write with FUA that the storage was left to judge is answered when a
-    /// SYNCHRONIZE CACHE of the flusher has covered it, as any other (C-2).
+    /// A write that the storage was left to judge is answered when a SYNCHRONIZE
+    /// CACHE of the flusher has covered it, as any other, if it is with FUA or the
+    /// contract promises more than memory (C-2).
     fn wait_for_media(&mut self, key: TaskKey, moved: u32) -> bool {
-        let task = &mut self.tasks[key.0];
-        let (Some((lba, blocks)), Some(volume), Some(_)) =
-            (task.fua_write(), task.volume, task.lan)
+        let task = &self.tasks[key.0];
+        let (Some((lba, blocks, fua)), Some(volume), Some(_)) =
+            (task.passing_write(), task.volume, task.lan)
         else {
             return false;
         };
+        if !fua && self.contract(volume) == Durability::Memory {
+            return false;
+        }
         if let Some(sense) = self.volume(volume).failure.sense() {
             self.answer(key, ScsiStatus::CHECK_CONDITION, &sense, 0);
             self.forget(key);
@@ -365,8 +369,8 @@ impl Relay {
             lba,
             blocks,
             len: moved,
-            ordering: true,
-            fua: true,
+            ordering: fua,
+            fua,
             state: WriteState::Durable { sequence, number },
         });
         self.volume_mut(volume).waiting.push_back(key);

@@ -118,7 +118,7 @@ impl Relay {
         let task = &mut self.tasks[task_key.0];
         let (lun, mut cdb, volume) = (task.lun, task.cdb, task.volume);
         let cdb_rest = task.cdb_rest;
-        if task.fua_write().is_some() {
+        if let Some((_, _, true)) = task.passing_write() {
             // The computer was told that FUA is honoured; the storage may not know it.
             let at = if cdb[0] == opcode::VARIABLE_LENGTH {
                 10

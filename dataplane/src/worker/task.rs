@@ -84,17 +84,12 @@ impl Task {
         whole
     }
 
-    /// The write with FUA that this passing command is: LBA and blocks.
-    pub fn fua_write(&self) -> Option<(u64, u32)> {
+    /// The write that this passing command is: LBA, blocks, and whether with FUA.
+    pub fn passing_write(&self) -> Option<(u64, u32, bool)> {
         match (&self.work, sluice_proto::scsi::classify(&self.whole_cdb())) {
-            (
-                Work::Pass(_),
-                Ok(Access::Write {
-                    lba,
-                    blocks,
-                    fua: true,
-                }),
-            ) if self.volume.is_some() => Some((lba, blocks)),
+            (Work::Pass(_), Ok(Access::Write { lba, blocks, fua })) if self.volume.is_some() => {
+                Some((lba, blocks, fua))
+            }
             _ => None,
         }
     }
