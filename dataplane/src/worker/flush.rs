@@ -382,7 +382,8 @@ impl Relay {
             self.let_go(record);
             freed = true;
         }
-        if self.flush.is_drained(key.0) {
+        // A sync that is out may outlast what it was for: a discard takes that away.
+        if self.flush.is_drained(key.0) && !self.flush.is_syncing(key.0) {
             self.volume_mut(key).begun = false;
         }
         self.wake_waiting(now, key);

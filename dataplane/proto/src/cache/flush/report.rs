@@ -22,6 +22,12 @@ impl FlushQueue {
         self.volumes[usize::from(volume)].passed_unsynced()
     }
 
+    /// Whether a sync is in flight.
+    #[must_use]
+    pub fn is_syncing(&self, volume: u16) -> bool {
+        self.volumes[usize::from(volume)].sync_in_flight
+    }
+
     /// Whether nothing is left to send or to sync.
     #[must_use]
     pub fn is_drained(&self, volume: u16) -> bool {

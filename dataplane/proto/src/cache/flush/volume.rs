@@ -76,7 +76,7 @@ pub(super) struct Volume {
     pub syncs_sent: u64,
     /// The number of the last sync that succeeded; syncs are numbered from 1.
     syncs_good: u64,
-    sync_in_flight: bool,
+    pub sync_in_flight: bool,
     /// Records that the storage will not take.
     pub refused: u32,
     /// The storage's cache is volatile, as far as is known.
