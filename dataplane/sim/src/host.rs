@@ -22,6 +22,7 @@ pub struct Wire {
 
 pub struct Host {
     pub wire: Wire,
+    pub mac: [u8; 6],
     interface: Interface,
     sockets: SocketSet<'static>,
 }
@@ -55,6 +56,7 @@ impl Host {
             .expect("the first route");
         Self {
             wire,
+            mac,
             interface,
             sockets: SocketSet::new(Vec::new()),
         }

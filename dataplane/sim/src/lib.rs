@@ -11,10 +11,12 @@
 pub mod block;
 pub mod campaign;
 pub mod client;
+pub mod fault;
 pub mod host;
 pub mod journal;
 pub mod link;
 pub mod oracle;
+pub mod proof;
 pub mod random;
 pub mod reservation;
 pub mod site;

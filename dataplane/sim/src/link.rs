@@ -33,7 +33,7 @@ pub struct LinkCounters {
 }
 
 /// One direction.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Link {
     pub faults: Faults,
     pub is_cut: bool,

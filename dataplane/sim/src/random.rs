@@ -25,9 +25,22 @@ impl Random {
         }
     }
 
+    /// As [`Random::of`], of things in a list.
+    pub fn below(&mut self, bound: usize) -> usize {
+        usize::try_from(self.of(bound as u64)).expect("below a usize")
+    }
+
     /// True `percent` times of a hundred.
     pub fn chance(&mut self, percent: u64) -> bool {
         self.of(100) < percent
+    }
+
+    pub fn key(&mut self) -> [u8; 32] {
+        let mut key = [0; 32];
+        for piece in key.chunks_exact_mut(8) {
+            piece.copy_from_slice(&self.draw().to_le_bytes());
+        }
+        key
     }
 
     pub fn seed(&mut self) -> [u8; 16] {

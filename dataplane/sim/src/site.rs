@@ -11,6 +11,7 @@ use std::time::Duration;
 use crate::block::{self, BLOCK_LEN};
 use crate::host::Host;
 use crate::journal::Journal;
+use crate::proof::Names;
 use crate::random::Random;
 use crate::storage::{LUN, PORT, Storage};
 use sluice_dataplane::driver::Port;
@@ -19,7 +20,7 @@ use sluice_dataplane::journal::core::AREA_BLOCKS_MIN;
 use sluice_dataplane::journal::layout::HEADER_BLOCKS;
 use sluice_dataplane::net::{PortConfig, Router, RouterConfig};
 use sluice_dataplane::tcp::{Buffers, Tcp, TcpConfig};
-use sluice_dataplane::worker::security::{ComputerChap, Security};
+use sluice_dataplane::worker::security::Security;
 use sluice_dataplane::worker::{Digests, Io, Mode, Relay, RelayConfig, Target, Usage, Worker};
 use sluice_hugepages::log::Log;
 use sluice_hugepages::pool::Pool;
@@ -27,7 +28,6 @@ use sluice_hugepages::region::Region;
 use sluice_hugepages::tables::Durability;
 use sluice_proto::Time;
 use sluice_proto::cache::flush::policy::FlushPolicy;
-use sluice_proto::iscsi::chap::{Algorithms, Challenges, ChapLogin, ChapName, Credential, Secret};
 use smoltcp::iface::SocketHandle;
 use smoltcp::socket::tcp::State;
 
@@ -41,29 +41,6 @@ pub const RELAY_LAN: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
 const RELAY_WAN: Ipv4Addr = Ipv4Addr::new(198, 19, 0, 1);
 pub const STORAGE: Ipv4Addr = Ipv4Addr::new(198, 19, 0, 10);
 pub const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(198, 19, 0, 11);
-
-/// What every computer proves to the relay, and the relay to it.
-fn credentials() -> (Credential, Credential) {
-    let credential = |name: &str, secret: &[u8]| Credential {
-        name: ChapName::from(name).expect("a short name"),
-        secret: Secret::new(secret).expect("96 bits at least"),
-    };
-    (
-        credential("computer", b"the computers' secret"),
-        credential("relay", b"the relay's secret"),
-    )
-}
-
-/// Mutual CHAP, as a computer of a site with [`Size::chap`] does it.
-pub fn chap_login() -> ChapLogin {
-    let (computer, relay) = credentials();
-    ChapLogin {
-        algorithms: Algorithms::default(),
-        initiator: computer,
-        target: Some(relay),
-        challenge: Challenges::new([9; 32]).draw(),
-    }
-}
 
 /// Opcodes of RFC 7143 11.1.1 that these tests send or wait for.
 pub mod op {
@@ -180,7 +157,7 @@ pub struct Size {
     /// The second target is at [`ELSEWHERE`], where nobody answers but
     /// [`Site::elsewhere`].
     pub apart: bool,
-    /// Computers must prove who they are: see [`chap_login`].
+    /// Computers must prove who they are: see [`Names::login`].
     pub chap: bool,
     /// When plain writes are acknowledged.
     pub durability: Durability,
@@ -739,12 +716,7 @@ fn start(
         lan_digests: Digests::default(),
         wan_digests: Digests::default(),
         security: Security {
-            computers: vec![ComputerChap {
-                initiator: None,
-                computer: credentials().0,
-                relay: Some(credentials().1),
-                algorithms: Algorithms::default(),
-            }],
+            computers: vec![Names::LAN.of_computers()],
             storages: Vec::new(),
         },
         challenge_key: [7; 32],

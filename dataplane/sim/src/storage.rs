@@ -7,28 +7,31 @@
 //! under way, to be told by a unit attention.
 
 mod fault;
+mod volume;
 
-use std::collections::VecDeque;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use sluice_proto::Time;
+use sluice_proto::iscsi::chap::Demand;
 use sluice_proto::iscsi::{
-    CommandEvent, TargetConfig, TargetConn, TargetEvent, TaskFunction, TaskFunctionResponse,
-    TaskId, login_status,
+    CommandEvent, Offers, TargetConfig, TargetConn, TargetEvent, TaskFunction,
+    TaskFunctionResponse, TaskId, login_status,
 };
 use sluice_proto::scsi::reservation::Change;
-use sluice_proto::scsi::{self, Access, ScsiStatus, Sense, SenseKey, opcode};
+use sluice_proto::scsi::{self, Access, ScsiStatus, Sense, opcode};
 use smoltcp::iface::SocketHandle;
 use smoltcp::socket::tcp::State;
 
 pub use fault::{Fault, Refusal};
+use volume::Attentions;
+pub use volume::Volume;
 
 use crate::block::{self, BLOCK_LEN};
 use crate::host::Host;
-use crate::oracle::Image;
+use crate::proof::Proof;
 use crate::random::Random;
-use crate::reservation::{InitiatorPort, Refused, Reservations, Told};
+use crate::reservation::{InitiatorPort, Refused, Told};
 
 pub const PORT: u16 = 3260;
 const LISTENERS: usize = 4;
@@ -55,9 +58,8 @@ struct Session {
     pending: Vec<Pending>,
     /// Data-in under way, by token.
     answers: Vec<(u64, Vec<u8>)>,
-    attention: bool,
-    /// Other unit attentions, oldest first.
-    told: VecDeque<Sense>,
+    /// Unit attentions that wait, a volume.
+    attentions: Vec<Attentions>,
     port: Option<InitiatorPort>,
 }
 
@@ -71,6 +73,8 @@ pub struct StorageCounters {
     /// Commands that an ABORT TASK has ended.
     pub aborted: u64,
     pub lun_resets: u64,
+    /// Connections broken on purpose.
+    pub broken: u64,
     /// Sessions that broke with writes under way, and writes carried out for such.
     pub left_behind: u64,
     pub strays_done: u64,
@@ -88,17 +92,16 @@ pub struct StorageCounters {
 #[derive(Debug)]
 pub struct Storage {
     pub host: Host,
-    pub visible: Image,
-    pub media: Image,
+    pub volumes: Vec<Volume>,
     pub counters: StorageCounters,
     pub latency_max: Duration,
     pub busy_percent: u64,
-    /// No volatile cache: GOOD means stable media (WCE = 0).
-    pub write_through: bool,
-    pub reservations: Reservations,
-    pub torn: u64,
     /// The command window of sessions to come.
     pub window: u16,
+    /// What it offers them.
+    pub offers: Offers,
+    /// What initiators must prove; none must.
+    pub proof: Option<Proof>,
     pub refusals: Vec<Refusal>,
     /// Answers no command while set; pings it does.
     pub hangs: bool,
@@ -113,6 +116,8 @@ pub struct Storage {
     pub deaf: bool,
     /// Writes of initiators whose names end so are not carried out while set.
     pub stalls: Option<&'static str>,
+    /// Reads are not carried out while set.
+    pub holds_reads: bool,
     /// Initiator names ending so are not let in.
     pub bars: Option<&'static str>,
     sessions: Vec<Session>,
@@ -120,22 +125,19 @@ pub struct Storage {
     left: Vec<Session>,
     next_token: u64,
     next_tsih: u16,
-    changed: bool,
 }
 
 impl Storage {
     pub fn new(address: Ipv4Addr, gateway: Ipv4Addr, blocks: usize, seed: u64) -> Self {
         let mut storage = Self {
             host: Host::new(address, gateway, [2, 0, 0, 0, 0, 0x20], seed),
-            visible: vec![0; blocks],
-            media: vec![0; blocks],
+            volumes: vec![Volume::new(None, LUN, BLOCK_LEN, blocks, 0)],
             counters: StorageCounters::default(),
             latency_max: Duration::from_millis(2),
             busy_percent: 0,
-            write_through: false,
-            reservations: Reservations::default(),
-            torn: 0,
             window: TargetConfig::default().max_tasks,
+            offers: TargetConfig::default().offers,
+            proof: None,
             refusals: Vec::new(),
             hangs: false,
             finishes_aborted: false,
@@ -143,17 +145,27 @@ impl Storage {
             unmaps: false,
             deaf: false,
             stalls: None,
+            holds_reads: false,
             bars: None,
             sessions: Vec::new(),
             left: Vec::new(),
             next_token: 1,
             next_tsih: 1,
-            changed: false,
         };
         for _ in 0..LISTENERS {
             storage.listen();
         }
         storage
+    }
+
+    /// Listens as it is set up by now; nobody has connected yet.
+    pub fn listen_anew(&mut self) {
+        for session in self.sessions.drain(..) {
+            self.host.close(session.handle);
+        }
+        for _ in 0..LISTENERS {
+            self.listen();
+        }
     }
 
     fn listen(&mut self) {
@@ -166,28 +178,23 @@ impl Storage {
             handle,
             conn: Box::new(TargetConn::new(TargetConfig {
                 max_tasks: self.window,
+                offers: self.offers,
+                authenticates: self.proof.is_some(),
                 ..TargetConfig::default()
             })),
             isid: None,
             open: false,
             pending: Vec::new(),
             answers: Vec::new(),
-            attention: true,
-            told: VecDeque::new(),
+            attentions: vec![Attentions::fresh(); self.volumes.len()],
             port: None,
         });
-    }
-
-    /// Whether visible or stable contents changed since the last call.
-    pub fn take_changed(&mut self) -> bool {
-        std::mem::take(&mut self.changed)
     }
 
     /// The storage loses power: its cache, its sessions and what they had under way.
     pub fn fail_power(&mut self) {
         self.counters.power_failures += 1;
-        self.visible.clone_from(&self.media);
-        self.changed = true;
+        self.lose_caches();
         for at in (0..self.sessions.len()).rev() {
             let handle = self.sessions[at].handle;
             if self.sessions[at].open {
@@ -198,21 +205,32 @@ impl Storage {
             session.pending.clear();
         }
         self.left.clear();
-        self.reservations.forget();
+        for volume in &mut self.volumes {
+            volume.reservations.forget();
+        }
+    }
+
+    fn lose_caches(&mut self) {
+        for volume in &mut self.volumes {
+            volume.visible.clone_from(&volume.media);
+            volume.changed = true;
+        }
     }
 
     /// Every nexus is told this once, on its next command.
     pub fn announce(&mut self, sense: Sense) {
         for session in &mut self.sessions {
-            session.told.push_back(sense);
+            for attentions in &mut session.attentions {
+                attentions.told.push_back(sense);
+            }
         }
     }
 
-    fn tell(&mut self, told: Vec<Told>) {
+    fn tell(&mut self, volume: usize, told: Vec<Told>) {
         for (port, sense) in told {
             for session in &mut self.sessions {
                 if session.port.as_ref() == Some(&port) {
-                    session.told.push_back(sense);
+                    session.attentions[volume].told.push_back(sense);
                 }
             }
         }
@@ -228,8 +246,8 @@ impl Storage {
         cdb: &[u8; 16],
         parameters: &[u8],
     ) -> Result<(), Refused> {
-        let told = self.reservations.change(port, cdb, parameters)?;
-        self.tell(told);
+        let told = self.volumes[0].reservations.change(port, cdb, parameters)?;
+        self.tell(0, told);
         Ok(())
     }
 
@@ -261,12 +279,13 @@ impl Storage {
     /// and the next command of each nexus hears of it.
     pub fn reset(&mut self) {
         self.counters.resets += 1;
-        self.visible.clone_from(&self.media);
-        self.changed = true;
+        self.lose_caches();
         for session in &mut self.sessions {
-            session.attention = true;
+            session.attentions.fill(Attentions::fresh());
         }
-        self.reservations.end_reserve(None);
+        for volume in &mut self.volumes {
+            volume.reservations.end_reserve(None);
+        }
     }
 
     /// Every session is asked to log out within some seconds (RFC 7143 11.9.1).
@@ -278,18 +297,19 @@ impl Storage {
 
     /// The volume grows, or shrinks.
     pub fn resize(&mut self, blocks: usize) {
-        self.visible.resize(blocks, 0);
-        self.media.resize(blocks, 0);
+        self.volumes[0].visible.resize(blocks, 0);
+        self.volumes[0].media.resize(blocks, 0);
     }
 
     /// The volume is reset by someone: its cache is gone, every session will be
     /// told so, and commands under way end after it (C-6, A-17).
     pub fn lose_cache(&mut self) {
         self.counters.resets += 1;
-        self.visible.clone_from(&self.media);
-        self.changed = true;
+        self.lose_caches();
         for session in &mut self.sessions {
-            session.attention = true;
+            for attentions in &mut session.attentions {
+                attentions.reset = true;
+            }
             self.counters.strays += session
                 .pending
                 .iter()
@@ -300,11 +320,13 @@ impl Storage {
 
     /// One block of the cache goes to stable media by itself.
     pub fn destage(&mut self, random: &mut Random) {
-        let at = usize::try_from(random.of(self.media.len() as u64)).expect("a small volume");
-        if self.media[at] != self.visible[at] {
-            self.media[at] = self.visible[at];
+        let volume = usize::try_from(random.of(self.volumes.len() as u64)).expect("few volumes");
+        let volume = &mut self.volumes[volume];
+        let at = usize::try_from(random.of(volume.media.len() as u64)).expect("a small volume");
+        if volume.media[at] != volume.visible[at] {
+            volume.media[at] = volume.visible[at];
+            volume.changed = true;
             self.counters.destaged += 1;
-            self.changed = true;
         }
     }
 
@@ -332,7 +354,7 @@ impl Storage {
                 self.host.close(handle);
                 let mut gone = self.sessions.remove(at);
                 if gone.isid.is_some() {
-                    self.reservations.end_reserve(gone.port.as_ref());
+                    self.end_reserve(gone.port.as_ref());
                 }
                 // A storage need not end what it has all the data of (RFC 7143 6.3.5):
                 // it is carried out in its time, unless the session is reinstated.
@@ -340,8 +362,7 @@ impl Storage {
                     .retain(|pending| pending.complete && pending.command.write);
                 if gone.isid.is_some() && !gone.pending.is_empty() {
                     self.counters.left_behind += 1;
-                    gone.attention = false;
-                    gone.told.clear();
+                    gone.attentions.fill(Attentions::default());
                     self.left.push(gone);
                 }
             }
@@ -382,8 +403,16 @@ impl Storage {
         if self.hangs {
             return None;
         }
+        let holds_reads = self.holds_reads;
+        let is_read = |pending: &Pending| {
+            let access = scsi::classify(&pending.cdb);
+            matches!(access, Ok(Access::Read { .. }))
+        };
         let which = session.pending.iter().position(|pending| {
-            pending.complete && pending.due <= now && !(stalled && pending.command.write)
+            pending.complete
+                && pending.due <= now
+                && !(stalled && pending.command.write)
+                && !(holds_reads && is_read(pending))
         })?;
         Some(session.pending.remove(which))
     }
@@ -402,6 +431,23 @@ impl Storage {
     pub fn cut_first(&mut self) {
         let handle = self.sessions[0].handle;
         self.host.socket(handle).abort();
+    }
+
+    /// The connection of a session breaks, as when a path fails: what it has under
+    /// way is carried out all the same, in its time.
+    pub fn break_one(&mut self, random: &mut Random) {
+        let logged_in = |session: &&Session| session.open && session.isid.is_some();
+        let handles: Vec<_> = self
+            .sessions
+            .iter()
+            .filter(logged_in)
+            .map(|session| session.handle)
+            .collect();
+        let at = usize::try_from(random.of(handles.len() as u64)).expect("few sessions");
+        if let Some(&handle) = handles.get(at) {
+            self.counters.broken += 1;
+            self.host.socket(handle).abort();
+        }
     }
 
     fn serve(&mut self, now: Time, at: usize, random: &mut Random) {
@@ -447,6 +493,7 @@ impl Storage {
                             pending.data[from..from + bytes.len()].copy_from_slice(bytes);
                         }
                     }
+                    Some(TargetEvent::Authenticate) => event = Some(Simple::Authenticate),
                     Some(TargetEvent::Login) => event = Some(Simple::Login),
                     Some(TargetEvent::Command(command)) => event = Some(Simple::Command(command)),
                     Some(TargetEvent::WriteComplete { task }) => {
@@ -455,9 +502,9 @@ impl Storage {
                     Some(TargetEvent::TaskManagement {
                         tag,
                         function,
+                        lun,
                         ref_task,
-                        ..
-                    }) => event = Some(Simple::Management(tag, function, ref_task)),
+                    }) => event = Some(Simple::Management(tag, function, lun, ref_task)),
                     Some(TargetEvent::Violation(_)) => event = Some(Simple::Close),
                     Some(_) => {}
                     None if used == 0 => break,
@@ -472,6 +519,12 @@ impl Storage {
         });
         match event {
             None => return used_any,
+            Some(Simple::Authenticate) => {
+                let demand = self.proof.as_mut().map_or(Demand::Nothing, Proof::demand);
+                if let Some(TargetEvent::Login) = self.sessions[at].conn.authenticate(demand) {
+                    self.login(at);
+                }
+            }
             Some(Simple::Login) => self.login(at),
             Some(Simple::Command(command)) => self.command(now, at, command, random),
             Some(Simple::Complete(task)) => {
@@ -483,9 +536,9 @@ impl Storage {
                     pending.complete = true;
                 }
             }
-            Some(Simple::Management(tag, function, task)) => {
+            Some(Simple::Management(tag, function, lun, task)) => {
                 if function == TaskFunction::LunReset {
-                    self.reset_tasks();
+                    self.reset_tasks(lun);
                 }
                 if self.finishes_aborted {
                     self.hangs = false;
@@ -511,14 +564,40 @@ impl Storage {
 
     /// LUN RESET: what every session had under way is ended, and each is told so
     /// but the one that asked (SAM-5 7.7); the cache stays.
-    fn reset_tasks(&mut self) {
+    fn reset_tasks(&mut self, lun: u64) {
         self.counters.lun_resets += 1;
-        self.left.clear();
-        for session in &mut self.sessions {
-            session.pending.clear();
-            session.attention = true;
+        for session in self.sessions.iter_mut().chain(&mut self.left) {
+            let Session { conn, pending, .. } = session;
+            pending.retain(|pending| {
+                let stays = pending.command.lun != lun;
+                if !stays {
+                    conn.abort(pending.task);
+                }
+                stays
+            });
         }
-        self.reservations.end_reserve(None);
+        for (at, volume) in self.volumes.iter_mut().enumerate() {
+            if volume.lun == lun {
+                for session in &mut self.sessions {
+                    session.attentions[at] = Attentions::fresh();
+                }
+                volume.reservations.end_reserve(None);
+            }
+        }
+    }
+
+    fn end_reserve(&mut self, port: Option<&InitiatorPort>) {
+        for volume in &mut self.volumes {
+            volume.reservations.end_reserve(port);
+        }
+    }
+
+    /// The volume that a session means by this LUN.
+    fn find(&self, at: usize, lun: u64) -> Option<usize> {
+        let target = &self.sessions[at].conn.login_request().target_name;
+        let target = target.as_deref().unwrap_or_default();
+        let mut volumes = self.volumes.iter();
+        volumes.position(|volume| volume.lun == lun && volume.is_of(target))
     }
 
     /// The same ISID reinstates: what the old session had under way is dropped (RFC 7143 6.3.5).
@@ -532,8 +611,18 @@ impl Storage {
             let status = login_status::AUTHORIZATION_FAILURE;
             return self.sessions[at].conn.reject_login(status.0, status.1);
         }
+        let port = InitiatorPort {
+            name: request.initiator_name.to_string(),
+            isid,
+        };
+        let target = request.target_name;
+        let same = |session: &Session| {
+            session.isid.is_some()
+                && session.port.as_ref() == Some(&port)
+                && session.conn.login_request().target_name == target
+        };
         for other in 0..self.sessions.len() {
-            if other != at && self.sessions[other].isid == Some(isid) {
+            if other != at && same(&self.sessions[other]) {
                 self.counters.reinstated += u64::from(!self.sessions[other].pending.is_empty());
                 self.sessions[other].pending.clear();
                 self.sessions[other].isid = None;
@@ -542,20 +631,16 @@ impl Storage {
             }
         }
         self.left.retain(|left| {
-            let same = left.isid == Some(isid);
+            let same = same(left);
             self.counters.reinstated += u64::from(same);
             !same
         });
-        let port = InitiatorPort {
-            name: self.sessions[at]
-                .conn
-                .login_request()
-                .initiator_name
-                .to_string(),
-            isid,
-        };
-        self.reservations.end_reserve(Some(&port));
+        self.end_reserve(Some(&port));
         self.sessions[at].port = Some(port);
+        let volumes = self.volumes.len();
+        self.sessions[at]
+            .attentions
+            .resize(volumes, Attentions::fresh());
         self.sessions[at].isid = Some(isid);
         let tsih = self.next_tsih;
         self.next_tsih = self.next_tsih.checked_add(1).unwrap_or(1);
@@ -640,23 +725,25 @@ impl Storage {
             )
         };
         let cdb = &pending.command.cdb;
-        if pending.command.lun != LUN && cdb[0] != opcode::REPORT_LUNS {
-            return check(Sense::LOGICAL_UNIT_NOT_SUPPORTED);
-        }
         match cdb[0] {
             opcode::REPORT_LUNS => {
-                let mut answer = vec![0; 16];
-                answer[3] = 8;
-                answer[8..].copy_from_slice(&LUN.to_be_bytes());
+                let target = self.sessions[at].conn.login_request().target_name;
+                let target = target.as_deref().unwrap_or_default();
+                let mut answer = vec![0; 8];
+                for volume in self.volumes.iter().filter(|volume| volume.is_of(target)) {
+                    answer.extend(volume.lun.to_be_bytes());
+                }
+                let len = u32::try_from(answer.len() - 8).expect("few volumes");
+                answer[..4].copy_from_slice(&len.to_be_bytes());
                 return good(answer);
             }
             opcode::INQUIRY => return good(vec![0; 36]),
             _ => {}
         }
-        if std::mem::take(&mut self.sessions[at].attention) {
-            return check(Sense::POWER_ON_OR_RESET);
-        }
-        if let Some(sense) = self.sessions[at].told.pop_front() {
+        let Some(volume) = self.find(at, pending.command.lun) else {
+            return check(Sense::LOGICAL_UNIT_NOT_SUPPORTED);
+        };
+        if let Some(sense) = self.sessions[at].attentions[volume].take() {
             return check(sense);
         }
         if random.chance(self.busy_percent) {
@@ -669,150 +756,46 @@ impl Storage {
             Refused::Conflict => (ScsiStatus::RESERVATION_CONFLICT, Vec::new(), Vec::new()),
             Refused::Sense(sense) => check(sense),
         };
-        let judged = access.map(|access| self.reservations.judge(&port, cdb, access));
+        let reservations = &mut self.volumes[volume].reservations;
+        let judged = access.map(|access| reservations.judge(&port, cdb, access));
         if let Ok(Err(conflict)) = judged {
             return refused(conflict);
         }
         match Change::from_cdb(cdb) {
             Some(Change::Persistent) => {
-                return match self.reservations.change(&port, cdb, &pending.data) {
+                return match reservations.change(&port, cdb, &pending.data) {
                     Ok(told) => {
-                        self.tell(told);
+                        self.tell(volume, told);
                         good(Vec::new())
                     }
                     Err(why) => refused(why),
                 };
             }
             Some(change) => {
-                self.reservations.reserve(&port, change);
+                reservations.reserve(&port, change);
                 return good(Vec::new());
             }
             None if cdb[0] == opcode::PERSISTENT_RESERVE_IN => {
-                return self.reservations.read(cdb).map_or_else(refused, good);
+                return reservations.read(cdb).map_or_else(refused, good);
             }
             None => {}
         }
-        if let Err(sense) = access.and_then(|access| access.check(self.media.len() as u64)) {
-            return check(sense);
-        }
-        if let Ok(Access::Read { blocks, .. }) = access
-            && pending.command.expected_len as usize != blocks as usize * BLOCK_LEN
+        if self.hides_capacity
+            && matches!(
+                cdb[0],
+                opcode::SERVICE_ACTION_IN_16 | opcode::READ_CAPACITY_10
+            )
         {
-            return check(Sense::INVALID_FIELD_IN_CDB);
+            return check(Sense::INVALID_COMMAND_OPERATION_CODE);
         }
-        // What changes blocks brings no more of them than there are from its first on.
-        if let Ok(Access::Write { lba, .. } | Access::Range { lba, .. }) = access
-            && lba + (pending.data.len().div_ceil(BLOCK_LEN) as u64) > self.media.len() as u64
-        {
-            return check(Sense::INVALID_FIELD_IN_CDB);
-        }
-        match (cdb[0], access) {
-            (opcode::SERVICE_ACTION_IN_16 | opcode::READ_CAPACITY_10, _) if self.hides_capacity => {
-                check(Sense::INVALID_COMMAND_OPERATION_CODE)
-            }
-            (opcode::SERVICE_ACTION_IN_16, _) => {
-                let mut answer = vec![0; 32];
-                answer[..8].copy_from_slice(&(self.media.len() as u64 - 1).to_be_bytes());
-                answer[8..12]
-                    .copy_from_slice(&u32::try_from(BLOCK_LEN).expect("512").to_be_bytes());
-                good(answer)
-            }
-            (opcode::MODE_SENSE_6, _) => {
-                // Header of 4 bytes, caching page with WCE set.
-                let caching = if self.write_through { 0x00 } else { 0x04 };
-                let mut answer = vec![23, 0, 0, 0, 0x08, 0x12, caching];
-                answer.resize(24, 0);
-                good(answer)
-            }
-            (_, Ok(Access::Read { lba, blocks, .. })) => {
-                self.counters.reads += 1;
-                let mut answer = vec![0; blocks as usize * BLOCK_LEN];
-                for (piece, lba) in answer.chunks_mut(BLOCK_LEN).zip(lba..) {
-                    block::fill(
-                        piece,
-                        self.visible[usize::try_from(lba).expect("small")],
-                        lba,
-                    );
-                }
-                good(answer)
-            }
-            (_, Ok(Access::Write { lba, fua, .. })) => {
-                self.counters.writes += 1;
-                self.write(lba, &pending.data, fua);
-                good(Vec::new())
-            }
-            (
-                opcode::WRITE_AND_VERIFY_10 | opcode::WRITE_SAME_16,
-                Ok(Access::Range { lba, .. }),
-            ) => {
-                self.counters.changes_passed += 1;
-                self.write(lba, &pending.data, false);
-                good(Vec::new())
-            }
-            (opcode::XDWRITEREAD_10, Ok(Access::Range { lba, .. })) => {
-                self.counters.changes_passed += 1;
-                let mut answer = vec![0; pending.data.len()];
-                for (piece, lba) in answer.chunks_mut(BLOCK_LEN).zip(lba..) {
-                    let at = usize::try_from(lba).expect("small");
-                    block::fill(piece, self.visible[at], lba);
-                }
-                for (old, new) in answer.iter_mut().zip(&pending.data) {
-                    *old ^= new;
-                }
-                self.write(lba, &pending.data, false);
-                good(answer)
-            }
-            (opcode::UNMAP, _) if self.unmaps => {
-                self.counters.changes_passed += 1;
-                // Block descriptors of 16 bytes from byte 8 on (SBC-4, UNMAP parameter list).
-                let descriptors = pending.data.get(8..).unwrap_or_default();
-                for descriptor in descriptors.chunks_exact(16) {
-                    let lba = u64::from_be_bytes(*descriptor.first_chunk().expect("16 bytes"));
-                    let blocks = u32::from_be_bytes(descriptor[8..12].try_into().expect("4 bytes"));
-                    if lba.saturating_add(blocks.into()) > self.media.len() as u64 {
-                        return check(Sense::LBA_OUT_OF_RANGE);
-                    }
-                    let zeroes = vec![0; blocks as usize * BLOCK_LEN];
-                    self.write(lba, &zeroes, false);
-                }
-                good(Vec::new())
-            }
-            (opcode::COMPARE_AND_WRITE, Ok(Access::Range { lba, .. })) => {
-                let (expected, new) = pending.data.split_at(pending.data.len() / 2);
-                let equal = expected.chunks(BLOCK_LEN).zip(lba..).all(|(piece, lba)| {
-                    let at = usize::try_from(lba).expect("small");
-                    block::number(piece, lba) == Some(self.visible[at])
-                });
-                if !equal {
-                    return check(Sense::new(SenseKey::MISCOMPARE, 0x1D, 0x00));
-                }
-                self.counters.changes_passed += 1;
-                self.write(lba, new, false);
-                good(Vec::new())
-            }
-            (_, Ok(Access::Sync { .. })) => {
-                self.counters.syncs += 1;
-                self.media.clone_from(&self.visible);
-                self.changed = true;
-                good(Vec::new())
-            }
-            _ => good(Vec::new()),
-        }
-    }
-
-    fn write(&mut self, lba: u64, data: &[u8], fua: bool) {
-        self.counters.write_through += u64::from(self.write_through);
-        for (piece, lba) in data.chunks(BLOCK_LEN).zip(lba..) {
-            let at = usize::try_from(lba).expect("small");
-            match block::number(piece, lba) {
-                Some(number) => self.visible[at] = number,
-                None => self.torn += 1,
-            }
-            if fua || self.write_through {
-                self.media[at] = self.visible[at];
-            }
-        }
-        self.changed = true;
+        let Self {
+            volumes,
+            counters,
+            unmaps,
+            ..
+        } = self;
+        let done = volumes[volume].perform(pending, counters, *unmaps);
+        done.map_or_else(check, good)
     }
 
     fn transmit(&mut self, at: usize) {
@@ -843,10 +826,11 @@ impl Storage {
 }
 
 enum Simple {
+    Authenticate,
     Login,
     Command(CommandEvent),
     Complete(TaskId),
     /// A task management function, with the task that it names.
-    Management(u32, TaskFunction, Option<TaskId>),
+    Management(u32, TaskFunction, u64, Option<TaskId>),
     Close,
 }

@@ -10,7 +10,8 @@ use sluice_proto::iscsi::chap::{ChapLogin, Secret};
 use sluice_proto::iscsi::{
     InitiatorConfig, InitiatorConn, InitiatorEvent, IscsiName, LoginFailure, Offers,
 };
-use sluice_sim::site::{Pdu, RELAY_LAN, STORAGE, Session, Site, Size, TARGETS, chap_login, op};
+use sluice_sim::proof::Names;
+use sluice_sim::site::{Pdu, RELAY_LAN, STORAGE, Session, Site, Size, TARGETS, op};
 
 const SITES: [Size; 2] = [
     Size {
@@ -127,9 +128,9 @@ fn c11_each_computer_hears_of_what_it_can_reach_where_it_can() {
 fn c10_nothing_is_told_to_who_proves_nothing() {
     for size in SITES {
         let mut site = Site::of(Size { chap: true, ..size }, |_| ());
-        let mut wrong = chap_login();
+        let mut wrong = Names::LAN.login();
         wrong.initiator.secret = Secret::new(b"another secret").unwrap();
-        let mut doubtful = chap_login();
+        let mut doubtful = Names::LAN.login();
         doubtful.target.as_mut().unwrap().secret = Secret::new(b"another secret").unwrap();
         let nobody = "iqn.2004-03.example.sim:none";
         // One answer for a target that is there and for one that is not.
@@ -147,14 +148,14 @@ fn c10_nothing_is_told_to_who_proves_nothing() {
             assert_eq!(outcome, expected);
         }
         assert_eq!(site.counter("login_unproved"), 6);
-        let (_, outcome) = login(&mut site, Some(nobody), Some(chap_login()));
+        let (_, outcome) = login(&mut site, Some(nobody), Some(Names::LAN.login()));
         assert_eq!(
             outcome,
             Outcome::Refused(2, 3),
             "not found, once it is known who asks"
         );
         for target in [None, Some(TARGETS[0])] {
-            let (session, outcome) = login(&mut site, target, Some(chap_login()));
+            let (session, outcome) = login(&mut site, target, Some(Names::LAN.login()));
             assert_eq!(outcome, Outcome::In);
             let listed = targets(&mut site, &session, TARGETS[0]);
             assert!(listed.contains(TARGETS[0]), "{listed}");

@@ -141,7 +141,7 @@ impl Failing {
     }
 
     fn stored(&self, lba: u64) -> u32 {
-        self.site.storage.media[usize::try_from(lba).unwrap()]
+        self.site.storage.volumes[0].media[usize::try_from(lba).unwrap()]
     }
 }
 

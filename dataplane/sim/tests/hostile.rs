@@ -334,7 +334,10 @@ fn a_write_survives_the_process() {
     let mut site = site.restart();
     site.run(Duration::from_secs(5));
     assert_eq!(
-        (site.storage.media[11], site.worker.relay.is_drained()),
+        (
+            site.storage.volumes[0].media[11],
+            site.worker.relay.is_drained()
+        ),
         (4, true)
     );
 }

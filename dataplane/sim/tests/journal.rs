@@ -125,7 +125,10 @@ fn c2_a_journal_is_stable_media_though_the_storage_is_silent() {
     let pdu = Site::command(&mut site.session, 0x20, 512, &fua).data(&data);
     site.site.send(&site.session, &pdu.bytes());
     assert_eq!(site.answer(pdu.itt()), Some(GOOD));
-    assert_eq!(site.site.storage.media[1], 0, "the storage has none of it");
+    assert_eq!(
+        site.site.storage.volumes[0].media[1], 0,
+        "the storage has none of it"
+    );
 
     site.site.storage.hangs = false;
     let mut site = site.again(true);
@@ -136,7 +139,7 @@ fn c2_a_journal_is_stable_media_though_the_storage_is_silent() {
     site.run(5000);
     assert!(site.site.worker.relay.is_drained());
     assert_eq!(
-        site.site.storage.media[1..=20],
+        site.site.storage.volumes[0].media[1..=20],
         (1..=20).collect::<Vec<_>>()
     );
 }
@@ -188,10 +191,10 @@ fn a22_what_passes_waits_until_the_journal_has_let_go() {
     let pdu = Site::command(&mut site.session, 0x20, 512, &zeroes).data(&data);
     site.site.send(&site.session, &pdu.bytes());
     site.run(1000);
-    assert_eq!(site.site.storage.visible[5], 1, "it waits");
+    assert_eq!(site.site.storage.volumes[0].visible[5], 1, "it waits");
     site.run(1500);
     assert_eq!(site.answer(pdu.itt()), Some(GOOD));
-    assert_eq!(site.site.storage.visible[5], 0);
+    assert_eq!(site.site.storage.volumes[0].visible[5], 0);
     let mut site = site.again(true);
     assert_eq!(site.read(5), Some(0), "nothing old has come back");
 }
@@ -214,14 +217,14 @@ fn a22_a_journal_whose_device_fails_is_given_up_and_the_storage_takes_over() {
     site.site.storage.hangs = false;
     site.run(2000);
     assert_eq!(site.health(), Health::Voiding(Trouble::Device(5)));
-    assert_eq!(site.site.storage.media[1..=2], [1, 2]);
+    assert_eq!(site.site.storage.volumes[0].media[1..=2], [1, 2]);
     assert_eq!(site.site.finish(&site.session, waits), None, "still");
     site.site.journal.as_mut().unwrap().disk.fails = false;
     assert_eq!(site.answer(waits), Some(GOOD));
     assert_eq!(site.health(), Health::GivenUp(Trouble::Device(5)));
     // Contract `storage`: it is there when it is answered.
     assert_eq!(site.write(3, 3), Some(GOOD));
-    assert_eq!(site.site.storage.media[3], 3);
+    assert_eq!(site.site.storage.volumes[0].media[3], 3);
     let mut site = site.again(true);
     assert_eq!(site.health(), Health::Good, "a start begins anew");
     for number in 1..=3 {
@@ -255,7 +258,7 @@ fn a22_a_journal_that_stays_slow_is_given_up() {
     site.run(2000);
     assert_eq!(site.health(), Health::GivenUp(Trouble::Slow));
     assert_eq!(site.write(2, 3), Some(GOOD));
-    assert_eq!(site.site.storage.media[2], 3);
+    assert_eq!(site.site.storage.volumes[0].media[2], 3);
 }
 
 /// The process dies, not the power: log and journal go on together.
@@ -285,7 +288,7 @@ fn c2_with_contract_storage_a_write_is_answered_when_the_storage_has_it() {
     let mut site = Journalled::with(Durability::Storage);
     for number in 1..=5 {
         assert_eq!(site.write(1, number), Some(GOOD));
-        assert_eq!(site.site.storage.media[1], number);
+        assert_eq!(site.site.storage.volumes[0].media[1], number);
     }
     site.site.storage.hangs = true;
     let waits = site.begin_write(2, 6);

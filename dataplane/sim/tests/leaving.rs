@@ -168,7 +168,13 @@ fn a_stop_asks_computers_to_log_out() {
     site.storage.hangs = false;
     let mut site = site.restart();
     site.run(Duration::from_secs(5));
-    assert_eq!((site.storage.media[3], site.storage.media[4]), (9, 8));
+    assert_eq!(
+        (
+            site.storage.volumes[0].media[3],
+            site.storage.volumes[0].media[4]
+        ),
+        (9, 8)
+    );
 }
 
 /// The storage asks to be left: what is out is answered first, what is dirty
@@ -205,6 +211,6 @@ fn a_storage_that_asks_to_be_left() {
             assert_eq!(site.read(&mut session, lba), Some((GOOD, Some(5))));
         }
     }
-    assert_eq!(site.storage.media[..40], [5; 40]);
-    assert_eq!(site.storage.media[200], 6);
+    assert_eq!(site.storage.volumes[0].media[..40], [5; 40]);
+    assert_eq!(site.storage.volumes[0].media[200], 6);
 }

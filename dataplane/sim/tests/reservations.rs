@@ -49,7 +49,7 @@ impl Pair {
             ..Size::SMALL
         };
         let mut site = Site::of(size, |storage| {
-            storage.reservations.no_full_status = !full_status;
+            storage.volumes[0].reservations.no_full_status = !full_status;
         });
         let a = site.login(0, 0, 1);
         let b = site.login(1, 0, 1);
@@ -125,7 +125,10 @@ fn c9_what_one_reserves_the_other_meets() {
             // In the log of the relay when the reservation passes, and drained by it.
             assert_eq!(site.write(&mut b, 7, 70), Some(GOOD));
             assert_eq!(reserve_out(&mut site, &mut a, RESERVE, kind, 0xA, 0), GOOD);
-            assert_eq!(site.storage.visible[7], 70, "drained before it passed");
+            assert_eq!(
+                site.storage.volumes[0].visible[7], 70,
+                "drained before it passed"
+            );
 
             assert_eq!(
                 site.write(&mut b, 7, 71),
@@ -149,7 +152,10 @@ fn c9_what_one_reserves_the_other_meets() {
             // The holder's nexus flushes.
             site.run(Duration::from_secs(4));
             assert_eq!(
-                (site.storage.media[7], site.counter("flush_failed")),
+                (
+                    site.storage.volumes[0].media[7],
+                    site.counter("flush_failed")
+                ),
                 (72, 0)
             );
 
@@ -168,7 +174,7 @@ fn c9_what_one_reserves_the_other_meets() {
             }
             assert_eq!(site.write(&mut b, 9, 90), Some(GOOD), "{kind:?}");
             assert_eq!(site.read(&mut a, 9), Some((GOOD, Some(90))));
-            assert!(site.storage.reservations.is_free());
+            assert!(site.storage.volumes[0].reservations.is_free());
         }
     }
 }
@@ -206,7 +212,10 @@ fn c9_reserve_is_the_holders_until_it_goes() {
     );
     site.run(Duration::from_secs(4));
     assert_eq!(
-        (site.storage.media[1], site.counter("flush_failed")),
+        (
+            site.storage.volumes[0].media[1],
+            site.counter("flush_failed")
+        ),
         (13, 0)
     );
 }
@@ -232,7 +241,7 @@ fn a_release_that_cannot_go_out_does_not_outlive_its_session() {
     assert!(taken, "an outage is bridged");
     site.storage.deaf = false;
     site.run(Duration::from_secs(40));
-    assert_eq!(site.storage.media[1], 10);
+    assert_eq!(site.storage.volumes[0].media[1], 10);
     assert!(site.worker.relay.is_drained());
 }
 
@@ -280,7 +289,7 @@ fn c9_a_reset_ends_what_another_computer_has_reserved() {
         "its own nexus let it go"
     );
     site.run(Duration::from_secs(3));
-    assert_eq!(site.storage.media[1], 12);
+    assert_eq!(site.storage.volumes[0].media[1], 12);
 }
 
 #[test]
@@ -294,7 +303,7 @@ fn c9_a_reset_ends_what_was_reserved_elsewhere() {
         name: "iqn.2004-03.example.elsewhere:c".to_owned(),
         isid: [0x40, 0, 0, 0, 0, 1],
     };
-    site.storage
+    site.storage.volumes[0]
         .reservations
         .reserve(&outsider, Change::Reserve);
     // The first is acknowledged, the conflict is met by its flush or a poll.
@@ -307,7 +316,7 @@ fn c9_a_reset_ends_what_was_reserved_elsewhere() {
     while ready(&mut site, &mut a).0 == CHECK_CONDITION {}
     assert_eq!(site.write(&mut a, 3, 12), Some(GOOD));
     site.run(Duration::from_secs(3));
-    assert_eq!(site.storage.media[3], 12);
+    assert_eq!(site.storage.volumes[0].media[3], 12);
 }
 
 #[test]
@@ -328,7 +337,7 @@ fn c9_a_computer_that_preempts_fences_the_other_off() {
             GOOD
         );
         assert_eq!(
-            site.storage.visible[1], 10,
+            site.storage.volumes[0].visible[1], 10,
             "what was acknowledged went first"
         );
         let (status, sense) = ready(&mut site, &mut a);
@@ -412,7 +421,7 @@ fn c9_after_a_crash_the_storage_is_asked_first() {
         }
         assert_eq!(status, GOOD, "its nexus is the same as before");
         site.run(Duration::from_secs(4));
-        assert_eq!(site.storage.media[5], 52);
+        assert_eq!(site.storage.volumes[0].media[5], 52);
     }
 }
 
@@ -425,7 +434,7 @@ fn c9_a_long_write_is_the_storages_to_judge() {
         ..Size::SMALL
     };
     let mut site = Site::of(size, |storage| {
-        storage.reservations.no_full_status = true;
+        storage.volumes[0].reservations.no_full_status = true;
         storage.resize(8192);
     });
     let mut a = site.login(0, 0, 1);
@@ -456,7 +465,11 @@ fn c9_a_long_write_is_the_storages_to_judge() {
         }
         assert_eq!(status, expected);
     }
-    assert!(site.storage.visible[..4096].iter().all(|&is| is == 7));
+    assert!(
+        site.storage.volumes[0].visible[..4096]
+            .iter()
+            .all(|&is| is == 7)
+    );
     site.run(Duration::from_secs(3));
     assert_eq!(site.usage().staging_pages, 0);
 }
@@ -532,7 +545,13 @@ fn c14_each_computer_hears_once() {
             assert_eq!(ready(&mut site, session), (CHECK_CONDITION, Some(told)));
             assert_eq!(ready(&mut site, session), (GOOD, None), "{told:?} once");
         }
-        assert_eq!((site.storage.media[1], site.storage.media[2]), (10, 20));
+        assert_eq!(
+            (
+                site.storage.volumes[0].media[1],
+                site.storage.volumes[0].media[2]
+            ),
+            (10, 20)
+        );
     }
 }
 
@@ -564,7 +583,7 @@ fn c14_a_volume_that_has_grown_is_written_to_its_end() {
     assert_eq!(site.write(&mut b, end, 7), Some(GOOD));
     assert_eq!(site.read(&mut a, end), Some((GOOD, Some(7))));
     site.run(Duration::from_secs(4));
-    assert_eq!(site.storage.media[BLOCKS], 7);
+    assert_eq!(site.storage.volumes[0].media[BLOCKS], 7);
 }
 
 /// A write with FUA that is left to the storage ends when it is on stable media,
@@ -588,7 +607,7 @@ fn c2_fua_left_to_the_storage_is_on_stable_media() {
     block::fill(&mut data, 33, 3);
     let len = u32::try_from(BLOCK_LEN).unwrap();
     let (status, _) = send(&mut site, &mut a, 0x20, len, &cdb::write_fua(3, 1), &data);
-    assert_eq!((status, site.storage.media[3]), (GOOD, 33));
+    assert_eq!((status, site.storage.volumes[0].media[3]), (GOOD, 33));
     assert!(site.counter("write_left_to_storage") > 0);
     let (status, _) = send(&mut site, &mut b, 0x20, len, &cdb::write_fua(3, 1), &data);
     assert_eq!(status, RESERVATION_CONFLICT);
@@ -620,14 +639,23 @@ fn c9_a_flush_that_meets_a_reservation_moves_to_the_holders_nexus() {
     let (cdb, list) = persistent(PREEMPT, kind, 0xC, 0xA);
     outside.change_from_outside(&outsider, &cdb, &list).unwrap();
     site.run(Duration::from_secs(4));
-    assert_eq!((site.storage.media[1], site.storage.media[2]), (10, 20));
+    assert_eq!(
+        (
+            site.storage.volumes[0].media[1],
+            site.storage.volumes[0].media[2]
+        ),
+        (10, 20)
+    );
 
     assert_eq!(site.write(&mut b, 3, 30), Some(GOOD));
     let (cdb, list) = persistent(PREEMPT, kind, 0xC, 0xB);
     let outside = &mut site.storage;
     outside.change_from_outside(&outsider, &cdb, &list).unwrap();
     site.run(Duration::from_secs(4));
-    assert_eq!(site.storage.visible[3], 0, "the storage does not let it in");
+    assert_eq!(
+        site.storage.volumes[0].visible[3], 0,
+        "the storage does not let it in"
+    );
     assert!(!site.worker.relay.is_drained(), "and the relay keeps it");
     let refused = site.write(&mut b, 4, 40);
     assert_ne!(refused, Some(GOOD));

@@ -108,9 +108,9 @@ fn fua_and_synchronize_cache_reach_the_media_before_they_end() {
     let fua = sluice_proto::scsi::cdb::write_fua(6, 1);
     assert_eq!(run(&mut site, &mut session, &fua, &stamped(6, 2)), GOOD);
     // The storage loses what it has not on its media, and the relay's log is not asked.
-    assert_eq!(site.storage.media[6], 2);
+    assert_eq!(site.storage.volumes[0].media[6], 2);
     assert_eq!(
-        site.storage.media[5], 1,
+        site.storage.volumes[0].media[5], 1,
         "what was acknowledged before is durable before"
     );
     assert_eq!(site.write(&mut session, 7, 3), Some(GOOD));
@@ -123,7 +123,7 @@ fn fua_and_synchronize_cache_reach_the_media_before_they_end() {
         ),
         GOOD
     );
-    assert_eq!(site.storage.media[7], 3);
+    assert_eq!(site.storage.volumes[0].media[7], 3);
 }
 
 #[test]
@@ -261,7 +261,11 @@ fn a_long_passing_command_goes_by_the_logs_room() {
     let pdu = Site::command(&mut session, WRITE, 4096 * BLOCK_BYTES, &verified);
     site.send(&session, &pdu.bytes());
     assert_eq!(site.finish_write(&session, pdu.itt(), &data), Some(GOOD));
-    assert!(site.storage.visible[..4096].iter().all(|&is| is == 2));
+    assert!(
+        site.storage.volumes[0].visible[..4096]
+            .iter()
+            .all(|&is| is == 2)
+    );
     for lba in [0, 100, 4095] {
         assert_eq!(site.read(&mut session, lba), Some((GOOD, Some(2))));
     }

@@ -25,7 +25,7 @@ fn stamped(lba: u64, number: u32) -> Vec<u8> {
 }
 
 fn stored(site: &Site, lba: u64) -> u32 {
-    site.storage.media[usize::try_from(lba).unwrap()]
+    site.storage.volumes[0].media[usize::try_from(lba).unwrap()]
 }
 
 /// The computer's session comes again while everything of it is under way: what
@@ -229,7 +229,7 @@ fn wce(site: &mut Site, session: &mut Session) -> bool {
 #[test]
 fn c14_a_change_of_wce_is_told_to_every_computer() {
     let mut site = Site::with(|storage| {
-        storage.write_through = true;
+        storage.volumes[0].write_through = true;
         storage.hides_capacity = true;
     });
     let mut session = site.login(0, 0, 1);

@@ -130,7 +130,7 @@ fn live(seed: u64, ends: impl Fn(u32, Duration) -> bool) {
     };
     let mut site = Site::of(size, |storage| {
         storage.latency_max = Duration::from_millis(3);
-        storage.write_through = seed.is_multiple_of(2);
+        storage.volumes[0].write_through = seed.is_multiple_of(2);
     });
     let begun = site.now;
     let mut pair = [site.login(0, 0, 1), site.login(1, 0, 1)];
@@ -178,7 +178,7 @@ fn live(seed: u64, ends: impl Fn(u32, Duration) -> bool) {
     assert!(good > number, "most are not refused: {good} in {number}");
     site.storage.busy_percent = 0;
     site.run(Duration::from_secs(20));
-    for (may, stable) in allowed.iter().zip(&site.storage.media) {
+    for (may, stable) in allowed.iter().zip(&site.storage.volumes[0].media) {
         assert_eq!(may, &[*stable], "drained, the storage has it");
     }
 }

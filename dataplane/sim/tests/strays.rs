@@ -43,7 +43,7 @@ fn with_a_write_under_way() -> Site {
 }
 
 fn stored(site: &Site) -> Option<u32> {
-    let number = site.storage.visible[usize::try_from(BLOCK).unwrap()];
+    let number = site.storage.volumes[0].visible[usize::try_from(BLOCK).unwrap()];
     (number != 0).then_some(number)
 }
 

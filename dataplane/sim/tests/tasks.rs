@@ -171,7 +171,10 @@ fn what_comes_after_an_ordered_write_waits_for_its_data() {
         answers(&mut site, &session, 3),
         [(ordered.0, GOOD), (after, GOOD), (sync.itt(), GOOD)]
     );
-    assert_eq!(site.storage.media[7], 5, "the SYNCHRONIZE CACHE covers it");
+    assert_eq!(
+        site.storage.volumes[0].media[7], 5,
+        "the SYNCHRONIZE CACHE covers it"
+    );
 }
 
 /// Writes complete in any order between two that ask for order.
@@ -278,7 +281,7 @@ fn an_aborted_write_is_never_committed() {
     assert!(is_silent(&mut site, &session));
     assert_eq!(site.read(&mut session, 7), Some((GOOD, Some(1))));
     site.run(Duration::from_secs(4));
-    assert_eq!(site.storage.media[7], 1);
+    assert_eq!(site.storage.volumes[0].media[7], 1);
     assert_eq!(site.usage().tasks, 0);
     assert!(site.usage().segments <= segments);
 }
@@ -365,7 +368,7 @@ fn what_is_acknowledged_survives_every_function() {
         }
         site.run(Duration::from_secs(6));
         for lba in 0..20 {
-            assert_eq!(site.storage.media[lba], 50, "{function}");
+            assert_eq!(site.storage.volumes[0].media[lba], 50, "{function}");
         }
         let usage = site.usage();
         assert_eq!((usage.tasks, usage.staging_pages), (0, 0), "{function}");
@@ -425,7 +428,7 @@ fn a_passing_change_is_aborted_at_the_storage() {
     assert_eq!(site.write(&mut session, 7, 2), Some(GOOD));
     site.storage.hangs = false;
     site.run(Duration::from_secs(4));
-    assert_eq!(site.storage.media[7], 2);
+    assert_eq!(site.storage.volumes[0].media[7], 2);
     assert!(is_silent(&mut site, &session));
     assert_eq!(site.usage().tasks, 0);
 }

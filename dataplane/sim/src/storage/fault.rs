@@ -72,9 +72,10 @@ impl Storage {
             Fault::Deferred(sense) => {
                 for lba in refusal.lba..refusal.lba + refusal.blocks {
                     let block = usize::try_from(lba).expect("small");
-                    self.visible[block] = self.media[block];
+                    let volume = &mut self.volumes[0];
+                    volume.visible[block] = volume.media[block];
                 }
-                self.changed = true;
+                self.volumes[0].changed = true;
                 let mut bytes = sense.fixed().to_vec();
                 bytes[0] = 0x71;
                 (check, bytes, 0)

@@ -306,6 +306,28 @@ impl InitiatorConn {
         self.manage(TaskFunction::LunReset, lun, None)
     }
 
+    /// Asks the storage to abort all of this session's commands for a logical unit.
+    ///
+    /// # Errors
+    /// [`WindowFull`] if too many functions are under way.
+    pub fn abort_task_set(&mut self, lun: u64) -> Result<(), WindowFull> {
+        self.manage(TaskFunction::AbortTaskSet, lun, None)
+    }
+
+    /// Asks the storage to reset the target (a warm reset: sessions stay).
+    ///
+    /// # Errors
+    /// [`WindowFull`] if too many functions are under way.
+    pub fn reset_target(&mut self) -> Result<(), WindowFull> {
+        self.manage(TaskFunction::TargetWarmReset, 0, None)
+    }
+
+    /// Whether the command with this token has had no end yet.
+    #[must_use]
+    pub fn is_outstanding(&self, token: u64) -> bool {
+        self.tasks.find_token(token).is_some()
+    }
+
     fn manage(
         &mut self,
         function: TaskFunction,

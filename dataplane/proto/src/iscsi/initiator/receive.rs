@@ -335,7 +335,7 @@ impl InitiatorConn {
                 ended = self.forget(itt);
             }
             (TaskFunctionResponse::Complete, None) => {
-                let one_lun = function == TaskFunction::LunReset;
+                let one_lun = function != TaskFunction::TargetWarmReset;
                 while let Some(itt) = self.tasks.first(|task| {
                     task.sent
                         && serial::after(cmd_sn, task.cmd_sn)

@@ -1,0 +1,118 @@
+//! Kinds of things that go wrong in a run, each of which may be left out: to see
+//! whether a finding needs it.
+
+use std::fmt;
+
+/// What may go wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FaultKind {
+    /// Frames lost, doubled, or late.
+    Loss,
+    Duplicate,
+    Reorder,
+    /// Nothing passes on the WAN for a while.
+    Cut,
+    /// The data plane dies, between two steps or in one.
+    Crash,
+    CrashInStep,
+    /// The relay's power fails: only its journal stays.
+    PowerLoss,
+    /// The journal's device does nothing for a while, or fails.
+    JournalStall,
+    JournalFault,
+    /// The storage loses its cache: alone, or with its power.
+    Reset,
+    PowerFailure,
+    /// A connection of the storage breaks; it goes on with what it has.
+    BrokenConnection,
+    Busy,
+    /// The storage takes long.
+    Slow,
+    /// A computer leaves, or drops dead.
+    Departure,
+    /// A computer ends its own commands, or everybody's.
+    Management,
+}
+
+/// All kinds, with the names that `sim --without` takes.
+pub const KINDS: [(FaultKind, &str); 16] = [
+    (FaultKind::Loss, "loss"),
+    (FaultKind::Duplicate, "duplicate"),
+    (FaultKind::Reorder, "reorder"),
+    (FaultKind::Cut, "cut"),
+    (FaultKind::Crash, "crash"),
+    (FaultKind::CrashInStep, "crash-in-step"),
+    (FaultKind::PowerLoss, "power-loss"),
+    (FaultKind::JournalStall, "journal-stall"),
+    (FaultKind::JournalFault, "journal-fault"),
+    (FaultKind::Reset, "reset"),
+    (FaultKind::PowerFailure, "power-failure"),
+    (FaultKind::BrokenConnection, "broken-connection"),
+    (FaultKind::Busy, "busy"),
+    (FaultKind::Slow, "slow"),
+    (FaultKind::Departure, "departure"),
+    (FaultKind::Management, "management"),
+];
+
+/// Kinds that are left out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Without(u16);
+
+impl Without {
+    pub const NOTHING: Self = Self(0);
+
+    #[must_use]
+    pub const fn and(self, kind: FaultKind) -> Self {
+        Self(self.0 | 1 << kind as u16)
+    }
+
+    pub const fn has(self, kind: FaultKind) -> bool {
+        self.0 & 1 << kind as u16 != 0
+    }
+
+    /// Reads names, with commas between them.
+    ///
+    /// # Errors
+    /// A name that is none, and those there are.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let mut names = text.split(',').filter(|name| !name.is_empty());
+        names.try_fold(Self::NOTHING, |without, name| {
+            let known = KINDS.iter().find(|(_, known)| *known == name);
+            let (kind, _) = known.ok_or_else(|| {
+                let names: Vec<_> = KINDS.iter().map(|(_, name)| *name).collect();
+                format!(
+                    "{name:?} is no kind of fault; there are {}",
+                    names.join(", ")
+                )
+            })?;
+            Ok(without.and(*kind))
+        })
+    }
+}
+
+impl fmt::Display for Without {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut comma = "";
+        for (_, name) in KINDS.iter().filter(|(kind, _)| self.has(*kind)) {
+            write!(f, "{comma}{name}")?;
+            comma = ",";
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_as_they_are_written() {
+        for (kind, name) in KINDS {
+            assert_eq!(Without::parse(name), Ok(Without::NOTHING.and(kind)));
+        }
+        let without = Without::NOTHING.and(FaultKind::Cut).and(FaultKind::Busy);
+        assert_eq!(without.to_string(), "cut,busy");
+        assert_eq!(Without::parse("cut,busy"), Ok(without));
+        assert!(Without::parse("cut,rain").is_err());
+    }
+}

@@ -1,0 +1,26 @@
+//! Nothing lost, when all is drained and quiet.
+
+use super::{Fate, Oracle, WriteNumber, blocks_of};
+
+impl Oracle {
+    /// Everything is drained and quiet.
+    pub fn finish(&mut self, visible: &[WriteNumber]) {
+        for number in 1..=WriteNumber::try_from(self.writes.len()).expect("a trace is short") {
+            let write = *self.write(number);
+            if !matches!(write.fate, Fate::Acknowledged(_)) {
+                continue;
+            }
+            for block in blocks_of(&write) {
+                for (image, holds) in [("answers", visible[block]), ("media", self.media[block])] {
+                    if self.is_before(holds, number) {
+                        let (number, holds) = (self.tell(number), self.tell(holds));
+                        self.report(
+                            "nothing lost",
+                            format!("{number}; at the end block {block} ({image}) holds {holds}"),
+                        );
+                    }
+                }
+            }
+        }
+    }
+}

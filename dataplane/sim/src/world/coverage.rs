@@ -1,0 +1,151 @@
+//! What a run has met, by name: kinds of fault and states, so that a campaign can
+//! say which none has.
+
+use sluice_dataplane::worker::Mode;
+use sluice_hugepages::tables::Durability;
+use sluice_proto::Time;
+
+use super::{Outcome, World};
+use crate::client::ClientCounters;
+use crate::link::Link;
+use crate::oracle::{Oracle, Violation};
+use crate::storage::Volume;
+
+impl World {
+    pub(super) fn outcome(mut self, seed: u64, rounds: u64) -> Outcome {
+        let storage = self.storage.counters;
+        for (name, count) in self.worker().relay.counters.rows() {
+            *self.relays.entry(name).or_default() += count;
+        }
+        // Relay counters only say what a run has met; no rule looks at them.
+        let relay = |name: &str| self.relays.get(name).copied().unwrap_or(0);
+        let portal = u64::from(self.config.mode == Mode::Portal);
+        let client = |of: fn(&ClientCounters) -> u64| {
+            let counters = self.clients.iter().map(|client| of(&client.counters));
+            counters.sum::<u64>()
+        };
+        let contract = self.config.targets[0].durability;
+        let several = |yes: bool| u64::from(yes);
+        let computers = self.clients.len();
+        let block_4096 = |volume: &Volume| volume.block_len == 4096;
+        let sum = |f: fn(&Link) -> u64| self.links.iter().map(f).sum::<u64>();
+        let judged = |of: fn(&Oracle) -> u64| self.oracles.iter().map(of).sum::<u64>();
+        let coverage = vec![
+            ("frames_lost", sum(|link| link.counters.lost)),
+            ("frames_duplicated", sum(|link| link.counters.duplicated)),
+            ("frames_reordered", sum(|link| link.counters.reordered)),
+            ("frames_cut", sum(|link| link.counters.cut)),
+            ("wan_cuts", self.cuts),
+            ("relay_crashes", self.crashes - self.crashes_in_step),
+            ("relay_crashes_in_step", self.crashes_in_step),
+            ("storage_power_failures", storage.power_failures),
+            ("storage_resets", storage.resets),
+            ("storage_strays", storage.strays),
+            ("storage_connections_broken", storage.broken),
+            ("storage_sessions_left_behind", storage.left_behind),
+            ("storage_strays_done", storage.strays_done),
+            ("storage_commands_aborted", storage.aborted),
+            ("storage_reinstatements", storage.reinstated),
+            ("storage_writes_through", storage.write_through),
+            ("storage_changes_passed", storage.changes_passed),
+            ("storage_busy", storage.busy),
+            ("storage_writes", storage.writes),
+            ("storage_reads", storage.reads),
+            ("storage_syncs", storage.syncs),
+            ("storage_destaged", storage.destaged),
+            ("logins", client(|of| of.logins)),
+            ("sessions_lost", client(|of| of.sessions_lost)),
+            ("computer_dropped", client(|of| of.dropped_by_choice)),
+            ("writes_good", client(|of| of.writes_good)),
+            (
+                "computer_dropped_in_silence",
+                client(|of| of.dropped_in_silence),
+            ),
+            ("fua_good", client(|of| of.fua_good)),
+            ("ordered_good", client(|of| of.ordered_good)),
+            ("passed_writes_good", client(|of| of.passed_writes_good)),
+            ("compares_good", client(|of| of.compares_good)),
+            ("compares_failed", client(|of| of.compares_failed)),
+            ("verifies_good", client(|of| of.verifies_good)),
+            ("unmaps_good", client(|of| of.unmaps_good)),
+            ("reads_good", client(|of| of.reads_good)),
+            ("syncs_good", client(|of| of.syncs_good)),
+            ("busy", client(|of| of.busy)),
+            ("attentions", client(|of| of.attentions)),
+            ("errors", client(|of| of.errors)),
+            (
+                "computer_came_back_as_before",
+                client(|of| of.came_back_as_before),
+            ),
+            ("computer_came_back_anew", client(|of| of.came_back_anew)),
+            ("tasks_aborted", client(|of| of.tasks_aborted)),
+            ("task_sets_aborted", client(|of| of.task_sets_aborted)),
+            ("units_reset", client(|of| of.units_reset)),
+            ("targets_reset", client(|of| of.targets_reset)),
+            ("commands_ended", client(|of| of.ended)),
+            ("commands_ended_by_others", client(|of| of.task_aborted)),
+            ("computers_1", several(computers == 1)),
+            ("computers_2_shared", several(computers == 2 && self.shared)),
+            ("computers_3_shared", several(computers == 3 && self.shared)),
+            ("computers_2_apart", several(computers == 2 && !self.shared)),
+            ("computers_3_apart", several(computers == 3 && !self.shared)),
+            ("luns_1", several(self.luns == 1)),
+            ("luns_2", several(self.luns == 2)),
+            ("luns_3", several(self.luns == 3)),
+            (
+                "blocks_of_4096",
+                several(self.storage.volumes.iter().any(block_4096)),
+            ),
+            ("chap_lan", several(self.sides[0].chap)),
+            ("chap_wan", several(self.sides[1].chap)),
+            ("digests_lan", several(self.sides[0].digests)),
+            ("digests_wan", several(self.sides[1].digests)),
+            ("mode_transparent", 1 - portal),
+            ("mode_portal", portal),
+            ("writes_held", relay("write_held_for_room")),
+            ("writes_behind_a_command", relay("write_behind_command")),
+            ("reads_cached", relay("read_cached")),
+            ("reads_partly_cached", relay("read_partly_cached")),
+            ("reads_uncached", relay("read_uncached")),
+            ("records_superseded", relay("record_superseded")),
+            ("computer_reinstatements", relay("session_reinstated")),
+            ("busy_wait_limit", relay("busy_wait_limit")),
+            ("busy_no_staging", relay("busy_no_staging")),
+            ("relay_power_losses", self.power_losses),
+            ("records_restored", self.restored),
+            (
+                "journal_writes",
+                self.journal.as_ref().map_or(0, |it| it.writes),
+            ),
+            ("journal_stalls", self.journal_stalls),
+            ("journal_faults", self.journal_faults),
+            ("journals_given_up", relay("journal_given_up")),
+            ("journal_troubles", relay("journal_trouble")),
+            ("contract_journal", several(contract == Durability::Journal)),
+            ("contract_storage", several(contract == Durability::Storage)),
+            ("reads_checked", judged(|oracle| oracle.reads_checked)),
+            ("images_checked", judged(|oracle| oracle.images_checked)),
+        ];
+        let mut violations = std::mem::take(&mut self.violations);
+        for (number, volume) in self.storage.volumes.iter().enumerate() {
+            if volume.torn > 0 {
+                violations.push(Violation {
+                    rule: "no torn write",
+                    detail: format!("{} blocks written were of no write", volume.torn),
+                });
+            }
+            let broken = &mut self.oracles[number].violations;
+            violations.extend(broken.drain(..).map(|violation| Violation {
+                detail: format!("volume {number}: {}", violation.detail),
+                ..violation
+            }));
+        }
+        Outcome {
+            seed,
+            violations,
+            coverage,
+            simulated: self.now.since(Time::ZERO),
+            rounds,
+        }
+    }
+}
