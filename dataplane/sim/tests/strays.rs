@@ -117,3 +117,26 @@ fn a_change_that_passed_and_was_lost_holds_the_flush_of_others_back() {
     assert_eq!(stored(&site), Some(2));
     assert_eq!(site.worker.relay.dirty_bytes(), 0);
 }
+
+#[test]
+fn what_is_durable_is_not_sent_again_after_a_crash_though_a_read_holds_it() {
+    let mut site = Site::small();
+    let mut session = site.login(0, 0, 1);
+    assert_eq!(site.write(&mut session, BLOCK, 1), Some(0));
+    // Of two blocks the log has one; the storage takes its time with the other.
+    site.storage.holds_reads = true;
+    let cdb = sluice_proto::scsi::cdb::read(BLOCK, 2);
+    let pdu = Site::command(&mut session, 0x40, 1024, &cdb);
+    site.send(&session, &pdu.bytes());
+    site.run(Duration::from_secs(3));
+    assert_eq!(site.storage.counters.reads, 0);
+    assert_eq!(site.write(&mut session, BLOCK, 2), Some(0));
+    site.run(Duration::from_secs(3));
+    assert_eq!(stored(&site), Some(2));
+    let writes = site.storage.counters.writes;
+    let mut site = site.restart();
+    site.storage.holds_reads = false;
+    site.run(Duration::from_secs(10));
+    assert_eq!(site.storage.counters.writes, writes, "over what is newer");
+    assert_eq!(stored(&site), Some(2));
+}

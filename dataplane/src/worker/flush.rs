@@ -360,9 +360,11 @@ impl Relay {
     }
 
     /// Frees what is durable, oldest first, and stops at a record that a read
-    /// sent before may still miss.
+    /// sent before may still miss. That one is no more found by a restart
+    /// all the same, which would send it again over what is newer.
     pub(super) fn release_durable(&mut self, net: &mut Net<'_>, now: Time, key: VolumeKey) {
         while let Some(record) = self.flush.next_durable(key.0) {
+            self.log.retire(RecordId(record));
             let volume = self.volume_mut(key);
             volume.durable.push_back((record, volume.reads_asked));
         }
@@ -392,9 +394,8 @@ impl Relay {
         }
     }
 
-    /// Everything up to the sequence is durable at the storage, and gone from the
-    /// log: what a read still pins there would be sent again after a crash, over
-    /// what is newer.
+    /// Everything up to the sequence is durable at the storage, and let go of: what
+    /// a read still pins would come back from a journal, over what is newer.
     pub(super) fn is_durable_through(&self, key: VolumeKey, sequence: u64) -> bool {
         let oldest = self.volume(key).durable.front();
         self.flush.durable_through(key.0, sequence)

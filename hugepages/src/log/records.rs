@@ -231,12 +231,24 @@ impl Log {
         Ok(())
     }
 
-    /// Forgets a record that is durable at the storage, or discarded.
-    pub fn free(&mut self, id: RecordId) {
+    /// A record is durable at the storage, but is still read: its payload
+    /// stays until it is freed, and a restart does not find it any more.
+    pub fn retire(&mut self, id: RecordId) {
         let (&entry, _) = self.slab.live(id);
+        self.bury(&entry);
+    }
+
+    /// One store, which makes the header void.
+    fn bury(&mut self, entry: &Entry) {
         let generation = self.segments.get(entry.segment).generation;
         self.memory
             .store(entry.slot_offset(), Life::new(FREED, generation).encode());
+    }
+
+    /// Forgets a record that is durable at the storage, or discarded.
+    pub fn free(&mut self, id: RecordId) {
+        let (&entry, _) = self.slab.live(id);
+        self.bury(&entry);
         self.slab.remove(id.0);
         let len = entry.record.len;
         let segment = self.segments.get_mut(entry.segment);

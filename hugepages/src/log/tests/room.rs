@@ -86,6 +86,22 @@ fn a_segment_is_free_when_its_last_record_is() {
 }
 
 #[test]
+fn a_retired_record_is_read_on_and_not_found_again() {
+    let (mut log, _) = open(region(1 + 2));
+    let volume = log.put_volume(volume_entry(1)).unwrap();
+    let old = write(&mut log, volume, 0, 4096, 1)[0];
+    let new = write(&mut log, volume, 8, 4096, 2)[0];
+    let held = log.payload(old).to_vec();
+    log.retire(old);
+    assert!(log.payload(old) == held, "until it is freed");
+    log.free(new);
+    assert_eq!(log.room().segments_free, 1, "its payload is in the other");
+    let (mut again, _) = open(log.into_region());
+    assert!(seen(&mut again).is_empty());
+    assert_eq!(again.room().segments_free, 2);
+}
+
+#[test]
 fn a_volume_goes_on_in_its_segment_after_a_restart() {
     let (mut log, _) = open(region(1 + 1));
     let volume = log.put_volume(volume_entry(1)).unwrap();
