@@ -297,6 +297,9 @@ impl World {
     fn lose_power(&mut self) {
         self.power_losses += 1;
         self.end(false);
+        for oracle in &mut self.oracles {
+            oracle.catching_up = true;
+        }
     }
 
     fn end(&mut self, keeps_log: bool) {
@@ -349,6 +352,12 @@ impl World {
             client.stopping = now >= self.faults_over;
             client.step(now, random, oracles);
         }
+        if self.power_losses > 0 && self.is_drained() {
+            for oracle in &mut self.oracles {
+                oracle.catching_up = false;
+            }
+        }
+        let Self { random, .. } = self;
         self.storage.step(now, random);
         if self.random.of(50) == 0 {
             self.storage.destage(&mut self.random);
