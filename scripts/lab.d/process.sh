@@ -13,12 +13,19 @@ start_time() {
 
 # process_start NAME NAMESPACE COMMAND…   (log in $STATE/log/NAME.log)
 process_start() {
-    local name=$1 namespace=$2 pid
+    local name=$1 namespace=$2
     shift 2
+    process_start_here "$name" ip netns exec "$namespace" setsid "$@"
+}
+
+# process_start_here NAME setsid COMMAND…: in this shell's own namespaces.
+process_start_here() {
+    local name=$1 pid
+    shift
     mkdir -p "$STATE/log" "$STATE/pid"
     printf -- '--- %s: %s\n' "$(date -Is)" "$*" >>"$STATE/log/$name.log"
     # Not a job-control shell, so setsid does not fork: the pid is the command's.
-    ip netns exec "$namespace" setsid "$@" >>"$STATE/log/$name.log" 2>&1 </dev/null &
+    "$@" >>"$STATE/log/$name.log" 2>&1 </dev/null &
     pid=$!
     disown "$pid"
     echo "$pid $(start_time "$pid" || echo gone)" >"$STATE/pid/$name"

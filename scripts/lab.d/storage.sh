@@ -28,21 +28,45 @@ tgt_claim_control() {
 
 # storage_up CONTROL VOLUMES PLAIN LUNS SIZE_MIB BLOCK_LEN THIN DIGESTS
 storage_up() {
-    local control=$1 volumes=$2 plain=$3 n
+    local control=$1 volumes=$2 plain=$3
     shift 3
     mkdir -p "$IMAGES"
-    process_start target "$NS_WAN" tgtd -f -C "$control" --iscsi "portal=$STORAGE_PORTAL"
-    process_start target_plain "$NS_WAN" tgtd -f -C "$((control + 1))" --iscsi "portal=$PLAIN_PORTAL"
-    for n in 0 1; do
-        wait_until 5 tgt "$((control + n))" --mode system --op show ||
-            die "tgtd with control number $((control + n)) does not answer"
+    # What `storage start` needs after a `storage kill`.
+    echo "$control $volumes $*" >"$STATE/storage-arguments"
+    storage_half target "$control" "$STORAGE_PORTAL" vol "$volumes" "$@"
+    storage_half target_plain "$((control + 1))" "$PLAIN_PORTAL" plain "$plain" "$@"
+}
+
+# storage_half PROCESS CONTROL PORTAL PREFIX COUNT LUNS SIZE_MIB BLOCK_LEN THIN DIGESTS
+storage_half() {
+    local process=$1 control=$2 portal=$3 prefix=$4 count=$5 n
+    shift 5
+    process_start "$process" "$NS_WAN" tgtd -f -C "$control" --iscsi "portal=$portal"
+    wait_until 5 tgt "$control" --mode system --op show ||
+        die "tgtd with control number $control does not answer"
+    for ((n = 0; n < count; n++)); do
+        storage_target "$control" "$((n + 1))" "$prefix$n" "$@"
     done
-    for ((n = 0; n < volumes; n++)); do
-        storage_target "$control" "$((n + 1))" "vol$n" "$@"
-    done
-    for ((n = 0; n < plain; n++)); do
-        storage_target "$((control + 1))" "$((n + 1))" "plain$n" "$@"
-    done
+}
+
+# The storage behind the relay, alone: killed, its images are what it wrote.
+lab_storage() {
+    need_lab
+    local arguments control
+    read -ra arguments <"$STATE/storage-arguments"
+    control=${arguments[0]}
+    case ${1:-} in
+    kill)
+        process_end target KILL 3
+        rm -f "$TGT_SOCKETS/socket.$control" "$TGT_SOCKETS/socket.$control.lock"
+        ;;
+    start)
+        ! process_pid target >/dev/null || die "the storage is already running"
+        storage_half target "$control" "$STORAGE_PORTAL" vol "${arguments[@]:1}"
+        [[ ! -e $SECRETS ]] || storage_chap_relay "$control" "${arguments[1]}"
+        ;;
+    *) usage_error "storage start or kill" ;;
+    esac
 }
 
 # storage_target CONTROL TID NAME LUNS SIZE_MIB BLOCK_LEN THIN DIGESTS
@@ -74,15 +98,20 @@ storage_target() {
 # none but the relay; the direct path takes the computers' own account.
 storage_chap() {
     local control=$1 volumes=$2 plain=$3 n
+    storage_chap_relay "$control" "$volumes"
+    tgt "$((control + 1))" --mode account --op new --user computer --password "$(secret computer)"
+    for ((n = 1; n <= plain; n++)); do
+        tgt "$((control + 1))" --mode account --op bind --tid "$n" --user computer
+    done
+}
+
+storage_chap_relay() {
+    local control=$1 volumes=$2 n
     tgt "$control" --mode account --op new --user relay-wan --password "$(secret relay-wan)"
     tgt "$control" --mode account --op new --user storage --password "$(secret storage)"
     for ((n = 1; n <= volumes; n++)); do
         tgt "$control" --mode account --op bind --tid "$n" --user relay-wan
         tgt "$control" --mode account --op bind --tid "$n" --user storage --outgoing
-    done
-    tgt "$((control + 1))" --mode account --op new --user computer --password "$(secret computer)"
-    for ((n = 1; n <= plain; n++)); do
-        tgt "$((control + 1))" --mode account --op bind --tid "$n" --user computer
     done
 }
 

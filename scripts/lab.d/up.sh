@@ -17,7 +17,7 @@ need_word() {
 lab_up() {
     local rtt_ms=40 rate_mbit=100 loss=0 seed=1 volumes=1 size_mib=1024
     local plain=1 luns=1 block_len=512 thin=0 digests=off chap=off
-    local mode='' driver='' durability='' log_mib='' config=''
+    local mode='' driver='' durability='' log_mib='' config='' journal_disk=plain
     while [[ $# -gt 0 ]]; do
         local option=$1
         [[ $# -ge 2 ]] || usage_error "$option needs a value"
@@ -37,6 +37,7 @@ lab_up() {
         --provisioning) need_word "$1" "$2" thick thin && thin=$([[ $2 == thick ]] && echo 0 || echo 1) ;;
         --digests) need_word "$1" "$2" on off && digests=$2 ;;
         --chap) need_word "$1" "$2" on off && chap=$2 ;;
+        --journal-disk) need_word "$1" "$2" plain failing && journal_disk=$2 ;;
         --log-mib) need_count "$1" "$2" 1 && log_mib=$2 ;;
         --config) config=$2 ;;
         *) usage_error "up has no option '$option'" ;;
@@ -49,6 +50,8 @@ lab_up() {
         [[ -r $config ]] || die "cannot read the configuration $config"
         config=$(realpath "$config")
     fi
+    [[ $journal_disk == plain || $durability == journal ]] ||
+        usage_error "--journal-disk failing is for --durability journal"
     need_root
     need_tools
     need_binaries
@@ -64,13 +67,13 @@ lab_up() {
 
 need_binaries() {
     local binary
-    for binary in sluice-dataplane sluice-control sluicectl wan-emulator; do
+    for binary in sluice-dataplane sluice-control sluicectl wan-emulator failing-disk; do
         [[ ! -x $BIN/$binary ]] || continue
         say "$binary is not built: cargo build --release"
         (cd "$ROOT" && cargo build --release) || die "the build failed"
         break
     done
-    for binary in sluice-dataplane sluice-control sluicectl wan-emulator; do
+    for binary in sluice-dataplane sluice-control sluicectl wan-emulator failing-disk; do
         [[ -x $BIN/$binary ]] || die "the build made no $BIN/$binary"
     done
 }
@@ -117,6 +120,7 @@ up_parts() {
             wan: {rtt_ms: $rtt_ms, rate_mbit: $rate_mbit, loss_pct: $loss_pct, cut: false}}
         ' >"$FACTS"
     relay_places
+    [[ $journal_disk == plain ]] || disk_up
     wan_up --rtt-ms "$rtt_ms" --rate-mbit "$rate_mbit" --loss "$loss" --seed "$seed"
     storage_up "$control" "$volumes" "$plain" "$luns" "$size_mib" "$block_len" "$thin" "$digests"
     [[ $chap == off ]] || storage_chap "$control" "$volumes" "$plain"
@@ -166,8 +170,8 @@ lab_down() {
 remove_all() {
     local step failed=0 pids
     mapfile -t pids < <(process_pids)
-    for step in "process_end control TERM 3" "process_end dataplane TERM 3" wan_down \
-        storage_down net_down relay_places_down "with_host_lock host_give_back"; do
+    for step in "process_end control TERM 3" "process_end dataplane TERM 3" disk_down \
+        wan_down storage_down net_down relay_places_down "with_host_lock host_give_back"; do
         # shellcheck disable=SC2086  # a function and its arguments
         (set -e && $step) || failed=1
     done
