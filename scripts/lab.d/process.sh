@@ -7,7 +7,11 @@ start_time() {
     stat=$(cat "/proc/$1/stat" 2>/dev/null) || return 1
     # The name, in brackets, may hold anything; count fields after it.
     read -ra stat <<<"${stat##*) }"
-    [[ ${stat[0]} != Z ]] || return 1
+    if [[ ${stat[0]} == Z ]]; then
+        # Ended, unless a thread of it still waits in the kernel.
+        local threads=("/proc/$1/task"/*)
+        ((${#threads[@]} > 1)) || return 1
+    fi
     echo "${stat[19]}"
 }
 
