@@ -14,6 +14,7 @@ mod cdb;
 pub mod corpus;
 mod frames;
 mod initiator_stream;
+mod journal_replay;
 mod log_attach;
 mod login_text;
 mod session;
@@ -30,7 +31,7 @@ pub struct Target {
     pub input_len_max: usize,
 }
 
-pub const TARGETS: [Target; 7] = [
+pub const TARGETS: [Target; 8] = [
     Target {
         name: "target-stream",
         run: target_stream::run,
@@ -65,6 +66,11 @@ pub const TARGETS: [Target; 7] = [
         name: "log-attach",
         run: log_attach::run,
         input_len_max: 400,
+    },
+    Target {
+        name: "journal-replay",
+        run: journal_replay::run,
+        input_len_max: 200,
     },
 ];
 

@@ -69,3 +69,8 @@ fn frames_survive_their_corpus() {
 fn damaged_logs_survive_their_corpus() {
     survives("log-attach", 500);
 }
+
+#[test]
+fn damaged_journals_survive_their_corpus() {
+    survives("journal-replay", 1_000);
+}

@@ -80,6 +80,9 @@ pub const RECORD_BLOCKS_MAX: u64 = (RECORD_LEN_MAX / BLOCK_LEN) as u64;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"SLUICJNL");
 const HEAD_MAGIC: u64 = u64::from_le_bytes(*b"SLJGROUP");
+/// Addresses, group numbers and serials end below this, which no journal reaches in
+/// its life: sums of two of them do not overflow.
+const COUNT_MAX: u64 = 1 << 56;
 const IN_USE: u32 = 1;
 const VOID: u32 = 2;
 
@@ -202,6 +205,11 @@ impl Header {
         };
         let sound = high(block.word(9)) == crc32c::crc32c(&block.0[..72])
             && matches!(low(block.word(1)), IN_USE | VOID)
+            && header.run < u32::MAX
+            && [header.serial, header.area, header.tail.address, header.tail.group]
+                .iter()
+                .chain(&[header.run_start.address, header.run_start.group])
+                .all(|&count| count < COUNT_MAX)
             && header.area > 0
             // The tail goes past the run's beginning in time.
             && header.run_start.address.saturating_sub(header.tail.address) <= header.area;
