@@ -172,6 +172,43 @@ const FOR_GOOD: [(Fault, Sense); 7] = [
     (Fault::Short(1), Sense::INTERNAL_TARGET_FAILURE),
 ];
 
+/// A doubt whether the storage still takes writes holds them until it is asked; when
+/// it goes away first, that is an outage, and does not stop a write.
+#[test]
+fn a_doubt_does_not_make_an_outage_stop_writes() {
+    let mut site = Site::small();
+    let mut session = site.login(0, 0, 1);
+    assert_eq!(site.write(&mut session, 1, 1), Some(GOOD));
+    site.storage.latency_max = Duration::from_millis(100);
+    let kept = site.counter("unit_attention_kept");
+    site.storage.announce(Sense::MODE_PARAMETERS_CHANGED);
+    while site.counter("unit_attention_kept") == kept {
+        site.run(Duration::from_millis(1));
+    }
+    site.storage.hangs = true;
+    let told = Site::command(&mut session, 0, 0, &[0; 6]);
+    site.send(&session, &told.bytes());
+    let told = site.finish(&session, told.itt()).unwrap().0;
+    assert_eq!(told, CHECK_CONDITION, "the unit attention");
+    let mut data = [0; block::BLOCK_LEN];
+    block::fill(&mut data, 2, 2);
+    let held = Site::command(&mut session, 0x20, 512, &cdb::write(2, 1)).data(&data);
+    site.send(&session, &held.bytes());
+    assert!(site.next_pdu(&session).is_none(), "in doubt");
+    site.storage.bars = Some("computer0");
+    site.storage.cut_first();
+    let answered = site.finish(&session, held.itt()).unwrap().0;
+    assert_eq!(answered, GOOD);
+    assert_eq!(site.write(&mut session, 3, 3), Some(GOOD));
+    (site.storage.hangs, site.storage.bars) = (false, None);
+    site.run(Duration::from_secs(15));
+    assert!(site.worker.relay.is_drained());
+    assert_eq!(site.storage.volumes[0].media[1..4], [1, 2, 3]);
+    // The storage's word of its new session comes first.
+    assert_eq!(site.write(&mut session, 4, 4), Some(CHECK_CONDITION));
+    assert_eq!(site.write(&mut session, 4, 4), Some(GOOD));
+}
+
 #[test]
 fn a_write_refused_for_good_fails_the_volume_until_it_is_taken() {
     for (fault, sense) in FOR_GOOD {

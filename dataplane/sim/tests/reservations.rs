@@ -245,17 +245,81 @@ fn a_release_that_cannot_go_out_does_not_outlive_its_session() {
     assert!(site.worker.relay.is_drained());
 }
 
-/// LUN RESET; what the storage of the relay says to it.
+/// LUN RESET; what the relay says to it.
 fn reset(site: &mut Site, session: &mut Session) -> u8 {
+    let tag = send_reset(site, session);
+    let answer = site.next_pdu(session).expect("an answer to the function");
+    assert_eq!(answer.itt(), tag);
+    answer.header[2]
+}
+
+fn send_reset(site: &mut Site, session: &Session) -> u32 {
     let tag = 0x7000 + session.cmd_sn;
     let pdu = Pdu::new(op::TASK_MANAGEMENT | op::IMMEDIATE, 0x80 | 5, tag)
         .at(8, &LUN.to_be_bytes())
         .word(20, u32::MAX)
         .word(24, session.cmd_sn);
     site.send(session, &pdu.bytes());
-    let answer = site.next_pdu(session).expect("an answer to the function");
-    assert_eq!(answer.itt(), tag);
-    answer.header[2]
+    tag
+}
+
+/// *Complete* means that what was reserved is free: not before the storage has said so.
+#[test]
+fn c9_a_reset_waits_for_the_release_at_the_storage() {
+    let Pair {
+        mut site,
+        mut a,
+        mut b,
+    } = Pair::new(true);
+    let reserve = [opcode::RESERVE_6, 0, 0, 0, 0, 0];
+    assert_eq!(sense_of(&mut site, &mut a, &reserve).0, GOOD);
+    site.run(Duration::from_secs(2));
+    site.storage.hangs = true;
+    let tag = send_reset(&mut site, &b);
+    assert!(site.next_pdu(&b).is_none(), "it is still reserved there");
+    site.storage.hangs = false;
+    let answer = site.next_pdu(&b).expect("an answer to the function");
+    assert_eq!((answer.itt(), answer.header[2]), (tag, 0));
+    while ready(&mut site, &mut b).0 == CHECK_CONDITION {}
+    assert_eq!(sense_of(&mut site, &mut b, &reserve).0, GOOD);
+}
+
+/// A reset that only the storage can do, while the way there is broken: it is done
+/// when that is back in time, and else rejected, never said to be done.
+#[test]
+fn c9_a_reset_that_cannot_reach_the_storage_is_not_complete() {
+    for back_in_time in [true, false] {
+        let Pair {
+            mut site, mut a, ..
+        } = Pair::new(true);
+        assert_eq!(site.write(&mut a, 1, 10), Some(GOOD));
+        site.run(Duration::from_secs(3));
+        let outsider = InitiatorPort {
+            name: "iqn.2004-03.example.elsewhere:c".to_owned(),
+            isid: [0x40, 0, 0, 0, 0, 1],
+        };
+        site.storage.volumes[0]
+            .reservations
+            .reserve(&outsider, Change::Reserve);
+        while site.write(&mut a, 2, 11) == Some(GOOD) {
+            site.run(Duration::from_millis(500));
+        }
+        site.storage.bars = Some("computer0");
+        site.storage.cut_first();
+        site.run(Duration::from_millis(50));
+        let tag = send_reset(&mut site, &a);
+        assert!(site.next_pdu(&a).is_none(), "nobody could have reset it");
+        if back_in_time {
+            site.storage.bars = None;
+        } else {
+            site.run(Duration::from_secs(9));
+        }
+        let answer = (0..9).find_map(|_| site.next_pdu(&a));
+        let answer = answer.expect("an answer to the function");
+        let said = if back_in_time { 0 } else { 255 };
+        assert_eq!((answer.itt(), answer.header[2]), (tag, said));
+        assert_eq!(site.storage.counters.lun_resets, u64::from(back_in_time));
+    }
 }
 
 #[test]

@@ -332,6 +332,26 @@ fn c15_a_unit_is_the_storages_or_the_relays_own() {
             assert_eq!(page[8..], identity.naa());
             assert_eq!(serial[4..], identity.serial_number());
             assert_eq!(copy, CHECK_CONDITION);
+            // The residual is of the relay's own page, 20 bytes, however long the storage's.
+            for (room, flag, residual) in [(96, 0x02, 76), (20, 0, 0), (8, 0x04, 12)] {
+                let cdb = [0x12, 1, 0x80, 0, 96, 0];
+                let pdu = Site::command(&mut session, READ, room, &cdb);
+                site.send(&session, &pdu.bytes());
+                let end = loop {
+                    let answer = site.next_pdu(&session).unwrap();
+                    if answer.itt() == pdu.itt()
+                        && (answer.opcode() == 0x21 || answer.header[1] & 1 != 0)
+                    {
+                        break answer;
+                    }
+                };
+                let told = u32::from_be_bytes(*end.header[44..].first_chunk().unwrap());
+                assert_eq!(
+                    (end.header[1] & 0x06, told),
+                    (flag, residual),
+                    "room of {room}"
+                );
+            }
         } else {
             assert_eq!(
                 (page.len(), serial.len()),

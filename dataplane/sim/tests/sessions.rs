@@ -108,6 +108,40 @@ fn a_connection_is_reinstated_by_its_cid() {
     assert_eq!((site.usage().sessions, site.usage().tasks), (1, 0));
 }
 
+/// RFC 7143 7.4: a discovery session is reinstated by the same port, as others are.
+#[test]
+fn a_discovery_session_is_reinstated_by_its_own_port_alone() {
+    let discovery = |site: &mut Site, computer: usize, isid: u16| {
+        let text = format!(
+            "InitiatorName=iqn.2004-03.example.sim:computer{computer}\0SessionType=Discovery\0"
+        );
+        let session = site.connect(computer);
+        let login = Pdu::new(op::LOGIN | op::IMMEDIATE, 0x87, 0)
+            .at(8, &[0x80, 0, 0, 0])
+            .at(12, &isid.to_be_bytes())
+            .word(24, 1)
+            .data(text.as_bytes());
+        site.send(&session, &login.bytes());
+        let answer = site.next_pdu(&session).unwrap();
+        assert_eq!(answer.header[36..38], [0, 0], "let in");
+        site.run(Duration::from_millis(50));
+        session
+    };
+    let mut site = Site::small();
+    let mut normal = site.login(0, 0, 1);
+    let old = discovery(&mut site, 0, 1);
+    let other_port = discovery(&mut site, 0, 2);
+    let other_computer = discovery(&mut site, 1, 1);
+    assert_eq!(site.counter("session_reinstated"), 0);
+    let new = discovery(&mut site, 0, 1);
+    assert_eq!(site.counter("session_reinstated"), 1);
+    assert!(!site.is_open(&old));
+    for session in [&other_port, &other_computer, &new] {
+        assert!(site.is_open(session));
+    }
+    assert_eq!(site.write(&mut normal, 5, 1), Some(GOOD));
+}
+
 /// A login that wants digests; headers have none while it goes on.
 fn login_with_digests(site: &mut Site, header: &str, data: &str) -> Session {
     let text = format!(

@@ -123,15 +123,14 @@ impl Relay {
         self.send_reset(ready);
     }
 
-    /// Sends a computer's LUN RESETs on to the storage. False if there is none,
-    /// or its nexus cannot now.
+    /// Sends a computer's LUN RESETs on to the storage. False if its nexus cannot now.
     pub(super) fn reset_units(
         &mut self,
         key: NexusKey,
         luns: ArrayVec<u64, TARGET_LUNS_MAX>,
     ) -> bool {
         let nexus = &mut self.nexuses[key.0];
-        if luns.is_empty() || !nexus.is_ready() || !nexus.resets.is_empty() {
+        if !nexus.is_ready() || !nexus.resets.is_empty() {
             return false;
         }
         nexus.resets = luns;
@@ -145,7 +144,7 @@ impl Relay {
         let nexus = &mut self.nexuses[key.0];
         if let (Some(&lun), Some(conn)) = (nexus.resets.last(), nexus.conn.as_mut()) {
             if conn.reset_lun(lun).is_err() {
-                return self.give_up_resets(key);
+                return self.give_up_resets(key, false);
             }
             self.touch_nexus(key);
         }
@@ -162,7 +161,7 @@ impl Relay {
     ) {
         match response {
             TaskFunctionResponse::Complete | TaskFunctionResponse::LunDoesNotExist => {}
-            _ => return self.give_up_resets(key),
+            _ => return self.give_up_resets(key, true),
         }
         self.nexuses[key.0].resets.pop();
         if !self.nexuses[key.0].resets.is_empty() {
@@ -195,8 +194,9 @@ impl Relay {
 
     /// The nexus that resets was lost, or the storage does not do it: those that
     /// wait may ask another, or the same again.
-    pub(super) fn give_up_resets(&mut self, key: NexusKey) {
+    pub(super) fn give_up_resets(&mut self, key: NexusKey, is_refused: bool) {
         self.nexuses[key.0].resets.clear();
+        self.reset_is_given_up(key, is_refused);
         for (_, nexus) in &mut self.nexuses {
             if nexus.fenced_by == Some(key) {
                 nexus.fenced_by = None;

@@ -171,6 +171,20 @@ impl Relay {
         let lan = &self.lans[key.0];
         let request = lan.conn.login_request();
         if request.discovery {
+            // RFC 7143 7.4: the initiator port's earlier discovery session, of this
+            // target or of none, at this portal, is reinstated.
+            let of_port = |of: &LoginRequest| (of.isid, of.initiator_name, of.target_name);
+            let (port, local) = (of_port(request), lan.local);
+            let old = self.lans.iter().find(|&(at, other)| {
+                let of = other.conn.login_request();
+                at != key.0
+                    && other.state == LanState::FullFeature
+                    && (of.discovery, of_port(of), other.local) == (true, port, local)
+            });
+            if let Some(old) = old.map(|(at, _)| LanKey(at)) {
+                self.counters.sessions_reinstated += 1;
+                self.lose_lan(net, old);
+            }
             return self.accept_login(key);
         }
         let wanted = request.target_name.as_deref().unwrap_or_default();
@@ -324,6 +338,7 @@ impl Relay {
         {
             self.accept_login(lan);
         }
+        self.wake_doubts(now, self.nexuses[key.0].target);
         for volume in self.volume_keys() {
             if self.volume(volume).target == Some(self.nexuses[key.0].target) {
                 self.flush_volume(now, volume);

@@ -47,7 +47,8 @@ impl Relay {
                 WanKind::Forward { task } => {
                     // Until the reinstatement it may still be done: a function that
                     // has ended it is not told that it is over, and is rejected.
-                    self.pass_mut(task).aborting = false;
+                    let pass = self.pass_mut(task);
+                    (pass.aborting, pass.released_for) = (false, None);
                     // Nobody knows whether it was done: the computer is told so, and decides.
                     let sense = Sense::COMMUNICATION_FAILURE.fixed();
                     self.pass_answered(net, now, task, Ended::lost(&sense));
@@ -63,7 +64,8 @@ impl Relay {
             self.release_durable(net, now, volume);
         }
         self.give_up_releases(key);
-        self.give_up_resets(key);
+        self.give_up_resets(key, false);
+        self.rest_doubts(now, self.nexuses[key.0].target);
         let leaves = self.nexuses[key.0].state == WanState::LoggingOut;
         // What it was to leave behind may have come back to it since it said so.
         if leaves && !self.nexuses[key.0].astray && !self.carries_flush(key) {

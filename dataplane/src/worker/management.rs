@@ -20,7 +20,9 @@ use sluice_proto::Time;
 use sluice_proto::iscsi::{TaskFunction, TaskFunctionResponse, TaskId};
 use sluice_proto::scsi::{Access, ScsiStatus, Sense};
 
+use super::nexus::TARGET_LUNS_MAX;
 use super::relay::{Net, Relay};
+use super::reservation::Release;
 use super::task::{LanKey, NexusKey, PassTask, Task, TaskKey, Work};
 use super::volume::same_lun;
 use super::wan::Ended;
@@ -58,8 +60,17 @@ pub(super) struct Function {
     waits: usize,
     deadline: Time,
     cold: bool,
-    /// The nexus that resets the unit at the storage for it.
-    resets: Option<NexusKey>,
+    reset: Reset,
+}
+
+/// What a function has the storage reset.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Reset {
+    No,
+    /// By this nexus, as soon as that can: it is one of what the function waits for.
+    Wanted(NexusKey, ArrayVec<u64, TARGET_LUNS_MAX>),
+    /// This nexus is at it.
+    Asked(NexusKey, ArrayVec<u64, TARGET_LUNS_MAX>),
 }
 
 impl Relay {
@@ -124,7 +135,7 @@ impl Relay {
             waits: 0,
             deadline: now + FUNCTION_MAX,
             cold: function == TaskFunction::TargetColdReset,
-            resets: None,
+            reset: Reset::No,
         };
         match scope {
             Scope::Task(task) => waiting.waits = self.end_task(lan, task),
@@ -148,13 +159,16 @@ impl Relay {
         };
         if let Some(sense) = reset {
             self.tell_of_reset(nexus, scope, sense);
-            if self.reset_at_storage(nexus, scope) {
-                waiting.resets = Some(nexus);
+            let (releases, luns) = self.reset_at_storage(nexus, scope, waiting.arrival);
+            waiting.waits += releases;
+            if !luns.is_empty() {
                 waiting.waits += 1;
+                waiting.reset = Reset::Wanted(nexus, luns);
             }
         }
         if waiting.waits > 0 {
             self.functions.push(waiting);
+            self.ask_for_resets();
         } else {
             self.complete(net, now, &waiting);
         }
@@ -269,11 +283,17 @@ impl Relay {
     }
 
     /// What a reset ends at the storage beyond the commands: reservations by
-    /// RESERVE, and of a unit that is not cached everything. True if the storage
-    /// is being asked.
-    fn reset_at_storage(&mut self, by: NexusKey, scope: Scope) -> bool {
+    /// RESERVE, and of a unit that is not cached everything. How many RELEASEs the
+    /// function of this arrival has to wait for, and the units that the storage is
+    /// to reset.
+    fn reset_at_storage(
+        &mut self,
+        by: NexusKey,
+        scope: Scope,
+        arrival: u64,
+    ) -> (usize, ArrayVec<u64, TARGET_LUNS_MAX>) {
         let target = self.nexuses[by.0].target;
-        let mut luns = ArrayVec::new();
+        let (mut releases, mut luns) = (0, ArrayVec::new());
         if let Scope::Unit { lun, .. } = scope
             && self.find_volume(target, lun).is_none()
         {
@@ -285,23 +305,67 @@ impl Relay {
                 Scope::Unit { lun: unit, .. } => same_lun(lun, unit),
                 _ => true,
             };
-            if hit && self.volume(volume).target == Some(target) && self.end_reserve(volume) {
-                // As many as a target may have.
-                let _ = luns.try_push(lun);
+            if !hit || self.volume(volume).target != Some(target) {
+                continue;
+            }
+            match self.end_reserve(volume, arrival) {
+                Release::NotNeeded => {}
+                Release::Sent => releases += 1,
+                Release::ByReset => {
+                    // As many as a target may have.
+                    let _ = luns.try_push(lun);
+                }
             }
         }
-        self.reset_units(by, luns)
+        (releases, luns)
+    }
+
+    /// Has the storage do the resets that functions wait for, where a nexus can now.
+    fn ask_for_resets(&mut self) {
+        for at in 0..self.functions.len() {
+            if let Reset::Wanted(nexus, luns) = self.functions[at].reset.clone()
+                && self.reset_units(nexus, luns.clone())
+            {
+                self.functions[at].reset = Reset::Asked(nexus, luns);
+            }
+        }
     }
 
     /// The storage has reset what this nexus asked it to.
     pub(super) fn reset_is_done(&mut self, nexus: NexusKey) {
         for function in &mut self.functions {
-            if function.resets == Some(nexus) {
-                function.resets = None;
+            if matches!(function.reset, Reset::Asked(asked, _) if asked == nexus) {
+                function.reset = Reset::No;
                 function.waits -= 1;
             }
         }
         self.functions_moved = true;
+    }
+
+    /// The nexus will not do it: its session is lost, and it may after the next
+    /// login; or the storage has refused, and the function is *rejected*.
+    pub(super) fn reset_is_given_up(&mut self, nexus: NexusKey, is_refused: bool) {
+        for function in &mut self.functions {
+            match &function.reset {
+                Reset::Asked(asked, luns) if *asked == nexus => {
+                    function.reset = Reset::Wanted(nexus, luns.clone());
+                    if is_refused {
+                        function.deadline = Time::ZERO;
+                        self.functions_moved = true;
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// A RELEASE that a function waits for has been answered.
+    pub(super) fn released_for_function(&mut self, arrival: u64) {
+        let mut functions = self.functions.iter_mut();
+        if let Some(function) = functions.find(|function| function.arrival == arrival) {
+            function.waits -= 1;
+            self.functions_moved = true;
+        }
     }
 
     /// A command that a function ended is over at the storage too.
@@ -317,6 +381,7 @@ impl Relay {
     /// Answers functions that have nothing more to wait for, or waited too long.
     pub(super) fn sweep_functions(&mut self, net: &mut Net<'_>, now: Time) {
         self.functions_moved = false;
+        self.ask_for_resets();
         for at in (0..self.functions.len()).rev() {
             let function = &self.functions[at];
             if function.waits > 0 && now < function.deadline {

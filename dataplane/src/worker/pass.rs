@@ -145,6 +145,7 @@ impl Relay {
             passing: false,
             asked: None,
             aborting: false,
+            released_for: None,
         }))
     }
 
@@ -304,9 +305,9 @@ impl Relay {
         if let Some(room) = room {
             self.give_room(key, room);
         }
-        let transferred = match pages.first() {
+        let (transferred, own_len) = match pages.first() {
             Some(&first) if has_data_in => self.present_identity(net, key, first, transferred),
-            _ => transferred,
+            _ => (transferred, None),
         };
         let expected_len = self.tasks[key.0].expected_len;
         // A command may give data and a status that is not GOOD; the data counts as far as it came.
@@ -318,13 +319,14 @@ impl Relay {
         }
         // The storage's residual is the computer's too (RFC 7143 11.4.5): both
         // expected the same. Of data-in, what was handed over is what counts.
-        let moved = match (read, residual) {
-            (true, _) if !delivered && has_data_in => 0,
-            (true, Residual::Overflow(more)) => transferred.saturating_add(more),
-            (true, _) => transferred,
-            (false, Residual::Overflow(more)) => expected_len.saturating_add(more),
-            (false, Residual::Underflow(less)) => expected_len.saturating_sub(less),
-            (false, Residual::None) => expected_len,
+        let moved = match (read, residual, own_len) {
+            (true, ..) if !delivered && has_data_in => 0,
+            (true, _, Some(own_len)) => own_len,
+            (true, Residual::Overflow(more), None) => transferred.saturating_add(more),
+            (true, _, None) => transferred,
+            (false, Residual::Overflow(more), _) => expected_len.saturating_add(more),
+            (false, Residual::Underflow(less), _) => expected_len.saturating_sub(less),
+            (false, Residual::None, _) => expected_len,
         };
         let (volume, cdb) = (self.tasks[key.0].volume, self.tasks[key.0].cdb);
         if status != ScsiStatus::GOOD || !self.wait_for_media(key, moved) {
@@ -386,19 +388,20 @@ impl Relay {
         key: TaskKey,
         page: StagePage,
         transferred: u32,
-    ) -> u32 {
+    ) -> (u32, Option<u32>) {
         let task = &self.tasks[key.0];
         let room = (task.expected_len as usize).min(STAGE_LEN);
         let received = transferred as usize;
         if received > room {
-            return transferred;
+            return (transferred, None);
         }
         let Some(identity) = self.own_identity(task.nexus, task.lun) else {
-            return transferred;
+            return (transferred, None);
         };
         let data = &mut self.staging.bytes_mut(net.pool, page)[..room];
-        let len = identity.present(&task.cdb, data, received);
-        u32::try_from(len).expect("a page of data")
+        let presented = identity.present(&task.cdb, data, received);
+        let len = |bytes: usize| u32::try_from(bytes).expect("a page of data");
+        (len(presented.len), presented.own_len.map(len))
     }
 
     pub(super) fn own_identity(&self, nexus: NexusKey, lun: u64) -> Option<Identity> {

@@ -434,7 +434,13 @@ impl Relay {
             "a task is answered before it is forgotten"
         );
         self.nexuses[task.nexus.0].tasks -= 1;
-        if matches!(&task.work, Work::Pass(pass) if pass.aborting) {
+        let Work::Pass(pass) = &task.work else {
+            return;
+        };
+        if let Some(arrival) = pass.released_for {
+            self.released_for_function(arrival);
+        }
+        if pass.aborting {
             self.ended_at_storage(key, &task);
         }
     }

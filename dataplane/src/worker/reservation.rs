@@ -33,6 +33,16 @@ use crate::journal::layout::RowTable;
 /// How long a login keeps back what its computer writes, if the storage does not
 /// say who holds the volume: several round trips of a long path, with a loss.
 const ENTRY_MAX: Duration = Duration::from_secs(2);
+/// How a RESERVE ends that a reset is to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Release {
+    NotNeeded,
+    /// A RELEASE is on its way.
+    Sent,
+    /// By a reset at the storage.
+    ByReset,
+}
+
 impl Relay {
     /// The next place in the sequence of questions, logins and doubts.
     pub(super) fn next_stamp(&mut self) -> u64 {
@@ -312,7 +322,7 @@ impl Relay {
     pub(super) fn release_reserved(&mut self, nexus: NexusKey) {
         for volume in self.volume_keys() {
             if self.volume(volume).holding.legacy == Legacy::Ours(nexus)
-                && self.release(volume, nexus)
+                && self.release(volume, nexus, None)
             {
                 let lun = self.volume(volume).lun;
                 self.keep_unit_attention(nexus, lun, &Sense::NEXUS_LOSS.fixed());
@@ -321,21 +331,19 @@ impl Relay {
     }
 
     /// A computer has reset the unit: that ends every RESERVE (SPC-2 5.5.2). One
-    /// of ours its own nexus releases; one that did not come by the relay only
-    /// the storage's own reset can end. True if that is wanted.
-    pub(super) fn end_reserve(&mut self, volume: VolumeKey) -> bool {
-        match self.volume(volume).holding.legacy {
-            Legacy::None => false,
-            Legacy::Ours(nexus) => {
-                self.release(volume, nexus);
-                false
-            }
-            Legacy::Other => true,
+    /// of ours its own nexus releases for the function of this arrival; one that did
+    /// not come by the relay only the storage's own reset can end.
+    pub(super) fn end_reserve(&mut self, volume: VolumeKey, arrival: u64) -> Release {
+        let legacy = self.volume(volume).holding.legacy;
+        match legacy {
+            Legacy::None => Release::NotNeeded,
+            Legacy::Ours(nexus) if self.release(volume, nexus, Some(arrival)) => Release::Sent,
+            Legacy::Ours(_) | Legacy::Other => Release::ByReset,
         }
     }
 
     /// Sends a RELEASE of the relay's own. False if there is no room for it.
-    fn release(&mut self, volume: VolumeKey, nexus: NexusKey) -> bool {
+    fn release(&mut self, volume: VolumeKey, nexus: NexusKey, released_for: Option<u64>) -> bool {
         if self.tasks.len() == self.tasks.capacity() {
             return false;
         }
@@ -368,6 +376,7 @@ impl Relay {
                 passing: false,
                 asked: None,
                 aborting: false,
+                released_for,
             }),
         }));
         self.nexuses[nexus.0].tasks += 1;
@@ -388,6 +397,8 @@ impl Relay {
             .map(|(at, _)| TaskKey(at))
             .collect();
         for release in releases {
+            // The function that waits for it is not told that it was done.
+            self.pass_mut(release).released_for = None;
             self.abandon(release);
         }
     }

@@ -206,6 +206,8 @@ pub struct PassTask {
     pub asked: Option<usize>,
     /// A task management function has ended it; the storage may not have yet.
     pub aborting: bool,
+    /// A RELEASE of the relay's own: the arrival of the function that waits for it.
+    pub released_for: Option<u64>,
 }
 
 /// Whether a barrier covers a block of the range.

@@ -58,6 +58,9 @@ pub struct Volume {
     pub begun: bool,
     /// Whether it takes writes is being asked; none is committed meanwhile.
     pub in_doubt: bool,
+    /// The storage is away and cannot be asked: as in any outage, what was known
+    /// last counts until it is back.
+    pub doubt_rests: bool,
     /// Sense with which the storage refuses writes, and so do we.
     pub refusal: Option<[u8; SENSE_LEN]>,
     /// When that was asked last.
@@ -142,6 +145,7 @@ impl Volume {
             strays: 0,
             begun: false,
             in_doubt: false,
+            doubt_rests: false,
             refusal: None,
             failure: Failure::new(),
             write_through: false,
@@ -194,7 +198,7 @@ impl Volume {
 
     /// Whether a write to the blocks may not be committed now.
     pub fn barrier_over(&self, lba: u64, blocks: u64) -> bool {
-        self.in_doubt
+        (self.in_doubt && !self.doubt_rests)
             || self
                 .barriers
                 .iter()

@@ -50,6 +50,37 @@ impl Relay {
         self.check(now, key, CheckStep::Ready);
     }
 
+    /// A session with the storage is lost. With none left nobody can be asked, and a
+    /// doubt must not turn the outage into one of writes; where something was refused
+    /// already, it holds them all the same (C-4).
+    pub(super) fn rest_doubts(&mut self, now: Time, target: usize) {
+        let mut nexuses = self.nexuses.iter();
+        if nexuses.any(|(_, nexus)| nexus.target == target && nexus.is_ready()) {
+            return;
+        }
+        for key in self.volume_keys() {
+            let volume = self.volume_mut(key);
+            if volume.target == Some(target)
+                && volume.in_doubt
+                && volume.refusal.is_none()
+                && volume.failure.sense().is_none()
+            {
+                volume.doubt_rests = true;
+                self.commit_behind(now, key);
+            }
+        }
+    }
+
+    /// The storage is there again: what was in doubt is asked, and waited for.
+    pub(super) fn wake_doubts(&mut self, now: Time, target: usize) {
+        for key in self.volume_keys() {
+            let volume = self.volume_mut(key);
+            if volume.target == Some(target) && std::mem::take(&mut volume.doubt_rests) {
+                self.check(now, key, CheckStep::Ready);
+            }
+        }
+    }
+
     /// Asks a check's question, or leaves it to the sweep when there is no way to.
     pub(super) fn check(&mut self, now: Time, key: VolumeKey, step: CheckStep) {
         let Some(target) = self.volume(key).target else {
@@ -128,7 +159,7 @@ impl Relay {
     /// It is known again: what waited is committed, or refused as the storage would.
     pub(super) fn settle(&mut self, now: Time, key: VolumeKey, refusal: Option<[u8; SENSE_LEN]>) {
         let volume = self.volume_mut(key);
-        volume.in_doubt = false;
+        (volume.in_doubt, volume.doubt_rests) = (false, false);
         volume.refusal = refusal;
         self.commit_behind(now, key);
     }

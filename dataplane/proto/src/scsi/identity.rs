@@ -20,6 +20,16 @@ const THIRD_PARTY_COPY: u8 = 0x8F;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Identity(u64);
 
+/// What [`Identity::present`] leaves of an answer, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Presented {
+    /// In the computer's room.
+    pub len: usize,
+    /// Of a page that is the relay's own, up to the allocation length: what a residual
+    /// counts from (RFC 7143 11.4.5), whatever the storage's page had.
+    pub own_len: Option<usize>,
+}
+
 impl Identity {
     /// Of the unit `lun` (the 8-byte field as a big-endian number) of a target,
     /// as it stands at this storage.
@@ -55,12 +65,16 @@ impl Identity {
 
     /// Puts this identity in the answer to an INQUIRY. `data` is the room that
     /// the computer gave, of which the first `received` bytes came from the
-    /// storage; how many there are now.
-    pub fn present(self, cdb: &[u8], data: &mut [u8], received: usize) -> usize {
-        let &[opcode::INQUIRY, flags, page, high, low, ..] = cdb else {
-            return received;
+    /// storage; what there is now.
+    pub fn present(self, cdb: &[u8], data: &mut [u8], received: usize) -> Presented {
+        let as_it_was = Presented {
+            len: received,
+            own_len: None,
         };
-        let room = data.len().min(usize::from(u16::from_be_bytes([high, low])));
+        let &[opcode::INQUIRY, flags, page, high, low, ..] = cdb else {
+            return as_it_was;
+        };
+        let allocated = usize::from(u16::from_be_bytes([high, low]));
         if flags & 1 == 0 {
             if let Some(byte) = data[..received].get_mut(5) {
                 // TPGS and 3PC (SPC-5, Standard INQUIRY data).
@@ -69,7 +83,7 @@ impl Identity {
             for byte in data[..received].iter_mut().take(56).skip(36) {
                 *byte = 0;
             }
-            return received;
+            return as_it_was;
         }
         let mut own = [0; 256];
         let len = match page {
@@ -78,14 +92,18 @@ impl Identity {
                 20
             }
             DEVICE_IDENTIFICATION => self.designators(&data[..received], &mut own),
-            _ => return received,
+            _ => return as_it_was,
         };
         (own[0], own[1]) = (data.first().copied().unwrap_or(0), page);
         let page_len = u16::try_from(len - 4).expect("below 256");
         own[2..4].copy_from_slice(&page_len.to_be_bytes());
-        let sent = len.min(room);
+        let own_len = len.min(allocated);
+        let sent = own_len.min(data.len());
         data[..sent].copy_from_slice(&own[..sent]);
-        sent
+        Presented {
+            len: sent,
+            own_len: Some(own_len),
+        }
     }
 
     /// The unit's own designator, and of the storage's page those of target
@@ -160,7 +178,7 @@ mod tests {
     fn pages_of_identity_are_the_relays() {
         let mut data = vec![0xEE; 64];
         data[..8].copy_from_slice(&[0x00, 0x80, 0, 4, b'o', b'l', b'd', b'!']);
-        let len = unit().present(&inquiry(1, 0x80, 64), &mut data, 8);
+        let len = unit().present(&inquiry(1, 0x80, 64), &mut data, 8).len;
         assert_eq!(data[..4], [0x00, 0x80, 0, 16]);
         assert_eq!((&data[4..len], len), (&SERIAL[..], 20));
         // The storage's: NAA of the unit, relative port, name of the target.
@@ -170,7 +188,9 @@ mod tests {
         page.extend([0x53, 0xA8, 0, 4, b'i', b'q', b'n', 0]);
         let storage_len = page.len();
         page.resize(256, 0);
-        let len = unit().present(&inquiry(1, 0x83, 256), &mut page, storage_len);
+        let len = unit()
+            .present(&inquiry(1, 0x83, 256), &mut page, storage_len)
+            .len;
         assert_eq!(usize::from(page[3]) + 4, len);
         assert_eq!(page[4..8], [0x01, 0x03, 0, 8]);
         assert_eq!(page[8..16], unit().naa());
@@ -184,25 +204,30 @@ mod tests {
             for room in 0..40_u16 {
                 for received in 0..=usize::from(room) {
                     let mut data = vec![0xFF; usize::from(room)];
-                    let len = unit().present(&inquiry(1, page, room), &mut data, received);
+                    let len = unit()
+                        .present(&inquiry(1, page, room), &mut data, received)
+                        .len;
                     assert!(len <= usize::from(room));
                 }
             }
         }
         // Designators that promise more than there is end the list.
         let mut page = vec![0xFF; 600];
-        assert_eq!(unit().present(&inquiry(1, 0x83, 600), &mut page, 600), 16);
+        assert_eq!(
+            unit().present(&inquiry(1, 0x83, 600), &mut page, 600).len,
+            16
+        );
     }
 
     #[test]
     fn nothing_else_is_told_of_the_storage() {
         let mut data = vec![0xFF; 96];
-        assert_eq!(unit().present(&inquiry(0, 0, 96), &mut data, 96), 96);
+        assert_eq!(unit().present(&inquiry(0, 0, 96), &mut data, 96).len, 96);
         assert_eq!((data[5], data[36], data[55], data[56]), (0xC7, 0, 0, 0xFF));
-        assert_eq!(unit().present(&inquiry(0, 0, 5), &mut data[..5], 5), 5);
+        assert_eq!(unit().present(&inquiry(0, 0, 5), &mut data[..5], 5).len, 5);
         let untouched = data.clone();
-        assert_eq!(unit().present(&inquiry(1, 0xB0, 96), &mut data, 64), 64);
-        assert_eq!(unit().present(&[0x28; 10], &mut data, 64), 64);
+        assert_eq!(unit().present(&inquiry(1, 0xB0, 96), &mut data, 64).len, 64);
+        assert_eq!(unit().present(&[0x28; 10], &mut data, 64).len, 64);
         assert_eq!(data, untouched);
         assert!(names_storage_unit(&[0xA3, 0x0A]) && names_storage_unit(&[0x83, 0]));
         assert!(!names_storage_unit(&[0xA3, 0x0C]) && !names_storage_unit(&[0x12, 0, 0x8F]));

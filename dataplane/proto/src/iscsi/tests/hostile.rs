@@ -482,6 +482,17 @@ fn a_storage_that_breaks_the_rules() {
             Violation::Offset,
         ),
         (
+            "R2T for nothing",
+            write,
+            R2t {
+                desired_len: 0,
+                ..r2t
+            }
+            .emit(),
+            none(),
+            Violation::Field,
+        ),
+        (
             "R2T too long",
             write,
             R2t {
