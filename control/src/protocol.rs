@@ -48,6 +48,11 @@ pub enum Request {
         volume: String,
         stamp: u64,
     },
+    /// Has nothing acknowledged from the cache any more and all that was flushed,
+    /// or ends that; done when begun.
+    Drain {
+        on: bool,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,7 +65,7 @@ pub enum Reply {
         attached: bool,
     },
     Done {
-        /// Volumes that it was about; of a discard, writes.
+        /// Volumes that it was about; of a discard, writes; of a drain, those not drained yet.
         volumes: u32,
     },
     Failed {

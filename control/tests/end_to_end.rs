@@ -120,7 +120,6 @@ fn until(what: &str, mut holds: impl FnMut() -> bool) {
 }
 
 /// What the stand-in for the data plane has and was told.
-#[derive(Default)]
 struct Model {
     dirty_bytes: [u64; 2],
     /// Drains only when told to.
@@ -129,7 +128,24 @@ struct Model {
     /// Refused writes of LUN 1, by their LBA; and the stamp they are listed under.
     refused: Vec<u64>,
     stamp: u64,
+    draining: bool,
+    held_up: HeldUp,
     told: Vec<Command>,
+}
+
+impl Default for Model {
+    fn default() -> Self {
+        Self {
+            dirty_bytes: [0; 2],
+            holds: false,
+            failed: false,
+            refused: Vec::new(),
+            stamp: 0,
+            draining: false,
+            held_up: HeldUp::No,
+            told: Vec::new(),
+        }
+    }
 }
 
 struct DataPlane {
@@ -181,6 +197,7 @@ fn run(mut writer: SegmentWriter, model: &Mutex<Model>, stop: &AtomicBool) {
                 | Command::FlushVolume { scope }
                 | Command::RetryFailed { scope }
                 | Command::DiscardFailed { scope, .. } => scope.clone(),
+                Command::Drain { .. } => Scope::All,
             };
             let mut luns = (1..=2)
                 .filter(|&lun| scope.covers(TARGET, lun << 48))
@@ -199,8 +216,11 @@ fn run(mut writer: SegmentWriter, model: &Mutex<Model>, stop: &AtomicBool) {
                 Command::DiscardFailed { .. } => outcome = Outcome::Changed,
                 _ => {}
             }
-            if let Command::FlushVolume { .. } = command {
+            if let Command::FlushVolume { .. } | Command::Drain { on: true } = command {
                 flushed_at = Some(Instant::now());
+            }
+            if let Command::Drain { on } = command {
+                model.draining = on;
             }
             model.told.push(command);
             show_volumes(&mut writer, &model);
@@ -246,6 +266,16 @@ fn show_volumes(writer: &mut SegmentWriter, model: &Model) {
                 0
             },
             failed_stamp: model.stamp,
+            drain: match (model.draining, dirty_bytes) {
+                (false, _) => Drain::No,
+                (true, 0) => Drain::Drained,
+                (true, _) => Drain::Draining,
+            },
+            held_up: if dirty_bytes > 0 {
+                model.held_up
+            } else {
+                HeldUp::No
+            },
         };
         writer.put(index, &volume);
     }
@@ -363,6 +393,7 @@ fn fill(writer: &mut SegmentWriter) {
             total_ticks: 1_000_000,
             ticks_per_second: 2_000_000_000,
             idle_permille: 905,
+            draining_since_ns: None,
         },
     );
 }
@@ -621,6 +652,61 @@ fn flush_waits_until_the_storage_has_it() {
     let said = site.ctl(&["flush", "all"]);
     assert_eq!(said.code, 1);
     assert!(said.err.contains("vol0/1 has failed"), "{}", said.err);
+}
+
+#[test]
+fn a_drain_is_waited_for_tells_what_holds_it_up_and_is_cancelled() {
+    let mut site = Site::new();
+    let plane = DataPlane::start(&site);
+    site.start_daemon();
+    plane.model().dirty_bytes = [4096, 8192];
+    let said = site.ctl(&["drain"]);
+    assert_eq!(said.code, 0, "{}", said.err);
+    assert!(said.out.contains("drained: safe to stop"), "{}", said.out);
+    assert_eq!(plane.model().told, [Command::Drain { on: true }]);
+    // Asked again it is as it was; the daemon is not needed once it has begun.
+    let again = site.ctl(&["-j", "drain"]).json();
+    assert_eq!(
+        (&again["ok"], &again["drained"], &again["volumes"]),
+        (&true.into(), &true.into(), &2.into())
+    );
+    let shown = site.ctl(&["show", "volumes"]);
+    assert!(shown.out.contains("connected, drained"), "{}", shown.out);
+    let shown = site.ctl(&["show", "volumes", "-j"]).json();
+    assert_eq!(shown[0]["drain"], "drained");
+
+    let (holds, held_up) = (true, HeldUp::Storage);
+    plane.model().dirty_bytes = [4096, 0];
+    (plane.model().holds, plane.model().held_up) = (holds, held_up);
+    let said = site.ctl(&["drain", "--timeout", "0.2"]);
+    assert_eq!(said.code, 1);
+    for words in [
+        "not drained within 2",
+        "vol0/1 has 4.0 KiB: its storage is not there",
+        "drain --cancel",
+    ] {
+        assert!(said.out.contains(words), "{words}: {}", said.out);
+    }
+    assert!(!said.out.contains("vol0/2"), "{}", said.out);
+    // What waiting does not mend is told at once.
+    plane.model().held_up = HeldUp::Failed;
+    let said = site.ctl(&["drain", "-j", "--timeout", "600"]);
+    assert_eq!(said.code, 1);
+    let json = said.json();
+    assert_eq!(json["volumes"][0]["held_up"], "failed");
+    assert_eq!(json["volumes"][0]["dirty_bytes"], 4096);
+
+    let said = site.ctl(&["drain", "--cancel"]);
+    assert_eq!(said.code, 0, "{}", said.err);
+    assert_eq!(
+        plane.model().told.last(),
+        Some(&Command::Drain { on: false })
+    );
+    until("it does not drain", || {
+        site.ctl(&["show", "volumes", "-j"]).json()[0]["drain"] == "no"
+    });
+    site.kill_daemon();
+    assert_eq!(site.ctl(&["drain"]).code, 4);
 }
 
 #[test]

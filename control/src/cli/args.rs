@@ -61,6 +61,15 @@ pub(super) enum Action {
         #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = seconds)]
         timeout: Duration,
     },
+    /// Empty the cache before a stop: writes are acknowledged by the storage from now on
+    Drain {
+        /// Give up waiting after so many seconds; it goes on draining
+        #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = seconds)]
+        timeout: Duration,
+        /// End it: writes are cached again
+        #[arg(long, conflicts_with = "timeout")]
+        cancel: bool,
+    },
     /// What the storage has refused for good of acknowledged writes
     Volume {
         #[command(subcommand)]

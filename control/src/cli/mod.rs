@@ -6,6 +6,7 @@
 //! it shows is not current. Standard output has the answer and nothing else.
 
 mod args;
+mod drain;
 pub mod exit;
 mod flush;
 mod inspect;
@@ -132,6 +133,8 @@ fn act(args: &Args, err: &mut dyn Write) -> Result<Answer, CliError> {
             Ok(Answer::done(json, text))
         }
         Action::Flush { volume, timeout } => flush::flush(volume, *timeout, args),
+        Action::Drain { cancel: true, .. } => drain::cancel(args),
+        Action::Drain { timeout, .. } => drain::drain(*timeout, args, err),
         Action::Volume { what } => match what {
             VolumeAction::Failed { volume } => volume::failed(volume.as_deref(), args, err),
             VolumeAction::Retry { volume } => volume::retry(volume, args),

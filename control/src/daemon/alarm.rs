@@ -106,7 +106,7 @@ enum News {
 mod tests {
     use std::net::{Ipv4Addr, SocketAddrV4};
 
-    use sluice_hugepages::tables::{Durability, text};
+    use sluice_hugepages::tables::{Drain, Durability, HeldUp, text};
 
     use super::*;
 
@@ -131,6 +131,8 @@ mod tests {
             flush_period_ns: 0,
             failed_writes,
             failed_stamp,
+            drain: Drain::No,
+            held_up: HeldUp::No,
         }
     }
 

@@ -95,6 +95,17 @@ impl Policy {
             Request::DiscardFailed { volume, stamp } => {
                 self.discard(&volume, stamp).unwrap_or_else(|failed| failed)
             }
+            Request::Drain { on } => {
+                let reply = self.command(&Command::Drain { on }, None);
+                match &reply {
+                    Ok(left) if on => log::warn!(
+                        "draining: nothing is acknowledged from the cache any more; {left} volumes are to be flushed"
+                    ),
+                    Ok(_) => log::warn!("no drain: writes are cached again"),
+                    Err(_) => {}
+                }
+                reply.map_or_else(|failed| failed, |volumes| Reply::Done { volumes })
+            }
         }
     }
 

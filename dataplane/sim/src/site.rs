@@ -20,6 +20,7 @@ use sluice_dataplane::journal::core::AREA_BLOCKS_MIN;
 use sluice_dataplane::journal::layout::HEADER_BLOCKS;
 use sluice_dataplane::net::{PortConfig, Router, RouterConfig};
 use sluice_dataplane::tcp::{Buffers, Tcp, TcpConfig};
+use sluice_dataplane::worker::publish::Publisher;
 use sluice_dataplane::worker::security::Security;
 use sluice_dataplane::worker::{Digests, Io, Mode, Relay, RelayConfig, Target, Usage, Worker};
 use sluice_hugepages::log::Log;
@@ -199,6 +200,8 @@ pub struct Site {
     pub journal: Option<Journal>,
     /// Called before and after every step of the worker.
     pub around_step: [fn(); 2],
+    /// Where the worker's tables are shown, if anywhere.
+    pub control: Option<Publisher>,
 }
 
 impl Site {
@@ -244,6 +247,7 @@ impl Site {
             next_port: 40_000,
             journal,
             around_step: [|| (), || ()],
+            control: None,
         }
     }
 
@@ -310,7 +314,7 @@ impl Site {
         self.now += time;
         let mut io = Io {
             ports: &mut self.ports,
-            control: None,
+            control: self.control.as_mut(),
         };
         self.around_step[0]();
         self.worker.step(self.now, &mut io);
@@ -376,7 +380,7 @@ impl Site {
             self.carry();
             let mut io = Io {
                 ports: &mut self.ports,
-                control: None,
+                control: self.control.as_mut(),
             };
             self.around_step[0]();
             let did_work = self.worker.step(now, &mut io).did_work;

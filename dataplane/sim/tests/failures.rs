@@ -125,7 +125,8 @@ impl Failing {
     }
 
     fn ask(&mut self, command: &Command) -> (Outcome, u32) {
-        self.site.worker.relay.command_from_control(command)
+        let now = self.site.now;
+        self.site.worker.relay.command_from_control(now, command)
     }
 
     fn retry(&mut self) -> (Outcome, u32) {

@@ -317,8 +317,12 @@ impl Relay {
         Some((journal.health, journal.line.progress(), journal.made))
     }
 
-    /// The contract in force: `journal` is `storage` when the journal was given up.
+    /// The contract in force: `journal` is `storage` when the journal was given up,
+    /// and each is while the relay drains.
     pub(super) fn contract(&self, key: VolumeKey) -> Durability {
+        if self.draining_since.is_some() {
+            return Durability::Storage;
+        }
         match (self.volume(key).contract, &self.journal) {
             (Durability::Journal, Some(journal)) => match journal.health {
                 Health::GivenUp(_) => Durability::Storage,

@@ -95,10 +95,10 @@ impl Publisher {
         self.segment.heartbeat(now.as_nanos());
         let mut commanded = false;
         while let Some((id, command)) = self.segment.next_command() {
-            let (outcome, volumes) = worker.relay.command_from_control(&command);
+            let (outcome, volumes) = worker.relay.command_from_control(now, &command);
             if !commanded {
                 // Whoever waits for a flush compares with rows of before his command's answer.
-                self.volumes(worker, now);
+                self.volumes(worker);
             }
             commanded = true;
             self.segment.complete(id, outcome, volumes);
@@ -119,7 +119,7 @@ impl Publisher {
         }
         self.neighbours(worker);
         self.sessions(worker);
-        self.volumes(worker, now);
+        self.volumes(worker);
         self.buffers(worker);
         self.journal(worker);
         self.runtime(worker);
@@ -249,11 +249,11 @@ impl Publisher {
     }
 
     /// Volumes the log knows, and configured ones that no login has told of yet.
-    fn volumes(&mut self, worker: &Worker, now: Time) {
+    fn volumes(&mut self, worker: &Worker) {
         let relay = &worker.relay;
         let mut count = 0;
         for key in relay.volume_keys() {
-            self.segment.put(count, &relay.volume_row(key, now));
+            self.segment.put(count, &relay.volume_row(key));
             count += 1;
         }
         for (target, at) in relay.config.targets.iter().zip(0..) {
@@ -366,6 +366,7 @@ impl Publisher {
                 total_ticks: counters.total_ticks,
                 ticks_per_second: self.facts.ticks_per_second,
                 idle_permille: counters.idle_permille,
+                draining_since_ns: worker.relay.draining_since().map(Time::as_nanos),
             },
         );
     }
@@ -403,7 +404,7 @@ impl Publisher {
 
 impl Relay {
     /// Carries out a command of the control process.
-    pub fn command_from_control(&mut self, command: &Command) -> (Outcome, u32) {
+    pub fn command_from_control(&mut self, now: Time, command: &Command) -> (Outcome, u32) {
         match command {
             Command::SetFlush { scope, setting } => self.set_flush(scope, setting),
             Command::FlushVolume { scope } => {
@@ -432,6 +433,11 @@ impl Relay {
                 },
                 _ => (Outcome::UnknownVolume, 0),
             },
+            Command::Drain { on: true } => (Outcome::Done, self.drain(now)),
+            Command::Drain { on: false } => {
+                self.end_drain();
+                (Outcome::Done, 0)
+            }
         }
     }
 
@@ -494,8 +500,7 @@ impl Relay {
         }
     }
 
-    fn volume_row(&self, key: VolumeKey, now: Time) -> tables::Volume {
-        let _ = now;
+    fn volume_row(&self, key: VolumeKey) -> tables::Volume {
         let volume = self.volume(key);
         let room = self.log.room();
         let sessions = self
@@ -545,6 +550,8 @@ impl Relay {
             flush_period_ns: u64::try_from(volume.policy.period.as_nanos()).unwrap_or(u64::MAX),
             failed_writes: (volume.failure.listed().len() + volume.failure.more() as usize) as u64,
             failed_stamp: volume.failure.stamp,
+            drain: self.drain_of(Some(key)),
+            held_up: self.held_up(key),
         }
     }
 
@@ -597,6 +604,8 @@ impl Relay {
             flush_period_ns: u64::try_from(self.config.flush.period.as_nanos()).unwrap_or(u64::MAX),
             failed_writes: 0,
             failed_stamp: 0,
+            drain: self.drain_of(None),
+            held_up: tables::HeldUp::No,
         }
     }
 }

@@ -117,6 +117,7 @@ impl Relay {
             unfinished_max: bytes(usable) / 4,
             write_len_max: u32::try_from(write_len_max).expect("32 MiB"),
             accepting: true,
+            draining_since: None,
             journal: None,
             log,
             config,

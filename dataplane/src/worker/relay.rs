@@ -287,6 +287,8 @@ pub struct Relay {
     /// Longest write: what an empty log surely holds.
     pub(super) write_len_max: u32,
     pub(super) accepting: bool,
+    /// Since when nothing is acknowledged from the cache: see [`super::drain`].
+    pub(super) draining_since: Option<Time>,
 }
 
 impl Relay {

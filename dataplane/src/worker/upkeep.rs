@@ -177,6 +177,7 @@ impl Relay {
             self.release_durable(net, now, volume);
             self.sync_passed(now, volume);
             self.flush_volume(now, volume);
+            self.advance_drain(volume);
         }
         self.admit_held(net, now);
         self.feed_starved(net, now);

@@ -16,6 +16,7 @@ use sluice_proto::Time;
 use sluice_proto::cache::flush::policy::{FlushGate, FlushPolicy};
 use sluice_proto::scsi::{Access, Sense};
 
+use super::drain::DrainStep;
 use super::failure::Failure;
 use super::holding::Holding;
 use super::nexus::SENSE_LEN;
@@ -105,6 +106,7 @@ pub struct Volume {
     pub kept_through: u64,
     /// Since when it has not been wholly at the storage, as the journal says too.
     pub dirty_since: Time,
+    pub drain: DrainStep,
     pub bytes_written: u64,
     pub bytes_flushed: u64,
     pub writes: u64,
@@ -168,6 +170,7 @@ impl Volume {
             freed: 0,
             kept_through: 0,
             dirty_since: now,
+            drain: DrainStep::Drained,
             bytes_written: 0,
             bytes_flushed: 0,
             writes: 0,

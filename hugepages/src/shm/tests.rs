@@ -59,6 +59,8 @@ fn volume(lun: u64, dirty_bytes: u64) -> Volume {
         flush_period_ns: 1_000_000_000,
         failed_writes: 0,
         failed_stamp: 0,
+        drain: Drain::No,
+        held_up: HeldUp::No,
     }
 }
 

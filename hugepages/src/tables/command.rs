@@ -47,6 +47,12 @@ pub enum Command {
     /// Throw away the refused writes of one volume that its rows list, if they
     /// are still those of `stamp` ([`super::Volume::failed_stamp`]).
     DiscardFailed { scope: Scope, stamp: u64 },
+    /// Acknowledge nothing from the cache any more, and flush all that was; or,
+    /// if not `on`, cache again. Given twice it changes nothing. It is answered
+    /// when begun, with the volumes that are not drained yet, and ends with the
+    /// data plane's process. The volume rows tell how far it is, and have been
+    /// brought up to date by the answer.
+    Drain { on: bool },
 }
 
 /// How a command ended.
@@ -76,6 +82,7 @@ const SET_FLUSH: u64 = 1;
 const FLUSH_VOLUME: u64 = 2;
 const RETRY_FAILED: u64 = 3;
 const DISCARD_FAILED: u64 = 4;
+const DRAIN: u64 = 5;
 
 const NAME_WORDS: usize = <Name as Field>::WORDS;
 // Places in a message.
@@ -87,6 +94,7 @@ const LUN: usize = TARGET + NAME_WORDS;
 const THRESHOLD: usize = LUN + 1;
 const PERIOD: usize = THRESHOLD + 2;
 const STAMP: usize = THRESHOLD;
+const ON: usize = THRESHOLD;
 const _: () = assert!(PERIOD + 2 <= MESSAGE_WORDS, "the longest command fits");
 
 impl Scope {
@@ -157,6 +165,10 @@ impl Command {
                 scope.store(&mut message);
                 message[STAMP] = *stamp;
             }
+            Self::Drain { on } => {
+                message[KIND] = DRAIN;
+                on.store(&mut message[ON..=ON]);
+            }
         }
         message
     }
@@ -179,6 +191,9 @@ impl Command {
                 DISCARD_FAILED => Some(Self::DiscardFailed {
                     scope,
                     stamp: message[STAMP],
+                }),
+                DRAIN => Some(Self::Drain {
+                    on: Field::load(&message[ON..=ON])?,
                 }),
                 _ => None,
             }

@@ -15,8 +15,8 @@ use arrayvec::ArrayString;
 pub use command::{Command, Completion, FlushSetting, MESSAGE_WORDS, Outcome, Scope};
 pub use field::{Field, text};
 pub use rows::{
-    Backing, Buffers, CounterName, Durability, FailedWrite, Journal, JournalState, LinkState,
-    Neighbour, NeighbourState, Port, Route, Runtime, Session, Volume, VolumeState,
+    Backing, Buffers, CounterName, Drain, Durability, FailedWrite, HeldUp, Journal, JournalState,
+    LinkState, Neighbour, NeighbourState, Port, Route, Runtime, Session, Volume, VolumeState,
 };
 
 /// Raised when what a word means changes without the shape changing.

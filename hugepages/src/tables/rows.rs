@@ -113,6 +113,39 @@ word!(
     }
 );
 word!(
+    /// How far a drain has come ([`super::Command::Drain`]).
+    Drain {
+        /// Nobody drains.
+        No = 0 "no",
+        Draining = 1 "draining",
+        /// What was acknowledged from the cache is at the storage, on stable media.
+        Drained = 2 "drained",
+    }
+);
+word!(
+    /// Why a volume's flush does not go on.
+    HeldUp {
+        /// It does, or there is nothing to flush.
+        No = 0 "no",
+        /// No session to its storage.
+        Storage = 1 "storage-not-there",
+        /// The storage refused a write for good (C-4).
+        Failed = 2 "failed",
+        /// A reservation that no session of ours gets past (C-9).
+        Reserved = 3 "reserved",
+        /// The storage takes no writes.
+        Refused = 4 "storage-refuses-writes",
+        /// A lost session may still have writes on their way (C-8).
+        Fenced = 5 "old-session-not-over",
+        /// The configuration names its target no more.
+        Unconfigured = 6 "not-configured",
+        /// The storage's blocks are of another length than the log's.
+        Misfit = 7 "block-length-differs",
+        /// At the storage, and the journal does not know yet.
+        Journal = 8 "journal",
+    }
+);
+word!(
     /// What memory a region is made of.
     Backing { Hugepages = 0 "hugepages", Tmpfs = 1 "tmpfs", Anonymous = 2 "anonymous", }
 );
@@ -218,6 +251,8 @@ row!(
         failed_writes: u64,
         /// Another number whenever that changes.
         failed_stamp: u64,
+        drain: Drain,
+        held_up: HeldUp,
     }
 );
 row!(
@@ -298,6 +333,8 @@ row!(
         ticks_per_second: u64,
         /// Time asleep or polling in vain, in thousandths of the last second.
         idle_permille: u16,
+        /// Since when it drains; none if it does not.
+        draining_since_ns: Option<u64>,
     }
 );
 row!(

@@ -4,7 +4,9 @@ use std::io::Write;
 
 use serde_json::json;
 use sluice_hugepages::shm::{SegmentReader, Vitality};
-use sluice_hugepages::tables::{Buffers, Journal, JournalState, LAYOUT_VERSION, Runtime};
+use sluice_hugepages::tables::{
+    Buffers, Drain, Journal, JournalState, LAYOUT_VERSION, Runtime, Volume,
+};
 
 use super::super::table::{self, TextTable};
 use super::super::{Answer, Args};
@@ -215,6 +217,7 @@ pub(super) fn runtime(source: &Source, err: &mut dyn Write) -> Answer {
     let mut workers = Vec::new();
     let mut mode = None;
     let mut version = None;
+    let mut draining_s: Option<f64> = None;
     for (index, worker) in source.rows::<Runtime>(err) {
         let packets = worker.rx_packets;
         let ticks_per_packet = worker.busy_ticks.checked_div(packets);
@@ -250,7 +253,14 @@ pub(super) fn runtime(source: &Source, err: &mut dyn Write) -> Answer {
         ]);
         mode = mode.or(Some(worker.mode.to_string()));
         version = version.or(Some(worker.version.to_string()));
+        draining_s = draining_s.or(worker.draining_since_ns.map(|since| source.age_s(since)));
     }
+    let volumes = source.rows::<Volume>(err);
+    let drain = match draining_s {
+        None => Drain::No,
+        Some(_) if volumes.iter().any(|(_, row)| row.drain != Drain::Drained) => Drain::Draining,
+        Some(_) => Drain::Drained,
+    };
     let json = json!({
         "state": state,
         "pid": reader.pid(),
@@ -259,14 +269,27 @@ pub(super) fn runtime(source: &Source, err: &mut dyn Write) -> Answer {
         "uptime_s": uptime_s,
         "heartbeat_s": heartbeat_s,
         "started_unix_ns": reader.started_unix_ns(),
+        "drain": drain.as_str(),
+        "draining_s": draining_s,
         "workers": workers,
     });
-    let head = table::pairs(&[
+    let mut head = vec![
         ("data plane", format!("{state}, pid {}", reader.pid())),
         ("version", version.unwrap_or_else(|| "-".to_owned())),
         ("mode", mode.unwrap_or_else(|| "-".to_owned())),
         ("up", table::seconds(uptime_s)),
         ("heartbeat", format!("{} ago", table::seconds(heartbeat_s))),
-    ]);
+    ];
+    if let Some(draining_s) = draining_s {
+        let said = match drain {
+            Drain::Drained => "drained: safe to stop",
+            _ => "draining",
+        };
+        head.push((
+            "drain",
+            format!("{said}, for {}", table::seconds(draining_s)),
+        ));
+    }
+    let head = table::pairs(&head);
     Answer::done(json, format!("{head}\n{}", text.render()))
 }

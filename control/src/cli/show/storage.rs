@@ -4,7 +4,7 @@ use std::io::Write;
 
 use serde_json::{Value, json};
 use sluice_config::{VolumeName, lun_number};
-use sluice_hugepages::tables::{Session, Volume};
+use sluice_hugepages::tables::{Drain, Session, Volume};
 
 use super::super::Answer;
 use super::super::table::{self, TextTable};
@@ -131,11 +131,16 @@ pub(super) fn volumes(source: &Source, err: &mut dyn Write) -> Answer {
             "blocks": volume.blocks,
             "size_bytes": size_bytes,
             "failed_writes": volume.failed_writes,
+            "drain": volume.drain.as_str(),
+            "held_up": volume.held_up.as_str(),
             "flush": { "threshold_bytes": volume.flush_threshold_bytes, "period_ms": volume.flush_period_ns / 1_000_000 },
         }));
         text.row([
             volume_name(&volume),
-            volume.state.as_str().to_owned(),
+            match volume.drain {
+                Drain::No => volume.state.as_str().to_owned(),
+                drain => format!("{}, {}", volume.state.as_str(), drain.as_str()),
+            },
             volume.durability.as_str().to_owned(),
             table::bytes(size_bytes),
             table::bytes(volume.dirty_bytes),

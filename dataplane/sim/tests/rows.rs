@@ -1,0 +1,202 @@
+//! What operators see of a running worker: the rows that it shows in a control
+//! segment, read as `sluicectl` reads them.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test ends where its site does not hold"
+)]
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use sluice_dataplane::worker::publish::{Facts, Publisher};
+use sluice_hugepages::shm::{Birth, SegmentReader, SegmentWriter};
+use sluice_hugepages::tables::*;
+use sluice_sim::site::{STORAGE, Session as Computer, Site, Size, TARGETS};
+use sluice_sim::storage::{LUN, PORT};
+
+const GOOD: u8 = 0;
+
+struct Shown {
+    site: Site,
+    directory: PathBuf,
+    reader: SegmentReader,
+}
+
+impl Shown {
+    fn new(name: &str) -> Self {
+        let name = format!("sluice-rows-{name}-{}", std::process::id());
+        let directory = std::env::temp_dir().join(name);
+        fs::create_dir_all(&directory).unwrap();
+        let path = directory.join("control.seg");
+        let mut site = Site::of(Size::SMALL, |storage| {
+            storage.latency_max = Duration::from_millis(2);
+        });
+        let segment = SegmentWriter::create(&path, Birth::now()).unwrap();
+        let facts = Facts {
+            core: Some(1),
+            frames_backing: (Backing::Anonymous, "a test".to_owned()),
+            log_backing: Backing::Anonymous,
+            log_bytes: Size::SMALL.log_len as u64,
+            journal: None,
+            ticks_per_second: 1,
+        };
+        site.control = Some(Publisher::new(segment, facts));
+        let reader = SegmentReader::open(&path).unwrap();
+        Self {
+            site,
+            directory,
+            reader,
+        }
+    }
+
+    fn rows<T: Row>(&mut self) -> Vec<T> {
+        self.site.run(Duration::from_millis(300));
+        let table = self.reader.rows::<T>();
+        assert_eq!((table.stale, table.malformed), (0, 0));
+        table.rows.into_iter().map(|(_, row)| row).collect()
+    }
+
+    /// The row of the first target's unit, which is what the tests write to.
+    fn volume(&mut self) -> Volume {
+        let mut rows = self.rows::<Volume>();
+        assert_eq!(rows.len(), 2, "one a configured unit");
+        let at = rows
+            .iter()
+            .position(|row| row.target.as_str() == TARGETS[0]);
+        rows.swap_remove(at.unwrap())
+    }
+
+    fn write(&mut self, computer: &mut Computer, lba: u64) {
+        assert_eq!(self.site.write(computer, lba, 1), Some(GOOD));
+    }
+}
+
+impl Drop for Shown {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.directory);
+    }
+}
+
+#[test]
+fn a6_the_session_rows_of_a_running_worker() {
+    let mut shown = Shown::new("sessions");
+    assert_eq!(shown.rows::<Session>(), []);
+    let mut computer = shown.site.login(0, 0, 7);
+    shown.write(&mut computer, 3);
+    let rows = shown.rows::<Session>();
+    assert_eq!(rows.len(), 1);
+    let row = &rows[0];
+    assert_eq!(row.target.as_str(), TARGETS[0]);
+    assert_eq!((*row.storage.ip(), row.storage.port()), (STORAGE, PORT));
+    assert_eq!((row.lun, row.volume), (Some(LUN), Some(0)));
+    assert_eq!(row.initiator.as_str(), "iqn.2004-03.example.sim:computer0");
+    assert_eq!(row.computer.ip().octets(), [198, 18, 0, 10]);
+    assert!(row.lan_connected && row.wan_connected);
+    assert_eq!(row.lan_isid, [0x80, 0, 0, 0, 0, 7]);
+    assert_ne!(row.lan_tsih, 0, "ours");
+    assert_ne!(row.wan_tsih, 0, "the storage's");
+    assert_ne!(row.wan_isid, row.lan_isid, "an ISID of the relay's own");
+    assert_eq!(
+        row.commands, 1,
+        "TEST UNIT READY came before the unit was known"
+    );
+    assert_eq!(row.dirty_bytes, 512, "not due yet");
+    let before = row.clone();
+
+    // The storage goes: the computer's session stays, and its writes are kept.
+    shown.site.storage.bars = Some("");
+    shown.site.storage.cut_first();
+    shown.write(&mut computer, 4);
+    let row = shown.rows::<Session>().remove(0);
+    assert!(row.lan_connected && !row.wan_connected);
+    assert_eq!(row.dirty_bytes, 1024);
+    assert_eq!(row.wan_isid, before.wan_isid);
+    // It comes back under the same name (C-8).
+    shown.site.storage.bars = None;
+    shown.site.run(Duration::from_secs(12));
+    let row = shown.rows::<Session>().remove(0);
+    assert!(row.wan_connected && row.wan_tsih != 0);
+    assert_eq!((row.wan_isid, row.dirty_bytes), (before.wan_isid, 0));
+
+    // The computer goes: with nothing left to flush, so does the row.
+    shown.site.abort(&computer);
+    shown.site.run(Duration::from_secs(30));
+    assert!(shown.rows::<Session>().iter().all(|row| !row.lan_connected));
+}
+
+#[test]
+fn a7_the_volume_rows_of_a_running_worker() {
+    let mut shown = Shown::new("volumes");
+    let row = shown.volume();
+    assert_eq!(row.state, VolumeState::Disconnected, "nobody has logged in");
+    assert_eq!((row.block_len, row.blocks, row.sessions), (0, 0, 0));
+    let mut computer = shown.site.login(0, 0, 1);
+    shown.write(&mut computer, 3);
+    let row = shown.volume();
+    assert_eq!((row.state, row.sessions), (VolumeState::Connected, 1));
+    assert_eq!((row.lun, row.block_len), (LUN, 512));
+    assert_eq!(row.blocks, 1024);
+    assert_eq!((row.dirty_bytes, row.records), (512, 1));
+    assert!(row.oldest_dirty_since_ns.is_some());
+    assert_eq!((row.written_bytes, row.flushed_bytes), (512, 0));
+    assert!(row.room_bytes > 0);
+    assert_eq!((row.drain, row.held_up), (Drain::No, HeldUp::No));
+    // Flushed after its period: then it is known how quick the storage is.
+    shown.site.run(Duration::from_secs(3));
+    let row = shown.volume();
+    assert_eq!((row.dirty_bytes, row.records), (0, 0));
+    assert_eq!(row.oldest_dirty_since_ns, None);
+    assert_eq!(row.flushed_bytes, 512);
+    let load = Duration::from_micros(row.load_us);
+    let (shortest, longest) = (Duration::from_micros(1), Duration::from_millis(20));
+    assert!(load >= shortest && load <= longest, "load {load:?}");
+
+    shown.site.storage.bars = Some("");
+    shown.site.storage.cut_first();
+    shown.write(&mut computer, 4);
+    let row = shown.volume();
+    assert_eq!(row.state, VolumeState::Disconnected);
+    assert_eq!((row.dirty_bytes, row.held_up), (512, HeldUp::Storage));
+    // The computer leaves first: what it left is flushed when the storage is back.
+    shown.site.abort(&computer);
+    shown.site.storage.stalls = Some("");
+    shown.site.storage.bars = None;
+    let mut rows = (0..60).map(|_| shown.volume());
+    assert!(
+        rows.any(|row| row.state == VolumeState::Draining && row.sessions == 0),
+        "no computer, and something to flush"
+    );
+    drop(rows);
+    shown.site.storage.stalls = None;
+    shown.site.run(Duration::from_secs(70));
+    let row = shown.volume();
+    assert_eq!((row.dirty_bytes, row.flushed_bytes), (0, 1024));
+}
+
+#[test]
+fn a_drain_is_shown() {
+    let mut shown = Shown::new("drain");
+    let mut computer = shown.site.login(0, 0, 1);
+    shown.site.storage.hangs = true;
+    shown.write(&mut computer, 3);
+    let now = shown.site.now;
+    let relay = &mut shown.site.worker.relay;
+    relay.command_from_control(now, &Command::Drain { on: true });
+    let row = shown.volume();
+    assert_eq!(row.drain, Drain::Draining);
+    assert_eq!(row.durability, Durability::Storage, "the one in force");
+    let runtime = shown.rows::<Runtime>().remove(0);
+    assert_eq!(runtime.draining_since_ns, Some(now.as_nanos()));
+    shown.site.storage.hangs = false;
+    shown.site.run(Duration::from_secs(1));
+    let rows = shown.rows::<Volume>();
+    assert!(rows.iter().all(|row| row.drain == Drain::Drained));
+    let now = shown.site.now;
+    let relay = &mut shown.site.worker.relay;
+    relay.command_from_control(now, &Command::Drain { on: false });
+    let row = shown.volume();
+    assert_eq!((row.drain, row.durability), (Drain::No, Durability::Memory));
+    assert_eq!(shown.rows::<Runtime>()[0].draining_since_ns, None);
+}
