@@ -156,9 +156,20 @@ struct DataPlane {
 
 impl DataPlane {
     fn start(site: &Site) -> Self {
+        Self::start_as(site, std::process::id())
+    }
+
+    /// With another process to be told to stop.
+    fn start_as(site: &Site, pid: u32) -> Self {
         let model = Arc::new(Mutex::new(Model::default()));
         let stop = Arc::new(AtomicBool::new(false));
-        let mut writer = SegmentWriter::create(&site.file("control.seg"), Birth::now()).unwrap();
+        let mut writer = {
+            let birth = Birth {
+                pid,
+                ..Birth::now()
+            };
+            SegmentWriter::create(&site.file("control.seg"), birth).unwrap()
+        };
         writer.name_counter(0, "net.ttl_expired");
         writer.name_counter(1, "net.no_route");
         writer.set_counter(0, 3);
@@ -393,6 +404,10 @@ fn fill(writer: &mut SegmentWriter) {
             total_ticks: 1_000_000,
             ticks_per_second: 2_000_000_000,
             idle_permille: 905,
+            start: StartKind::Crash,
+            start_records: 12,
+            start_us: 3000,
+            recovering_permille: None,
             draining_since_ns: None,
         },
     );
@@ -493,6 +508,8 @@ fn every_table_is_shown_for_people_and_for_scripts() {
     assert_eq!(session["wan"]["state"], "disconnected");
     let runtime = site.ctl(&["show", "runtime", "-j"]).json();
     assert_eq!(runtime["state"], "alive");
+    assert_eq!(runtime["start"]["kind"], "after-crash");
+    assert_eq!(runtime["start"]["records"], 12);
     assert_eq!(runtime["workers"][0]["ticks_per_packet"], 200);
 }
 
@@ -707,6 +724,37 @@ fn a_drain_is_waited_for_tells_what_holds_it_up_and_is_cancelled() {
     });
     site.kill_daemon();
     assert_eq!(site.ctl(&["drain"]).code, 4);
+}
+
+#[test]
+fn a_data_plane_is_asked_to_stop_and_waited_for() {
+    let mut site = Site::new();
+    let said = site.ctl(&["dataplane", "stop"]);
+    assert_eq!(said.code, 3, "none is there: {}", said.err);
+    let mut child = Program::new("sleep").arg("600").spawn().unwrap();
+    let plane = DataPlane::start_as(&site, child.id());
+    // It does not end what does not drain.
+    site.start_daemon();
+    plane.model().dirty_bytes = [4096, 0];
+    (plane.model().holds, plane.model().held_up) = (true, HeldUp::Failed);
+    let said = site.ctl(&["dataplane", "stop", "--drain"]);
+    assert_eq!(said.code, 1, "{}", said.err);
+    assert!(said.out.contains("has failed"), "{}", said.out);
+    assert!(said.out.contains("was not stopped"), "{}", said.out);
+    assert!(child.try_wait().unwrap().is_none(), "it is still there");
+
+    plane.model().dirty_bytes = [0; 2];
+    let gone = thread::spawn(move || {
+        let status = child.wait().unwrap();
+        drop(plane);
+        status
+    });
+    let said = site.ctl(&["dataplane", "stop", "--drain"]);
+    assert_eq!(said.code, 0, "{}{}", said.out, said.err);
+    assert!(said.out.contains("stopped"), "{}", said.out);
+    let signal = std::os::unix::process::ExitStatusExt::signal(&gone.join().unwrap());
+    assert_eq!(signal, Some(libc::SIGTERM));
+    assert_eq!(site.ctl(&["dataplane", "stop"]).code, 3, "it is gone");
 }
 
 #[test]

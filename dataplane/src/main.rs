@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use clap::Parser;
-use log::{error, info};
+use log::{error, info, warn};
 use sluice_config::{Config, MemoryBudget, Secrets, State};
 use sluice_dataplane::driver::{Idle, IdlePolicy, Source, Wake};
 use sluice_dataplane::start::{self, Seeds, Started};
@@ -40,6 +40,9 @@ static STOPS: AtomicU32 = AtomicU32::new(0);
 const LOGOUT_SECONDS: u16 = 5;
 /// What was said last still goes out.
 const LINGER: Duration = Duration::from_millis(200);
+/// So long may the journal take for what is committed, and the flush of a relay
+/// that drains for what its last computers wrote.
+const SETTLE_MAX: Duration = Duration::from_secs(5);
 
 extern "C" fn stop(_: libc::c_int) {
     // Relaxed: the count stands for itself.
@@ -82,7 +85,6 @@ fn main() -> ExitCode {
     match start::start(&config, &state, &secrets, seeds, now(), ticks_per_second) {
         Ok(started) => {
             run(&config, started);
-            info!("stopped");
             ExitCode::SUCCESS
         }
         Err(cause) => {
@@ -148,6 +150,13 @@ fn run(config: &Config, started: Started) {
         counters.total_ticks += ticks().wrapping_sub(begun);
         counters.idle_permille = share.sample(now(), &counters);
     }
+    let left = worker.relay.dirty_bytes();
+    if stopping.is_in_good_order() {
+        worker.relay.close_log();
+        info!("stopped in good order; {left} bytes in the log are for the next start to flush");
+    } else {
+        info!("stopped at once, without a mark in the log; {left} bytes are in it");
+    }
     // A flow's buffers are the pool's: the worker drops its rooms in that order.
     for port in ports {
         port.close(&mut worker.pool);
@@ -155,11 +164,13 @@ fn run(config: &Config, started: Started) {
 }
 
 /// The way to a stop: computers are asked to log out, those that do not are cut
-/// off, and what was said last goes out. Asked again, it stops at once.
+/// off, what was said last goes out, and the journal has what is committed. Asked
+/// again, it stops at once.
 enum Stopping {
     No,
     Asked { until: Time },
-    Lingering { until: Time },
+    Lingering { until: Time, give_up: Time },
+    Stopped,
 }
 
 impl Stopping {
@@ -179,13 +190,31 @@ impl Stopping {
                     worker.cut_off();
                     *self = Self::Lingering {
                         until: now + LINGER,
+                        give_up: now + SETTLE_MAX,
                     };
                 }
             }
-            (1, Self::Lingering { until }) => return now < *until,
+            (1, Self::Lingering { until, give_up }) => {
+                let settled = worker.relay.is_settled();
+                if now >= *until && (settled || now >= *give_up) {
+                    if !settled {
+                        warn!(
+                            "not all is settled after {} s: the next start goes on with it",
+                            SETTLE_MAX.as_secs()
+                        );
+                    }
+                    *self = Self::Stopped;
+                    return false;
+                }
+            }
             _ => return false,
         }
         true
+    }
+
+    /// Nobody asked twice.
+    const fn is_in_good_order(&self) -> bool {
+        matches!(self, Self::Stopped)
     }
 }
 

@@ -5,7 +5,7 @@
 use std::io;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use log::{error, info, warn};
 use sluice_config::{
@@ -29,7 +29,7 @@ use crate::journal::thread::{JournalPort, LogBase};
 use crate::journal::{self, Device, JournalError, Line};
 use crate::net::{PortConfig, RouteConfig, Router, RouterConfig, RouterError};
 use crate::tcp::{Buffers, Tcp, TcpConfig};
-use crate::worker::publish::{Facts, KERNEL_PORT, Publisher};
+use crate::worker::publish::{Facts, KERNEL_PORT, Publisher, StartFacts};
 use crate::worker::recovery::StartError as RelayError;
 use crate::worker::security::{ComputerChap, Security, StorageChap};
 use crate::worker::{Digests, Relay, RelayConfig, Target, Worker};
@@ -106,6 +106,7 @@ pub fn start(
     if let Some(layout) = segment.replaced() {
         warn!("control segment of another layout ({layout:?}) replaced: restart what reads it");
     }
+    let opening = Instant::now();
     let OpenedLog {
         log,
         recovery,
@@ -113,11 +114,24 @@ pub fn start(
         found,
         journal,
     } = open_log(config, seeds.relay)?;
-    if found {
+    let opened = opening.elapsed();
+    let kind = match (&journal, found && !recovery.formatted) {
+        (Some(journal), _) if journal.restored => tables::StartKind::Restored,
+        (_, false) => tables::StartKind::New,
+        (_, true) if recovery.clean => tables::StartKind::Clean,
+        (_, true) => tables::StartKind::Crash,
+    };
+    if kind != tables::StartKind::New {
         info!(
-            "log: {} records found, {} unsound",
+            "log: {}; {} records found, {} unsound, {} never acknowledged and dropped",
+            match kind {
+                tables::StartKind::New | tables::StartKind::Restored => "made from the journal",
+                tables::StartKind::Clean => "clean, the last data plane ended in good order",
+                tables::StartKind::Crash => "after a crash, the last data plane left no mark",
+            },
             recovery.records.len(),
-            recovery.damaged.len()
+            recovery.damaged.len(),
+            recovery.incomplete_records
         );
         for damage in &recovery.damaged {
             warn!("log: {damage}: kept, and not flushed");
@@ -165,8 +179,22 @@ pub fn start(
     let gso = ports.iter().all(|port| port.info().gso);
     let tcp = tcp(config, mtu, gso, seeds.isn_key);
     let relay = relay_config(config, secrets, &router, seeds)?;
+    let placing = Instant::now();
     let mut relay = Relay::new(relay, log, &recovery, &mut pool, now)?;
-    if let Some(OpenedJournal { core, device, torn }) = journal {
+    let found = StartFacts {
+        kind,
+        records: recovery.records.len() as u64,
+        took: opened + placing.elapsed(),
+    };
+    info!(
+        "log: {} MiB to flush, found and placed in {} ms",
+        relay.dirty_bytes() >> 20,
+        found.took.as_millis()
+    );
+    if let Some(OpenedJournal {
+        core, device, torn, ..
+    }) = journal
+    {
         relay.fail_torn(&torn);
         let path = device.path().to_owned();
         let log = LogBase {
@@ -203,6 +231,7 @@ pub fn start(
             .as_ref()
             .map(|journal| (journal.path.display().to_string(), journal.size_bytes)),
         ticks_per_second,
+        start: found,
     };
     Ok(Started {
         worker: Worker::new(pool, router, tcp, relay),
@@ -225,6 +254,8 @@ struct OpenedJournal {
     device: Device,
     /// Writes that it held, and that cannot be read any more.
     torn: Vec<Identity>,
+    /// The log was lost, and this is what it was made from.
+    restored: bool,
 }
 
 /// What [`open_log`] meets on its way.
@@ -307,6 +338,7 @@ fn open_log(config: &Config, seed: u64) -> Result<OpenedLog, StartError> {
                 "journal {path:?}: {} MiB",
                 (device.blocks() * BLOCK_LEN as u64) >> 20
             );
+            let was_lost = begun.restored.is_some();
             let restored = begun.restored.unwrap_or_default();
             if restored.records > 0 {
                 warn!(
@@ -324,6 +356,7 @@ fn open_log(config: &Config, seed: u64) -> Result<OpenedLog, StartError> {
                 core: begun.core,
                 device,
                 torn: restored.torn,
+                restored: was_lost,
             };
             (begun.log, begun.recovery, Some(journal))
         }

@@ -70,6 +70,11 @@ pub(super) enum Action {
         #[arg(long, conflicts_with = "timeout")]
         cancel: bool,
     },
+    /// The data plane's process
+    Dataplane {
+        #[command(subcommand)]
+        what: DataplaneAction,
+    },
     /// What the storage has refused for good of acknowledged writes
     Volume {
         #[command(subcommand)]
@@ -104,6 +109,19 @@ pub(super) enum SetAction {
         /// Flush a volume at least so often
         #[arg(long, value_name = "N", allow_negative_numbers = true)]
         period_ms: Option<i64>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum DataplaneAction {
+    /// Ask it to stop (SIGTERM): computers are asked to log out, and come back to the next one
+    Stop {
+        /// First have all that was acknowledged at the storage; stop only if that is so
+        #[arg(long)]
+        drain: bool,
+        /// Give up waiting after so many seconds, for the drain and for the stop each
+        #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = seconds)]
+        timeout: Duration,
     },
 }
 

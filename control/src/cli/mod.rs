@@ -6,6 +6,7 @@
 //! it shows is not current. Standard output has the answer and nothing else.
 
 mod args;
+mod dataplane;
 mod drain;
 pub mod exit;
 mod flush;
@@ -23,7 +24,7 @@ use sluice_hugepages::shm::{SegmentError, SegmentReader, Vitality, monotonic_ns}
 use thiserror::Error;
 
 pub use self::args::Args;
-use self::args::{Action, ConfigAction, LogAction, SetAction, VolumeAction};
+use self::args::{Action, ConfigAction, DataplaneAction, LogAction, SetAction, VolumeAction};
 use crate::client::{self, ClientError};
 use crate::load_config;
 use crate::protocol::{FailureKind, Reply, Request};
@@ -135,6 +136,9 @@ fn act(args: &Args, err: &mut dyn Write) -> Result<Answer, CliError> {
         Action::Flush { volume, timeout } => flush::flush(volume, *timeout, args),
         Action::Drain { cancel: true, .. } => drain::cancel(args),
         Action::Drain { timeout, .. } => drain::drain(*timeout, args, err),
+        Action::Dataplane {
+            what: DataplaneAction::Stop { drain, timeout },
+        } => dataplane::stop(*drain, *timeout, args, err),
         Action::Volume { what } => match what {
             VolumeAction::Failed { volume } => volume::failed(volume.as_deref(), args, err),
             VolumeAction::Retry { volume } => volume::retry(volume, args),

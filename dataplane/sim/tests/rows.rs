@@ -10,7 +10,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use sluice_dataplane::worker::publish::{Facts, Publisher};
+use sluice_dataplane::worker::publish::{Facts, Publisher, StartFacts};
 use sluice_hugepages::shm::{Birth, SegmentReader, SegmentWriter};
 use sluice_hugepages::tables::*;
 use sluice_sim::site::{STORAGE, Session as Computer, Site, Size, TARGETS};
@@ -41,6 +41,11 @@ impl Shown {
             log_bytes: Size::SMALL.log_len as u64,
             journal: None,
             ticks_per_second: 1,
+            start: StartFacts {
+                kind: StartKind::New,
+                records: 0,
+                took: Duration::ZERO,
+            },
         };
         site.control = Some(Publisher::new(segment, facts));
         let reader = SegmentReader::open(&path).unwrap();

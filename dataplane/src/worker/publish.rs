@@ -40,6 +40,16 @@ pub struct Facts {
     /// Path and bytes of the journal.
     pub journal: Option<(String, u64)>,
     pub ticks_per_second: u64,
+    pub start: StartFacts,
+}
+
+/// What the start found.
+#[derive(Clone, Copy, Debug)]
+pub struct StartFacts {
+    pub kind: tables::StartKind,
+    pub records: u64,
+    /// From the log's opening to the relay's tables.
+    pub took: Duration,
 }
 
 /// Ticks and sleeps since start, counted by the loop around the step.
@@ -366,6 +376,10 @@ impl Publisher {
                 total_ticks: counters.total_ticks,
                 ticks_per_second: self.facts.ticks_per_second,
                 idle_permille: counters.idle_permille,
+                start: self.facts.start.kind,
+                start_records: self.facts.start.records,
+                start_us: u64::try_from(self.facts.start.took.as_micros()).unwrap_or(u64::MAX),
+                recovering_permille: None,
                 draining_since_ns: worker.relay.draining_since().map(Time::as_nanos),
             },
         );

@@ -126,6 +126,7 @@ impl Relay {
         relay.recover_records(recovery, now);
         relay.recover_nexuses();
         relay.fail_damaged();
+        relay.log.begin();
         relay.counters.records_unsound = recovery.damaged.len() as u64;
         Ok(relay)
     }

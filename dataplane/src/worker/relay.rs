@@ -373,6 +373,22 @@ impl Relay {
         self.log.fuse().is_blown()
     }
 
+    /// Nothing that has been promised waits for its journal, and with a drain nothing
+    /// is left in the log: what a stop gives some time to.
+    pub fn is_settled(&self) -> bool {
+        if self.draining_since.is_some() {
+            self.is_drained()
+        } else {
+            self.journal_is_settled()
+        }
+    }
+
+    /// Leaves the mark in the log that the next start reads: this one has ended
+    /// in good order. Nothing is done with the relay afterwards.
+    pub fn close_log(&mut self) {
+        self.log.close();
+    }
+
     pub fn into_log(self) -> Log {
         self.log
     }

@@ -6,9 +6,9 @@
 
 use super::directory::Table;
 use super::layout::{
-    COMMITTED, FREED, Geometry, HEADER_LEN, Life, MAGIC, PREPARED, RecordHeader, SEGMENT_CLAIMED,
-    SEGMENT_FREE, SEGMENT_LEN, SEGMENT_PAGES, SLOTS, SegmentHeader, VERSION, slot_offset,
-    superblock_crc, superblock_segments, superblock_version,
+    COMMITTED, END_CLEAN, END_OFFSET, FREED, Geometry, HEADER_LEN, Life, MAGIC, PREPARED,
+    RecordHeader, SEGMENT_CLAIMED, SEGMENT_FREE, SEGMENT_LEN, SEGMENT_PAGES, SLOTS, SegmentHeader,
+    VERSION, slot_offset, superblock_crc, superblock_segments, superblock_version,
 };
 use super::memory::Memory;
 use super::records::{Entry, Phase, Slab, index};
@@ -47,6 +47,7 @@ pub(super) fn open(mut memory: Memory) -> Result<(Log, Recovery), LogError> {
     let mut log = empty_log(memory, geometry);
     let mut recovery = Search::new(&log).run(&mut log);
     recovery.formatted = formatted;
+    recovery.clean = log.memory.load(END_OFFSET) == END_CLEAN;
     Ok((log, recovery))
 }
 
@@ -157,6 +158,7 @@ impl Search {
         log.damaged.clone_from(&self.damaged);
         Recovery {
             formatted: false,
+            clean: false,
             records,
             volumes: self.volumes,
             damaged: self.damaged,

@@ -18,7 +18,7 @@
 //! | superblock    | volume rows, 1 KiB each     | nexus rows, 1 KiB each         |
 //! +---------------+-----------------------------+--------------------------------+
 //!
-//! SUPERBLOCK, 64 bytes, and one word of PAIRING; the rest of its page is zero
+//! SUPERBLOCK, 64 bytes, and two words behind it; the rest of its page is zero
 //! word 0  magic "SLUICLOG"; stored last
 //!      1  version (32) | record header bytes (16) | header pages a segment (16)
 //!      2  segments in all (32) | directory segments (32)
@@ -27,6 +27,8 @@
 //!      7  CRC32C of words 0 to 6 (32) | zero (32)
 //!      8  PAIRING: journal id (32) | CRC32C of it, begun from 1: being filled from
 //!         that journal, from 2: goes with it (32); any other word: with none
+//!      9  END: "SLUICEND" when its last user ended in good order; any other word
+//!         when it did not, or the log is in use
 //!
 //! ROW: two copies of 512 bytes, so that an update leaves the old one
 //! word 0  generation, stored last; 0: never written
@@ -91,6 +93,10 @@ pub const ROW_BODY_LEN: usize = ROW_COPY_LEN - 16;
 
 /// The word behind the superblock that says which journal the log goes with.
 pub(super) const PAIRING_OFFSET: usize = HEADER_LEN;
+
+/// The word behind that one that says how the log's last user ended.
+pub(super) const END_OFFSET: usize = PAIRING_OFFSET + 8;
+pub(super) const END_CLEAN: u64 = u64::from_le_bytes(*b"SLUICEND");
 
 /// A directory segment for every so many in the region, so that a large log,
 /// which serves more computers, has more rows.

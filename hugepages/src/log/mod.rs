@@ -40,7 +40,7 @@ pub use rows::{NAME_LEN_MAX, NexusEntry, VolumeEntry, VolumeFlags};
 use crate::fuse::Fuse;
 use crate::region::Region;
 use directory::Table;
-use layout::{Geometry, PAGE_LEN, PAYLOAD_PAGES};
+use layout::{END_CLEAN, END_OFFSET, Geometry, PAGE_LEN, PAYLOAD_PAGES};
 use memory::Memory;
 use records::Slab;
 use segments::Segments;
@@ -162,6 +162,19 @@ impl Log {
     /// As [`Log::open`].
     pub fn open_with_fuse(region: Region, fuse: Fuse) -> Result<(Log, Recovery), LogError> {
         attach::open(Memory::new(region, fuse))
+    }
+
+    /// Its user begins: from now on whoever finds it finds it after a crash.
+    pub fn begin(&mut self) {
+        if self.memory.load(END_OFFSET) != 0 {
+            self.memory.store(END_OFFSET, 0);
+        }
+    }
+
+    /// Its user has ended in good order: the last thing that is stored. The next
+    /// [`Log::open`] says so.
+    pub fn close(&mut self) {
+        self.memory.store(END_OFFSET, END_CLEAN);
     }
 
     /// The memory, for the next life after a simulated crash.

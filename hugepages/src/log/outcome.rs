@@ -124,6 +124,9 @@ impl fmt::Display for Damage {
 pub struct Recovery {
     /// The region was empty and is now a log.
     pub formatted: bool,
+    /// The last that used it ended in good order ([`super::Log::close`]). Nothing
+    /// is trusted for that: all is checked as after a crash.
+    pub clean: bool,
     /// All records, by volume and in order of arrival.
     pub records: Vec<RecordId>,
     /// A row a volume of the directory.
@@ -161,7 +164,8 @@ pub enum LogError {
     Foreign { begins: u64 },
     #[error(
         "the log has format version {found}, this program knows {known}; nothing was changed: \
-         start the release that wrote it, flush all volumes, then start this one"
+         start the release that wrote it, `sluicectl drain`, stop it and remove the log's file, then \
+         start this one"
     )]
     Version { found: u32, known: u32 },
     #[error(

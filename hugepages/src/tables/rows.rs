@@ -146,6 +146,19 @@ word!(
     }
 );
 word!(
+    /// What a data plane found when it started.
+    StartKind {
+        /// No log.
+        New = 0 "new",
+        /// The one before ended in good order.
+        Clean = 1 "clean",
+        /// It did not.
+        Crash = 2 "after-crash",
+        /// The log was lost, and made again from the journal.
+        Restored = 3 "from-journal",
+    }
+);
+word!(
     /// What memory a region is made of.
     Backing { Hugepages = 0 "hugepages", Tmpfs = 1 "tmpfs", Anonymous = 2 "anonymous", }
 );
@@ -333,6 +346,12 @@ row!(
         ticks_per_second: u64,
         /// Time asleep or polling in vain, in thousandths of the last second.
         idle_permille: u16,
+        start: StartKind,
+        /// Records that the start found, and what it took to find and place them all.
+        start_records: u64,
+        start_us: u64,
+        /// Of a start that is not done, how much of the log has been gone through.
+        recovering_permille: Option<u16>,
         /// Since when it drains; none if it does not.
         draining_since_ns: Option<u64>,
     }

@@ -194,6 +194,11 @@ pub(super) fn drops(source: &Source) -> Answer {
     list(json, &text)
 }
 
+#[expect(clippy::cast_precision_loss, reason = "shown with one decimal")]
+fn seconds_of(us: u64) -> f64 {
+    us as f64 / 1e6
+}
+
 pub(super) fn runtime(source: &Source, err: &mut dyn Write) -> Answer {
     let reader = &source.reader;
     let state = match reader.vitality(source.now_ns) {
@@ -218,6 +223,8 @@ pub(super) fn runtime(source: &Source, err: &mut dyn Write) -> Answer {
     let mut mode = None;
     let mut version = None;
     let mut draining_s: Option<f64> = None;
+    let mut start = None;
+    let mut recovering = None;
     for (index, worker) in source.rows::<Runtime>(err) {
         let packets = worker.rx_packets;
         let ticks_per_packet = worker.busy_ticks.checked_div(packets);
@@ -253,6 +260,8 @@ pub(super) fn runtime(source: &Source, err: &mut dyn Write) -> Answer {
         ]);
         mode = mode.or(Some(worker.mode.to_string()));
         version = version.or(Some(worker.version.to_string()));
+        start = start.or(Some((worker.start, worker.start_records, worker.start_us)));
+        recovering = recovering.or(worker.recovering_permille);
         draining_s = draining_s.or(worker.draining_since_ns.map(|since| source.age_s(since)));
     }
     let volumes = source.rows::<Volume>(err);
@@ -269,6 +278,12 @@ pub(super) fn runtime(source: &Source, err: &mut dyn Write) -> Answer {
         "uptime_s": uptime_s,
         "heartbeat_s": heartbeat_s,
         "started_unix_ns": reader.started_unix_ns(),
+        "start": start.map(|(kind, records, us)| json!({
+            "kind": kind.as_str(),
+            "records": records,
+            "seconds": seconds_of(us),
+        })),
+        "recovering_permille": recovering,
         "drain": drain.as_str(),
         "draining_s": draining_s,
         "workers": workers,
@@ -280,6 +295,16 @@ pub(super) fn runtime(source: &Source, err: &mut dyn Write) -> Answer {
         ("up", table::seconds(uptime_s)),
         ("heartbeat", format!("{} ago", table::seconds(heartbeat_s))),
     ];
+    if let Some(permille) = recovering {
+        let done = format!("recovering {}.{} %", permille / 10, permille % 10);
+        head.push(("start", done));
+    } else if let Some((kind, records, us)) = start {
+        let took = table::seconds(seconds_of(us));
+        head.push((
+            "start",
+            format!("{}: {records} records found, in {took}", kind.as_str()),
+        ));
+    }
     if let Some(draining_s) = draining_s {
         let said = match drain {
             Drain::Drained => "drained: safe to stop",

@@ -237,3 +237,20 @@ fn payload_found_at_attach_is_not_used_unverified() {
     let (log, recovery) = open(log.into_region());
     log.payload(recovery.records[0]);
 }
+
+#[test]
+fn an_end_in_good_order_is_told_once() {
+    let (log, recovery) = open(region(4));
+    assert!(recovery.formatted && !recovery.clean);
+    let (mut log, recovery) = Log::open(log.into_region()).unwrap();
+    assert!(!recovery.clean, "nobody said so");
+    log.close();
+    // Who only looks, or cannot start, leaves it.
+    let (log, recovery) = Log::open(log.into_region()).unwrap();
+    assert!(recovery.clean);
+    let (mut log, recovery) = Log::open(log.into_region()).unwrap();
+    assert!(recovery.clean);
+    log.begin();
+    let (_, recovery) = Log::open(log.into_region()).unwrap();
+    assert!(!recovery.clean);
+}
