@@ -136,7 +136,7 @@ lab_relay_process() {
     local name=$1
     case ${2:-} in
     start) relay_start "$name" ;;
-    stop) process_end "$name" TERM 3 ;;
+    stop) process_end "$name" TERM 15 ;;
     kill) process_end "$name" KILL 3 ;;
     *) usage_error "$name start, stop or kill" ;;
     esac
