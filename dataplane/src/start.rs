@@ -15,7 +15,7 @@ use sluice_config::{
 use sluice_hugepages::log::{Log, LogError, Pairing, Recovery, VolumeEntry};
 use sluice_hugepages::pool::Pool;
 use sluice_hugepages::region::{Backing, Directories, Region, RegionError, RegionSpec};
-use sluice_hugepages::shm::{Birth, SegmentError, SegmentWriter};
+use sluice_hugepages::shm::{Birth, SegmentError, SegmentWriter, monotonic_ns};
 use sluice_hugepages::tables;
 use sluice_proto::Time;
 use sluice_proto::iscsi::DigestPolicy;
@@ -102,18 +102,19 @@ pub fn start(
     ticks_per_second: u64,
 ) -> Result<Started, StartError> {
     // The segment first: its lock is what keeps a second data plane out.
-    let segment = SegmentWriter::create(&config.dataplane.segment, Birth::now())?;
+    let mut segment = SegmentWriter::create(&config.dataplane.segment, Birth::now())?;
     if let Some(layout) = segment.replaced() {
         warn!("control segment of another layout ({layout:?}) replaced: restart what reads it");
     }
     let opening = Instant::now();
+    let mut waiting = Waiting::new(&mut segment);
     let OpenedLog {
         log,
         recovery,
         backing: log_backing,
         found,
         journal,
-    } = open_log(config, seeds.relay)?;
+    } = open_log(config, seeds.relay, &mut waiting)?;
     let opened = opening.elapsed();
     let kind = match (&journal, found && !recovery.formatted) {
         (Some(journal), _) if journal.restored => tables::StartKind::Restored,
@@ -180,7 +181,10 @@ pub fn start(
     let tcp = tcp(config, mtu, gso, seeds.isn_key);
     let relay = relay_config(config, secrets, &router, seeds)?;
     let placing = Instant::now();
-    let mut relay = Relay::new(relay, log, &recovery, &mut pool, now)?;
+    let records = recovery.records.len();
+    let mut waiting = Waiting::new(&mut segment);
+    let mut progress = |done: usize| waiting.tell(500 + share(done, records), records);
+    let mut relay = Relay::new_with_progress(relay, log, &recovery, &mut pool, now, &mut progress)?;
     let found = StartFacts {
         kind,
         records: recovery.records.len() as u64,
@@ -240,6 +244,73 @@ pub fn start(
     })
 }
 
+/// Tells those who wait for a start how far it is: in the control segment, and
+/// once a second in the log. A start that is quick says nothing.
+struct Waiting<'a> {
+    segment: &'a mut SegmentWriter,
+    shown: Instant,
+    said: Instant,
+}
+
+impl<'a> Waiting<'a> {
+    const SHOW_PERIOD: Duration = Duration::from_millis(100);
+    const SAY_PERIOD: Duration = Duration::from_secs(1);
+
+    fn new(segment: &'a mut SegmentWriter) -> Self {
+        let (shown, said) = (Instant::now(), Instant::now());
+        Self {
+            segment,
+            shown,
+            said,
+        }
+    }
+
+    fn tell(&mut self, permille: u16, records: usize) {
+        if self.shown.elapsed() < Self::SHOW_PERIOD {
+            return;
+        }
+        self.shown = Instant::now();
+        self.segment.heartbeat(monotonic_ns());
+        self.segment.put(0, &recovering(permille, records));
+        if self.said.elapsed() >= Self::SAY_PERIOD {
+            self.said = Instant::now();
+            info!(
+                "log: recovering, {}.{} %, {records} records found",
+                permille / 10,
+                permille % 10
+            );
+        }
+    }
+}
+
+/// The row of a worker that is not there yet.
+fn recovering(permille: u16, records: usize) -> tables::Runtime {
+    tables::Runtime {
+        version: tables::text(env!("CARGO_PKG_VERSION")),
+        mode: tables::text(""),
+        core: None,
+        steps: 0,
+        idle_steps: 0,
+        sleeps: 0,
+        rx_packets: 0,
+        tx_packets: 0,
+        busy_ticks: 0,
+        total_ticks: 0,
+        ticks_per_second: 0,
+        idle_permille: 0,
+        start: tables::StartKind::Crash,
+        start_records: records as u64,
+        start_us: 0,
+        recovering_permille: Some(permille),
+        draining_since_ns: None,
+    }
+}
+
+/// One half of a start, in thousandths of all of it: finding, then placing.
+fn share(done: usize, all: usize) -> u16 {
+    u16::try_from(done.min(all) * 500 / all.max(1)).expect("500 at most")
+}
+
 struct OpenedLog {
     log: Log,
     recovery: Recovery,
@@ -279,7 +350,11 @@ impl From<JournalError> for LogFault {
 
 /// Opens the log, and the journal that goes with it: where one of the two is
 /// lost, it is made from the other.
-fn open_log(config: &Config, seed: u64) -> Result<OpenedLog, StartError> {
+fn open_log(
+    config: &Config,
+    seed: u64,
+    waiting: &mut Waiting<'_>,
+) -> Result<OpenedLog, StartError> {
     let spec = region(config, "log", config.dataplane.log_bytes);
     let mut opened = None;
     let mut open = |anew: bool| {
@@ -297,7 +372,10 @@ fn open_log(config: &Config, seed: u64) -> Result<OpenedLog, StartError> {
             if found { ", found" } else { "" }
         );
         opened = Some((backing, found));
-        Ok::<_, LogFault>(Log::open(region)?)
+        let log = Log::open_with_progress(region, &mut |at| {
+            waiting.tell(share(at.segments_done, at.segments), at.records);
+        });
+        Ok::<_, LogFault>(log?)
     };
     let told = |path: &Path, fault| match fault {
         LogFault::Region(source) => StartError::Region(source),

@@ -30,6 +30,8 @@ pub struct Report {
     pub read: Latency,
     /// Longest silence between two completions.
     pub gap_max_ms: f64,
+    /// The same, with the time without a session.
+    pub pause_max_ms: f64,
 }
 
 impl Latency {

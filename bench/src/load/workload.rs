@@ -150,7 +150,7 @@ impl Workload {
     /// kept; an answer that is an error is counted, not returned.
     pub fn run(mut self, mut session: Session, login: &Login) -> Result<Report, RunError> {
         let begun = Instant::now();
-        let mut last_done = begun;
+        let (mut last_done, mut answered) = (begun, begun);
         let mut last_ping = begun;
         loop {
             let stop = self.issued >= self.plan.count || begun.elapsed() >= self.plan.time_max;
@@ -170,7 +170,11 @@ impl Workload {
                     .report
                     .gap_max_ms
                     .max((now - last_done).as_secs_f64() * 1e3);
-                last_done = now;
+                self.report.pause_max_ms = self
+                    .report
+                    .pause_max_ms
+                    .max((now - answered).as_secs_f64() * 1e3);
+                (last_done, answered) = (now, now);
             } else if under_way && now - last_done > SILENCE_MAX {
                 turned = Err(session.silent(SILENCE_MAX).into());
             } else if now - last_done.max(last_ping) > PING_AFTER {

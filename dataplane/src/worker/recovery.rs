@@ -24,6 +24,9 @@ use crate::wheel::Wheel;
 /// any storage behind a WAN to be the limit first.
 const TASKS_MAX: usize = 16_384;
 
+/// Records put back between two words of progress: some hundredths of a second.
+const PROGRESS_RECORDS: usize = 64 * 1024;
+
 /// A relay that cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -45,6 +48,22 @@ impl Relay {
         recovery: &Recovery,
         pool: &mut Pool,
         now: Time,
+    ) -> Result<Self, StartError> {
+        Self::new_with_progress(config, log, recovery, pool, now, &mut |_| ())
+    }
+
+    /// As [`Relay::new`]; `progress` is called now and then with the records that
+    /// have been put back.
+    ///
+    /// # Errors
+    /// As [`Relay::new`].
+    pub fn new_with_progress(
+        config: RelayConfig,
+        log: Log,
+        recovery: &Recovery,
+        pool: &mut Pool,
+        now: Time,
+        progress: &mut dyn FnMut(usize),
     ) -> Result<Self, StartError> {
         let pages = config.staging_pages;
         let records = u32::try_from(log.records_max()).expect("records are numbered in 32 bits");
@@ -123,7 +142,7 @@ impl Relay {
             config,
         };
         relay.recover_volumes(recovery, now);
-        relay.recover_records(recovery, now);
+        relay.recover_records(recovery, now, progress);
         relay.recover_nexuses();
         relay.fail_damaged();
         relay.log.begin();
@@ -173,8 +192,11 @@ impl Relay {
 
     /// Records go back in order of arrival, as the recovery lists them: the
     /// index must meet the newest last.
-    fn recover_records(&mut self, recovery: &Recovery, now: Time) {
-        for &id in &recovery.records {
+    fn recover_records(&mut self, recovery: &Recovery, now: Time, progress: &mut dyn FnMut(usize)) {
+        for (done, &id) in recovery.records.iter().enumerate() {
+            if done.is_multiple_of(PROGRESS_RECORDS) {
+                progress(done);
+            }
             let Record {
                 volume,
                 epoch,

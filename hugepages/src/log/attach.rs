@@ -14,11 +14,18 @@ use super::memory::Memory;
 use super::records::{Entry, Phase, Slab, index};
 use super::segments::Segments;
 use super::{
-    Damage, DamageKind, Log, LogError, Record, RecordId, Recovery, VolumeId, VolumeRecovery,
-    VolumeUse, row_id,
+    Damage, DamageKind, Log, LogError, Progress, Record, RecordId, Recovery, VolumeId,
+    VolumeRecovery, VolumeUse, row_id,
 };
 
-pub(super) fn open(mut memory: Memory) -> Result<(Log, Recovery), LogError> {
+/// Segments gone through between two words of progress: 2 MiB of headers, a
+/// thousandth of a second or so.
+const PROGRESS_SEGMENTS: usize = 64;
+
+pub(super) fn open(
+    mut memory: Memory,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<(Log, Recovery), LogError> {
     let Some(geometry) = Geometry::of(memory.len()) else {
         return Err(LogError::TooSmall { len: memory.len() });
     };
@@ -45,7 +52,7 @@ pub(super) fn open(mut memory: Memory) -> Result<(Log, Recovery), LogError> {
         return Err(LogError::Superblock);
     }
     let mut log = empty_log(memory, geometry);
-    let mut recovery = Search::new(&log).run(&mut log);
+    let mut recovery = Search::new(&log).run(&mut log, progress);
     recovery.formatted = formatted;
     recovery.clean = log.memory.load(END_OFFSET) == END_CLEAN;
     Ok((log, recovery))
@@ -140,9 +147,17 @@ impl Search {
         }
     }
 
-    fn run(mut self, log: &mut Log) -> Recovery {
-        for segment in log.geometry.directory_segments..log.geometry.segments {
+    fn run(mut self, log: &mut Log, progress: &mut dyn FnMut(Progress)) -> Recovery {
+        let segments = log.geometry.segments;
+        for segment in log.geometry.directory_segments..segments {
             self.search_segment(log, segment);
+            if segment.is_multiple_of(PROGRESS_SEGMENTS) {
+                progress(Progress {
+                    segments_done: segment,
+                    segments,
+                    records: self.found.len(),
+                });
+            }
         }
         self.found.sort_unstable_by_key(Found::key);
         let records = self.settle_writes(log);

@@ -33,7 +33,9 @@ mod write;
 use arrayvec::ArrayVec;
 
 pub use layout::ROW_BODY_LEN;
-pub use outcome::{Damage, DamageKind, LogError, NoRoom, Recovery, Room, Torn, VolumeRecovery};
+pub use outcome::{
+    Damage, DamageKind, LogError, NoRoom, Progress, Recovery, Room, Torn, VolumeRecovery,
+};
 pub use restore::Pairing;
 pub use rows::{NAME_LEN_MAX, NexusEntry, VolumeEntry, VolumeFlags};
 
@@ -161,7 +163,18 @@ impl Log {
     /// # Errors
     /// As [`Log::open`].
     pub fn open_with_fuse(region: Region, fuse: Fuse) -> Result<(Log, Recovery), LogError> {
-        attach::open(Memory::new(region, fuse))
+        attach::open(Memory::new(region, fuse), &mut |_| ())
+    }
+
+    /// As [`Log::open`]; `progress` is called now and then.
+    ///
+    /// # Errors
+    /// As [`Log::open`].
+    pub fn open_with_progress(
+        region: Region,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<(Log, Recovery), LogError> {
+        attach::open(Memory::new(region, Fuse::NEVER), progress)
     }
 
     /// Its user begins: from now on whoever finds it finds it after a crash.

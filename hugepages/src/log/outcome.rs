@@ -119,6 +119,16 @@ impl fmt::Display for Damage {
     }
 }
 
+/// How far an opening has come, for whoever waits for it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Segments gone through, and in all.
+    pub segments_done: usize,
+    pub segments: usize,
+    /// Sound headers found so far.
+    pub records: usize,
+}
+
 /// What was found when the log was opened.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Recovery {

@@ -254,3 +254,16 @@ fn an_end_in_good_order_is_told_once() {
     let (_, recovery) = Log::open(log.into_region()).unwrap();
     assert!(!recovery.clean);
 }
+
+#[test]
+fn an_opening_tells_how_far_it_is() {
+    let (log, _) = open(region(300));
+    let mut told = Vec::new();
+    Log::open_with_progress(log.into_region(), &mut |at| told.push(at)).unwrap();
+    assert!(told.len() >= 4, "{told:?}");
+    assert!(told.is_sorted_by_key(|at| at.segments_done));
+    assert!(
+        told.iter()
+            .all(|at| at.segments == 300 && at.segments_done < 300)
+    );
+}
