@@ -85,7 +85,7 @@ pub(super) enum Action {
         #[command(subcommand)]
         what: ConfigAction,
     },
-    /// Look into a write log that no data plane uses; nothing is changed
+    /// Look into a write log or a journal that no data plane uses; nothing is changed
     Log {
         #[command(subcommand)]
         what: LogAction,

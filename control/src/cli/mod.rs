@@ -11,6 +11,7 @@ mod drain;
 pub mod exit;
 mod flush;
 mod inspect;
+mod journal_file;
 mod show;
 mod table;
 mod volume;
@@ -148,6 +149,12 @@ fn act(args: &Args, err: &mut dyn Write) -> Result<Answer, CliError> {
             what: ConfigAction::Check { file },
         } => check(file),
         Action::Log { what } => match what {
+            LogAction::Check { file } if journal_file::is_journal(file) => {
+                journal_file::check(file)
+            }
+            LogAction::Dump { file, volume } if journal_file::is_journal(file) => {
+                journal_file::dump(file, volume.as_deref())
+            }
             LogAction::Check { file } => inspect::check(file),
             LogAction::Dump { file, volume } => inspect::dump(file, volume.as_deref()),
         },

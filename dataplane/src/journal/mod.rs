@@ -24,25 +24,15 @@
 pub mod begin;
 pub mod core;
 pub mod device;
-pub mod error;
-pub mod layout;
 pub mod line;
 pub mod model;
-pub mod replay;
 pub mod restore;
 pub mod thread;
 
 pub use self::core::{Core, Op, Progress, Request, Span};
 pub use device::Device;
-pub use error::JournalError;
 pub use line::Line;
-
-use layout::RECORD_BLOCKS_MAX;
-
-/// Blocks of the longest group: 4 MiB of payload and one more record, so that
-/// a group is long enough for a device's sequential rate, and the look for a
-/// group behind a damaged one is short.
-pub const GROUP_BLOCKS_MAX: u64 = 1 + 4 * RECORD_BLOCKS_MAX + RECORD_BLOCKS_MAX;
+pub use sluice_journal::{GROUP_BLOCKS_MAX, JournalError, error, layout, replay};
 
 #[cfg(test)]
 mod tests;

@@ -42,7 +42,8 @@ pub enum JournalError {
     Foreign { begins: u64 },
     #[error(
         "it has format version {found}, this program knows {VERSION}; nothing was changed: start the \
-         release that wrote it, drain all volumes, then start this one"
+         release that wrote it, drain all volumes (`sluicectl drain`), stop it and remove the file, \
+         then start this one"
     )]
     Version { found: u32 },
     #[error(

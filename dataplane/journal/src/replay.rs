@@ -7,7 +7,7 @@
 //! otherwise. A group that is missing before one that is there is damage, and
 //! said so: something acknowledged is in it.
 //!
-//! Not for: putting the records back into the log ([`super::restore`]); the
+//! Not for: putting the records back into the log (the data plane's); the
 //! payloads of older groups, whose checksums are looked at when they are used.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -319,7 +319,7 @@ impl<'a, D: Blocks> Payloads<'a, D> {
 }
 
 /// The block of the file that an address stands in.
-pub(super) fn block_of(address: u64, area: u64) -> u64 {
+pub fn block_of(address: u64, area: u64) -> u64 {
     HEADER_BLOCKS + address % area
 }
 

@@ -5,7 +5,7 @@
 //! that decodes lies inside its block. All integers are little-endian words of
 //! 64 bits; `a (32) | b (32)` has `a` in the high half.
 //!
-//! Not for: what is written when ([`super::core`]), or found ([`super::replay`]).
+//! Not for: what is written when (the data plane's), or found ([`super::replay`]).
 //!
 //! ```text
 //! FILE OR DEVICE: blocks of 4 KiB
