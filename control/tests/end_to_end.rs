@@ -260,6 +260,7 @@ fn show_volumes(writer: &mut SegmentWriter, model: &Model) {
             },
             durability: Durability::Memory,
             load_us: 40_000,
+            load_p99_us: 90_000,
             dirty_bytes,
             oldest_dirty_since_ns: (dirty_bytes > 0).then_some(1),
             block_len: 512,
@@ -267,6 +268,12 @@ fn show_volumes(writer: &mut SegmentWriter, model: &Model) {
             records: u64::from(dirty_bytes > 0),
             written_bytes: 1 << 20,
             flushed_bytes: (1 << 20) - dirty_bytes,
+            superseded_bytes: 1 << 20,
+            written_bytes_per_s: 3 << 20,
+            flushed_bytes_per_s: 1 << 20,
+            epochs_pending: 2,
+            drained_in_ms: Some(1_500),
+            full_in_ms: None,
             room_bytes: 1 << 24,
             sessions: 1,
             flush_threshold_bytes: 1 << 20,
@@ -331,6 +338,21 @@ fn fill(writer: &mut SegmentWriter) {
             tx_drops: 1,
         },
     );
+    for (number, now) in (0..).zip(["connected", "disconnected"]) {
+        writer.put(
+            number,
+            &Event {
+                number: number as u64,
+                at_ns: 1,
+                kind: EventKind::Volume,
+                target: Some(text(TARGET)),
+                lun: 1 << 48,
+                before: (number > 0).then(|| text("connected")),
+                now: text(now),
+                why: text(""),
+            },
+        );
+    }
     let net = Ipv4Addr::new(198, 19, 0, 0);
     writer.put(
         0,
@@ -503,6 +525,10 @@ fn every_table_is_shown_for_people_and_for_scripts() {
     assert_eq!(volume["dirty_bytes"], 0);
     assert_eq!(volume["oldest_dirty_s"], 0.0);
     assert_eq!(volume["durability"], "memory");
+    assert_eq!(volume["load_p99_us"], 90_000);
+    assert_eq!(volume["coalescing_ratio"], 2.0);
+    assert_eq!(volume["drained_in_s"], 1.5);
+    assert_eq!(volume["full_in_s"], Value::Null);
     let session = &site.ctl(&["show", "sessions", "-j"]).json()[0];
     assert_eq!(session["lan"]["isid"], "800102030405");
     assert_eq!(session["wan"]["state"], "disconnected");
@@ -511,6 +537,60 @@ fn every_table_is_shown_for_people_and_for_scripts() {
     assert_eq!(runtime["start"]["kind"], "after-crash");
     assert_eq!(runtime["start"]["records"], 12);
     assert_eq!(runtime["workers"][0]["ticks_per_packet"], 200);
+}
+
+#[test]
+fn top_is_refreshed_so_many_times() {
+    let site = Site::new();
+    let _plane = DataPlane::start(&site);
+    let top = ["top", "--count", "2", "--interval", "0.01"];
+    until("volumes are there", || {
+        site.ctl(&top).out.contains("3.0 MiB")
+    });
+    let said = site.ctl(&top);
+    assert_eq!((said.code, said.err.as_str()), (0, ""));
+    assert_eq!(said.out.matches("drained in").count(), 2, "{}", said.out);
+    assert!(!said.out.contains('\x1b'), "no terminal");
+    let said = site.ctl(&[&top[..], &["-j"]].concat());
+    let lines: Vec<Value> = said
+        .out
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(lines.len(), 2);
+    assert_eq!(lines[1]["volumes"][0]["epochs_pending"], 2);
+    assert_eq!(lines[1]["volumes"][0]["written_bytes_per_s"], 3 << 20);
+    assert_eq!(site.ctl(&["top", "--count", "0"]).code, 2);
+}
+
+#[test]
+fn events_are_listed_and_followed() {
+    let site = Site::new();
+    let _plane = DataPlane::start(&site);
+    until("events are there", || {
+        site.ctl(&["events"]).out.lines().count() == 2
+    });
+    let said = site.ctl(&["events"]);
+    assert_eq!(said.err, "");
+    let lines: Vec<&str> = said.out.lines().collect();
+    assert_eq!(lines.len(), 2, "{}", said.out);
+    assert!(lines[0].starts_with("#0 ") && lines[0].ends_with("vol0/1: connected"));
+    assert!(lines[1].ends_with(": connected -> disconnected"));
+    let events = site.ctl(&["events", "-j"]).json();
+    assert_eq!(events[1]["number"], 1);
+    assert_eq!(events[1]["kind"], "volume");
+    assert_eq!(
+        (&events[1]["target"], &events[1]["lun"]),
+        (&TARGET.into(), &1.into())
+    );
+    assert_eq!(events[0]["before"], Value::Null);
+    let said = site.ctl(&["events", "-f", "--count", "2", "-j"]);
+    let last = said.out.lines().next_back().unwrap();
+    let last: Value = serde_json::from_str(last).unwrap();
+    assert_eq!(
+        (&last["before"], &last["now"]),
+        (&"connected".into(), &"disconnected".into())
+    );
 }
 
 #[test]

@@ -48,6 +48,24 @@ pub(super) enum Action {
         #[arg(value_enum)]
         table: Shown,
     },
+    /// Workers and volumes, refreshed; the busiest volumes first
+    Top {
+        /// End after so many refreshes; without it, when interrupted
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+        count: Option<u64>,
+        /// Between two refreshes
+        #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = seconds)]
+        interval: Duration,
+    },
+    /// What has happened to volumes and the journal, the oldest first
+    Events {
+        /// Go on with each event as it happens
+        #[arg(short, long)]
+        follow: bool,
+        /// End after so many events
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+        count: Option<u64>,
+    },
     /// Change a policy, live and for good
     Set {
         #[command(subcommand)]

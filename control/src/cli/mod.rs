@@ -8,12 +8,14 @@
 mod args;
 mod dataplane;
 mod drain;
+mod events;
 pub mod exit;
 mod flush;
 mod inspect;
 mod journal_file;
 mod show;
 mod table;
+mod top;
 mod volume;
 
 use std::io::Write;
@@ -75,16 +77,31 @@ impl Answer {
         let exit = exit::DONE;
         Answer { json, text, exit }
     }
+
+    /// Everything has been written already.
+    fn told() -> Answer {
+        Answer::done(Value::Null, String::new())
+    }
+
+    fn is_told(&self) -> bool {
+        self.json.is_null()
+    }
 }
 
 /// Does what the arguments say; answers the exit code.
 pub fn run(args: &Args, out: &mut dyn Write, err: &mut dyn Write) -> u8 {
-    let answer = act(args, err);
+    let answer = match &args.action {
+        // These write as they go.
+        Action::Top { count, interval } => top::top(*count, *interval, args, out, err),
+        Action::Events { follow, count } => events::events(*follow, *count, args, out, err),
+        _ => act(args, err),
+    };
     let code = match &answer {
         Ok(answer) => answer.exit,
         Err(error) => error.exit(),
     };
     let shown = match answer {
+        Ok(answer) if answer.is_told() => Ok(()),
         Ok(answer) if args.json => writeln!(out, "{:#}", answer.json),
         Ok(answer) if answer.text.is_empty() => Ok(()),
         Ok(answer) => writeln!(out, "{}", answer.text.trim_end()),
@@ -114,6 +131,7 @@ fn failure(error: &CliError) -> Value {
 
 fn act(args: &Args, err: &mut dyn Write) -> Result<Answer, CliError> {
     match &args.action {
+        Action::Top { .. } | Action::Events { .. } => unreachable!("they write as they go"),
         Action::Show { table } => show::show(*table, args, err),
         Action::Set {
             what:

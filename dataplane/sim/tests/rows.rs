@@ -205,3 +205,100 @@ fn a_drain_is_shown() {
     assert_eq!((row.drain, row.durability), (Drain::No, Durability::Memory));
     assert_eq!(shown.rows::<Runtime>()[0].draining_since_ns, None);
 }
+
+#[test]
+fn a16_load_rates_and_what_was_not_sent_are_shown() {
+    let mut shown = Shown::new("load");
+    let mut computer = shown.site.login(0, 0, 1);
+    shown.site.storage.hangs = true;
+    let begun = shown.volume();
+    assert_eq!((begun.epochs_pending, begun.superseded_bytes), (0, 0));
+    assert_eq!((begun.drained_in_ms, begun.full_in_ms), (Some(0), None));
+    for _ in 0..30 {
+        shown.write(&mut computer, 3);
+        shown.write(&mut computer, 4);
+        shown.site.run(Duration::from_millis(100));
+    }
+    let row = shown.volume();
+    assert_eq!((row.written_bytes, row.flushed_bytes), (60 * 512, 0));
+    assert!(
+        row.superseded_bytes >= 50 * 512,
+        "each hides the one before"
+    );
+    assert_eq!(row.dirty_bytes, row.written_bytes - row.superseded_bytes);
+    assert_eq!(row.epochs_pending, 1, "nobody asked for order");
+    assert!(row.written_bytes_per_s > 0);
+    assert_eq!(row.flushed_bytes_per_s, 0);
+    shown.site.storage.hangs = false;
+    shown.site.run(Duration::from_secs(3));
+    let row = shown.volume();
+    assert_eq!(row.flushed_bytes + row.superseded_bytes, row.written_bytes);
+    assert_eq!((row.epochs_pending, row.drained_in_ms), (0, Some(0)));
+    assert!(row.flushed_bytes_per_s > 0, "a moment ago");
+    assert!(row.load_p99_us >= row.load_us, "the slow one is among them");
+}
+
+#[test]
+fn each_change_of_a_volume_is_an_event() {
+    let mut shown = Shown::new("events");
+    assert_eq!(shown.rows::<Event>(), []);
+    let mut computer = shown.site.login(0, 0, 1);
+    shown.write(&mut computer, 3);
+    let told = |shown: &mut Shown, known: usize| -> Vec<(EventKind, String, String)> {
+        let events = shown.rows::<Event>();
+        for (number, event) in events.iter().enumerate() {
+            assert_eq!(event.number, number as u64);
+            assert_eq!(event.target.unwrap().as_str(), TARGETS[0]);
+            assert_eq!(event.lun, LUN);
+        }
+        let said = |word: Option<&str>| word.unwrap_or_default().to_owned();
+        let event = |event: &Event| {
+            let before = event.before.as_ref().map(|before| before.as_str());
+            (event.kind, said(before), said(Some(event.now.as_str())))
+        };
+        events[known..].iter().map(event).collect()
+    };
+    let change = |kind, before: &str, now: &str| (kind, before.to_owned(), now.to_owned());
+    assert_eq!(
+        told(&mut shown, 0),
+        [change(EventKind::Volume, "", "connected")]
+    );
+    shown.site.storage.bars = Some("");
+    shown.site.storage.cut_first();
+    shown.write(&mut computer, 4);
+    assert_eq!(
+        told(&mut shown, 1),
+        [
+            change(EventKind::Volume, "connected", "disconnected"),
+            change(EventKind::HeldUp, "no", "storage-not-there"),
+        ]
+    );
+    shown.site.storage.bars = None;
+    shown.site.run(Duration::from_secs(12));
+    assert_eq!(
+        told(&mut shown, 3),
+        [
+            change(EventKind::Volume, "disconnected", "connected"),
+            change(EventKind::HeldUp, "storage-not-there", "no"),
+        ]
+    );
+}
+
+#[test]
+fn the_ring_of_events_keeps_the_newest() {
+    let mut shown = Shown::new("ring");
+    let _computer = shown.site.login(0, 0, 1);
+    let changes = EVENTS_MAX as u64 + 40;
+    for on in (0..changes).map(|change| change % 2 == 0) {
+        let now = shown.site.now;
+        let relay = &mut shown.site.worker.relay;
+        relay.command_from_control(now, &Command::Drain { on });
+        shown.site.run(Duration::from_millis(150));
+    }
+    let mut numbers: Vec<u64> = shown.rows::<Event>().iter().map(|row| row.number).collect();
+    numbers.sort_unstable();
+    assert_eq!(numbers.len(), EVENTS_MAX);
+    let last = *numbers.last().unwrap();
+    assert!(last >= changes, "each change was told");
+    assert_eq!(numbers[0], last + 1 - EVENTS_MAX as u64, "without a gap");
+}

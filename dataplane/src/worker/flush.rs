@@ -91,7 +91,7 @@ impl Relay {
             connected: true,
             dirty_bytes: self.flush.dirty_bytes(key.0),
             oldest_dirty: self.flush.oldest_dirty(key.0),
-            load: self.volume(key).load,
+            load: self.volume(key).load.smoothed(),
             near_full: !self.held.is_empty(),
             ask_done: asked.is_some_and(|sequence| self.flush.durable_through(key.0, sequence)),
         };

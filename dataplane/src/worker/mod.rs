@@ -20,6 +20,7 @@
 pub mod admit;
 pub mod attention;
 pub mod drain;
+mod events;
 pub mod failure;
 pub mod fence;
 mod flush;
@@ -28,6 +29,7 @@ pub mod inquiry;
 pub mod journal;
 pub mod lan;
 pub mod line;
+mod load;
 pub mod login;
 mod loss;
 pub mod management;

@@ -14,7 +14,9 @@ use sluice_hugepages::tables::{self, Command, FlushSetting, Outcome, Scope, Tabl
 use sluice_proto::Time;
 use sluice_proto::cache::flush::policy::FlushPolicy;
 
+use super::events::Events;
 use super::journal::Health;
+use super::load::ms_until;
 use super::relay::{Mode, Relay, Target, VOLUMES_MAX};
 use super::step::Worker;
 use super::task::VolumeKey;
@@ -74,6 +76,7 @@ pub struct Publisher {
     named: bool,
     /// What was said of it last.
     journal_state: tables::JournalState,
+    events: Events,
     /// Rows written last time, so that those gone are cleared.
     neighbours: usize,
 }
@@ -92,6 +95,7 @@ impl Publisher {
             next_beat: Time::ZERO,
             named: false,
             journal_state: tables::JournalState::Good,
+            events: Events::new(),
             neighbours: 0,
         }
     }
@@ -108,7 +112,7 @@ impl Publisher {
             let (outcome, volumes) = worker.relay.command_from_control(now, &command);
             if !commanded {
                 // Whoever waits for a flush compares with rows of before his command's answer.
-                self.volumes(worker);
+                self.volumes(now, worker);
             }
             commanded = true;
             self.segment.complete(id, outcome, volumes);
@@ -129,9 +133,9 @@ impl Publisher {
         }
         self.neighbours(worker);
         self.sessions(worker);
-        self.volumes(worker);
+        self.volumes(now, worker);
         self.buffers(worker);
-        self.journal(worker);
+        self.journal(now, worker);
         self.runtime(worker);
         self.counters(worker);
     }
@@ -259,11 +263,14 @@ impl Publisher {
     }
 
     /// Volumes the log knows, and configured ones that no login has told of yet.
-    fn volumes(&mut self, worker: &Worker) {
+    fn volumes(&mut self, now: Time, worker: &Worker) {
         let relay = &worker.relay;
         let mut count = 0;
+        let growth = relay.growth();
         for key in relay.volume_keys() {
-            self.segment.put(count, &relay.volume_row(key));
+            let row = relay.volume_row(key, growth);
+            self.segment.put(count, &row);
+            self.events.volume(&mut self.segment, now, key, &row);
             count += 1;
         }
         for (target, at) in relay.config.targets.iter().zip(0..) {
@@ -308,7 +315,7 @@ impl Publisher {
     }
 
     /// What it has to say is said in the log too, when it changes.
-    fn journal(&mut self, worker: &Worker) {
+    fn journal(&mut self, now: Time, worker: &Worker) {
         let Some((path, size_bytes)) = &self.facts.journal else {
             return;
         };
@@ -324,6 +331,8 @@ impl Publisher {
         };
         let why = why.map(|trouble| trouble.to_string()).unwrap_or_default();
         if state != self.journal_state {
+            let change = (self.journal_state, state);
+            self.events.journal(&mut self.segment, now, change, &why);
             self.journal_state = state;
             match health {
                 Health::Good => log::warn!("journal {path}: it is good again"),
@@ -514,9 +523,25 @@ impl Relay {
         }
     }
 
-    fn volume_row(&self, key: VolumeKey) -> tables::Volume {
+    /// Bytes a second by which what is cached grows, all volumes together: they share the log.
+    fn growth(&self) -> i128 {
+        let volumes = self.volumes.iter().flatten();
+        volumes.map(|volume| volume.rates.growth()).sum()
+    }
+
+    /// `growth` is [`Relay::growth`].
+    fn volume_row(&self, key: VolumeKey, growth: i128) -> tables::Volume {
         let volume = self.volume(key);
         let room = self.log.room();
+        let room_bytes = room.segments_free.saturating_sub(self.margin_segments) as u64
+            * SEGMENT_PAYLOAD_LEN as u64;
+        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        let epochs_pending = self
+            .flush
+            .oldest_epoch(key.0)
+            .map_or(0, |oldest| volume.epoch.saturating_sub(oldest) + 1);
+        let rates = volume.rates.per_s();
+        let dirty_bytes = self.flush.dirty_bytes(key.0);
         let sessions = self
             .nexuses
             .iter()
@@ -549,16 +574,22 @@ impl Relay {
             storage: volume.storage,
             state,
             durability: self.contract(key),
-            load_us: u64::try_from(volume.load.as_micros()).unwrap_or(u64::MAX),
-            dirty_bytes: self.flush.dirty_bytes(key.0),
+            load_us: micros(volume.load.smoothed()),
+            load_p99_us: micros(volume.load.permille(990)),
+            dirty_bytes,
             oldest_dirty_since_ns: oldest.map(Time::as_nanos),
             block_len: volume.geometry.map_or(0, |geometry| geometry.block_len),
             blocks: volume.geometry.map_or(0, |geometry| geometry.blocks),
             records: records as u64,
             written_bytes: volume.bytes_written,
             flushed_bytes: volume.bytes_flushed,
-            room_bytes: room.segments_free.saturating_sub(self.margin_segments) as u64
-                * SEGMENT_PAYLOAD_LEN as u64,
+            superseded_bytes: volume.bytes_superseded,
+            written_bytes_per_s: rates.written,
+            flushed_bytes_per_s: rates.flushed,
+            epochs_pending,
+            drained_in_ms: ms_until(dirty_bytes, -volume.rates.growth()),
+            full_in_ms: ms_until(room_bytes, growth),
+            room_bytes,
             sessions: u32::try_from(sessions).unwrap_or(u32::MAX),
             flush_threshold_bytes: volume.policy.threshold_bytes,
             flush_period_ns: u64::try_from(volume.policy.period.as_nanos()).unwrap_or(u64::MAX),
@@ -605,6 +636,7 @@ impl Relay {
             state: tables::VolumeState::Disconnected,
             durability: target.durability,
             load_us: 0,
+            load_p99_us: 0,
             dirty_bytes: 0,
             oldest_dirty_since_ns: None,
             block_len: 0,
@@ -612,6 +644,12 @@ impl Relay {
             records: 0,
             written_bytes: 0,
             flushed_bytes: 0,
+            superseded_bytes: 0,
+            written_bytes_per_s: 0,
+            flushed_bytes_per_s: 0,
+            epochs_pending: 0,
+            drained_in_ms: Some(0),
+            full_in_ms: None,
             room_bytes: 0,
             sessions: 0,
             flush_threshold_bytes: self.config.flush.threshold_bytes,

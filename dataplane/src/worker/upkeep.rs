@@ -178,6 +178,7 @@ impl Relay {
             self.sync_passed(now, volume);
             self.flush_volume(now, volume);
             self.advance_drain(volume);
+            self.volume_mut(volume).sample_rates(now);
         }
         self.admit_held(net, now);
         self.feed_starved(net, now);

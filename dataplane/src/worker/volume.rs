@@ -7,7 +7,6 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddrV4;
-use std::time::Duration;
 
 use arrayvec::ArrayString;
 use sluice_hugepages::log::{VolumeEntry, VolumeFlags};
@@ -19,6 +18,7 @@ use sluice_proto::scsi::{Access, Sense};
 use super::drain::DrainStep;
 use super::failure::Failure;
 use super::holding::Holding;
+use super::load::{Load, Moved, Rates};
 use super::nexus::SENSE_LEN;
 use super::publish::apply;
 use super::relay::{Relay, VOLUMES_MAX};
@@ -79,8 +79,8 @@ pub struct Volume {
     pub retry_at: Time,
     /// The nexus whose WAN session carries the flush. Kept across its reconnects (C-8).
     pub flush_nexus: Option<NexusKey>,
-    /// Smoothed response time of requests, one eighth new.
-    pub load: Duration,
+    /// Response times of its storage.
+    pub load: Load,
     /// Durable records, oldest first, that a read sent before may still miss.
     /// With each, how many reads had been sent when it became durable: only those may miss it.
     pub durable: VecDeque<(u32, u64)>,
@@ -109,6 +109,9 @@ pub struct Volume {
     pub drain: DrainStep,
     pub bytes_written: u64,
     pub bytes_flushed: u64,
+    /// Of what newer writes of the same epoch hid before it was sent.
+    pub bytes_superseded: u64,
+    pub rates: Rates,
     pub writes: u64,
     pub reads: u64,
     pub read_hits: u64,
@@ -156,7 +159,7 @@ impl Volume {
             misfit: false,
             retry_at: Time::ZERO,
             flush_nexus: None,
-            load: Duration::ZERO,
+            load: Load::new(now),
             durable: VecDeque::with_capacity(records_max),
             reads_asked: 0,
             reads_out: Vec::with_capacity(VOLUME_TASKS_MAX),
@@ -173,6 +176,8 @@ impl Volume {
             drain: DrainStep::Drained,
             bytes_written: 0,
             bytes_flushed: 0,
+            bytes_superseded: 0,
+            rates: Rates::new(now),
             writes: 0,
             reads: 0,
             read_hits: 0,
@@ -215,12 +220,13 @@ impl Volume {
             .any(|read| read.number <= reads_asked && overlap(read.lba, read.blocks, lba, blocks))
     }
 
-    pub fn sample_load(&mut self, response: Duration) {
-        self.load = if self.load.is_zero() {
-            response
-        } else {
-            (self.load * 7 + response) / 8
+    pub fn sample_rates(&mut self, now: Time) {
+        let moved = Moved {
+            written: self.bytes_written,
+            flushed: self.bytes_flushed,
+            superseded: self.bytes_superseded,
         };
+        self.rates.sample(now, moved);
     }
 }
 

@@ -356,7 +356,7 @@ impl Relay {
         }
         match kind {
             WanKind::Flush { volume, record } => {
-                self.volume_mut(volume).sample_load(now.since(sent));
+                self.volume_mut(volume).load.sample(now, now.since(sent));
                 self.flush_answered(net, now, volume, record, &ended);
             }
             WanKind::FlushSync { volume } => self.sync_answered(net, now, volume, &ended),
@@ -367,7 +367,7 @@ impl Relay {
                 received,
                 ..
             } => {
-                self.volume_mut(volume).sample_load(now.since(sent));
+                self.volume_mut(volume).load.sample(now, now.since(sent));
                 self.judged(now, volume, nexus, Deed::Read, status);
                 self.chunk_answered(net, now, at, task, volume, status, sense, received == len);
             }

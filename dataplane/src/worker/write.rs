@@ -367,6 +367,8 @@ impl Relay {
         while let Some(hidden) = self.superseded.pop() {
             if whole && self.flush.supersede(hidden, record) {
                 self.counters.records_superseded += 1;
+                let len = self.log.record(sluice_hugepages::log::RecordId(hidden)).len;
+                self.volume_mut(volume).bytes_superseded += u64::from(len);
                 self.index.remove(hidden);
                 self.let_go(hidden);
             }

@@ -320,6 +320,7 @@ const TABLES_ALL: [Table; SPECS.len()] = [
     Table::CounterNames,
     Table::FailedWrites,
     Table::Journals,
+    Table::Events,
 ];
 
 /// Takes the data plane's lock. One that was just killed may still be going:

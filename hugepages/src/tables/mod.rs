@@ -15,9 +15,9 @@ use arrayvec::ArrayString;
 pub use command::{Command, Completion, FlushSetting, MESSAGE_WORDS, Outcome, Scope};
 pub use field::{Field, text};
 pub use rows::{
-    Backing, Buffers, CounterName, Drain, Durability, FailedWrite, HeldUp, Journal, JournalState,
-    LinkState, Neighbour, NeighbourState, Port, Route, Runtime, Session, StartKind, Volume,
-    VolumeState,
+    Backing, Buffers, CounterName, Drain, Durability, Event, EventKind, FailedWrite, HeldUp,
+    Journal, JournalState, LinkState, Neighbour, NeighbourState, Port, Route, Runtime, Session,
+    StartKind, Volume, VolumeState,
 };
 
 /// Raised when what a word means changes without the shape changing.
@@ -43,10 +43,11 @@ pub enum Table {
     CounterNames,
     FailedWrites,
     Journals,
+    Events,
 }
 
 /// How many tables there are.
-pub const TABLES: usize = 10;
+pub const TABLES: usize = 11;
 
 /// Name and size of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,7 +66,8 @@ pub struct TableSpec {
 /// - buffers: one a NUMA node; runtime: one a worker;
 /// - counters: every named drop and fault, with room to grow;
 /// - failed writes: sixteen volumes that each list all they may;
-/// - journals: one a worker.
+/// - journals: one a worker;
+/// - events: the newest [`EVENTS_MAX`], each in the row of its number modulo that.
 pub const SPECS: [TableSpec; TABLES] = [
     spec::<Port>("ports", 9),
     spec::<Route>("routes", 1024),
@@ -77,8 +79,11 @@ pub const SPECS: [TableSpec; TABLES] = [
     spec::<CounterName>("counters", COUNTERS_MAX),
     spec::<FailedWrite>("failed_writes", 4096),
     spec::<Journal>("journals", 16),
+    spec::<Event>("events", EVENTS_MAX),
 ];
 
+/// Events that are kept.
+pub const EVENTS_MAX: usize = 512;
 /// Most named counters.
 pub const COUNTERS_MAX: usize = 512;
 /// No row is longer; what a writer encodes into stands on its stack.

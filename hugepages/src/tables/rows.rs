@@ -159,6 +159,22 @@ word!(
     }
 );
 word!(
+    /// What an event is of.
+    EventKind {
+        /// The state of a volume.
+        Volume = 0 "volume",
+        /// What holds its flush up.
+        HeldUp = 1 "held-up",
+        /// When its writes are acknowledged.
+        Durability = 2 "durability",
+        /// Acknowledged writes that its storage refuses for good (C-4).
+        Failed = 3 "failed-writes",
+        /// How far a drain of it is.
+        Drain = 4 "drain",
+        Journal = 5 "journal",
+    }
+);
+word!(
     /// What memory a region is made of.
     Backing { Hugepages = 0 "hugepages", Tmpfs = 1 "tmpfs", Anonymous = 2 "anonymous", }
 );
@@ -243,6 +259,8 @@ row!(
         durability: Durability,
         /// Smoothed response time of the storage in microseconds.
         load_us: u64,
+        /// What 99 of 100 of the newest requests took at most, in microseconds.
+        load_p99_us: u64,
         /// Cached and not yet durable at the storage.
         dirty_bytes: u64,
         /// When the oldest such write was acknowledged; none if there is none.
@@ -254,6 +272,17 @@ row!(
         records: u64,
         written_bytes: u64,
         flushed_bytes: u64,
+        /// Never sent: newer writes of the same epoch hid it.
+        superseded_bytes: u64,
+        /// Both smoothed over some two seconds.
+        written_bytes_per_s: u64,
+        flushed_bytes_per_s: u64,
+        /// Epochs from that of the oldest unflushed write to the one being written; 0 if nothing is unflushed.
+        epochs_pending: u64,
+        /// Until nothing is unflushed, as things go now; none if it does not get less.
+        drained_in_ms: Option<u64>,
+        /// Until the cache is full, as things go now, all volumes together; none if it does not fill.
+        full_in_ms: Option<u64>,
         /// What may still be written before writes are held.
         room_bytes: u64,
         /// Computers' sessions that are connected.
@@ -301,6 +330,23 @@ row!(
         ascq: u8,
         /// Its place in the volume's order of arrival.
         sequence: u64,
+    }
+);
+row!(
+    /// Something that an operator may want to know of.
+    Event in Events {
+        /// From 0 at each start of a data plane; none is left out.
+        number: u64,
+        at_ns: u64,
+        kind: EventKind,
+        /// The volume that it is of.
+        target: Option<Name>,
+        lun: u64,
+        /// What it was before, and what it is now.
+        before: Option<ArrayString<32>>,
+        now: ArrayString<32>,
+        /// Why, if that is known.
+        why: Why,
     }
 );
 row!(

@@ -11,7 +11,7 @@ use serde_json::Value;
 use sluice_hugepages::shm::{Rows, SegmentReader, monotonic_ns};
 use sluice_hugepages::tables::Row;
 
-pub(super) use self::storage::{lun_json, volume_name};
+pub(super) use self::storage::{coalescing_ratio, lun_json, state, until, volume_name};
 use super::args::{Args, Shown};
 use super::table::TextTable;
 use super::{Answer, CliError};

@@ -4,7 +4,7 @@ use std::io::Write;
 
 use serde_json::{Value, json};
 use sluice_config::{VolumeName, lun_number};
-use sluice_hugepages::tables::{Drain, Session, Volume};
+use sluice_hugepages::tables::{Drain, HeldUp, Session, Volume};
 
 use super::super::Answer;
 use super::super::table::{self, TextTable};
@@ -80,6 +80,34 @@ pub(super) fn sessions(source: &Source, err: &mut dyn Write) -> Answer {
     list(json, &text)
 }
 
+/// The state, how far a drain is, and what holds the flush up.
+pub(in super::super) fn state(volume: &Volume) -> String {
+    let mut state = volume.state.as_str().to_owned();
+    if volume.drain != Drain::No {
+        state = format!("{state}, {}", volume.drain.as_str());
+    }
+    if volume.held_up != HeldUp::No {
+        state = format!("{state} ({})", volume.held_up.as_str());
+    }
+    state
+}
+
+/// Bytes that left the cache for each byte that the storage was sent; 1 while
+/// nothing was.
+#[expect(clippy::cast_precision_loss, reason = "a ratio")]
+pub(in super::super) fn coalescing_ratio(volume: &Volume) -> f64 {
+    if volume.flushed_bytes == 0 {
+        return 1.0;
+    }
+    1.0 + volume.superseded_bytes as f64 / volume.flushed_bytes as f64
+}
+
+/// An estimate; `-` is never, as things go now.
+#[expect(clippy::cast_precision_loss, reason = "shown with one decimal")]
+pub(in super::super) fn until(ms: Option<u64>) -> String {
+    ms.map_or_else(|| "-".to_owned(), |ms| table::seconds(ms as f64 / 1e3))
+}
+
 #[expect(clippy::cast_precision_loss, reason = "shown with one decimal")]
 pub(super) fn volumes(source: &Source, err: &mut dyn Write) -> Answer {
     let mut text = TextTable::new(&[
@@ -90,10 +118,13 @@ pub(super) fn volumes(source: &Source, err: &mut dyn Write) -> Answer {
         ">unflushed",
         ">oldest",
         ">load",
+        ">p99",
         ">written",
         ">flushed",
         ">threshold",
         ">period",
+        ">drained in",
+        ">full in",
     ]);
     let mut json = Vec::new();
     for (index, volume) in source.rows::<Volume>(err) {
@@ -122,9 +153,17 @@ pub(super) fn volumes(source: &Source, err: &mut dyn Write) -> Answer {
             // Nothing unflushed is no lag.
             "oldest_dirty_s": oldest_dirty_s.unwrap_or(0.0),
             "load_us": volume.load_us,
+            "load_p99_us": volume.load_p99_us,
             "records": volume.records,
             "written_bytes": volume.written_bytes,
             "flushed_bytes": volume.flushed_bytes,
+            "superseded_bytes": volume.superseded_bytes,
+            "coalescing_ratio": coalescing_ratio(&volume),
+            "written_bytes_per_s": volume.written_bytes_per_s,
+            "flushed_bytes_per_s": volume.flushed_bytes_per_s,
+            "epochs_pending": volume.epochs_pending,
+            "drained_in_s": volume.drained_in_ms.map(|ms| ms as f64 / 1e3),
+            "full_in_s": volume.full_in_ms.map(|ms| ms as f64 / 1e3),
             "room_bytes": volume.room_bytes,
             "sessions": volume.sessions,
             "block_len": volume.block_len,
@@ -137,19 +176,19 @@ pub(super) fn volumes(source: &Source, err: &mut dyn Write) -> Answer {
         }));
         text.row([
             volume_name(&volume),
-            match volume.drain {
-                Drain::No => volume.state.as_str().to_owned(),
-                drain => format!("{}, {}", volume.state.as_str(), drain.as_str()),
-            },
+            state(&volume),
             volume.durability.as_str().to_owned(),
             table::bytes(size_bytes),
             table::bytes(volume.dirty_bytes),
             oldest_dirty_s.map_or_else(|| "-".to_owned(), table::seconds),
             table::seconds(volume.load_us as f64 / 1e6),
+            table::seconds(volume.load_p99_us as f64 / 1e6),
             table::bytes(volume.written_bytes),
             table::bytes(volume.flushed_bytes),
             table::bytes(volume.flush_threshold_bytes),
             table::seconds(period_s),
+            until(volume.drained_in_ms),
+            until(volume.full_in_ms),
         ]);
     }
     list(json, &text)

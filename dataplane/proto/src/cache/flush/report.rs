@@ -64,6 +64,12 @@ impl FlushQueue {
         self.oldest(volume).map(|node| node.arrived)
     }
 
+    /// The epoch of the oldest of them.
+    #[must_use]
+    pub fn oldest_epoch(&self, volume: u16) -> Option<u64> {
+        self.oldest(volume).map(|node| node.epoch)
+    }
+
     /// Writes and bytes on their way to the storage.
     #[must_use]
     pub fn in_flight(&self, volume: u16) -> (usize, u64) {

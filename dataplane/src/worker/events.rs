@@ -1,0 +1,149 @@
+//! What has happened, for operators: each change of a volume's row or of the
+//! journal's state that one should hear of, in a ring of the control segment.
+//!
+//! Changes are found by comparing with what was published last, so nothing on
+//! the way of a packet or write knows of events; one that comes and goes
+//! between two rounds of publishing is not seen. The ring starts empty with
+//! each data plane.
+
+use arrayvec::ArrayString;
+use sluice_hugepages::shm::SegmentWriter;
+use sluice_hugepages::tables::{
+    Drain, Durability, EVENTS_MAX, Event, EventKind, HeldUp, JournalState, Volume, VolumeState,
+    text,
+};
+use sluice_proto::Time;
+
+use super::relay::VOLUMES_MAX;
+use super::task::VolumeKey;
+
+/// What was published of a volume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Seen {
+    state: VolumeState,
+    held_up: HeldUp,
+    durability: Durability,
+    drain: Drain,
+    failed_writes: u64,
+}
+
+impl Seen {
+    fn of(row: &Volume) -> Self {
+        Self {
+            state: row.state,
+            held_up: row.held_up,
+            durability: row.durability,
+            drain: row.drain,
+            failed_writes: row.failed_writes,
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Events {
+    volumes: [Option<Seen>; VOLUMES_MAX],
+    /// Number of the next one.
+    next: u64,
+}
+
+impl Events {
+    pub const fn new() -> Self {
+        Self {
+            volumes: [None; VOLUMES_MAX],
+            next: 0,
+        }
+    }
+
+    /// The row of a volume that the relay has, as it is published.
+    pub fn volume(&mut self, segment: &mut SegmentWriter, now: Time, key: VolumeKey, row: &Volume) {
+        let seen = Seen::of(row);
+        let before = self.volumes[usize::from(key.0)].replace(seen);
+        if before == Some(seen) {
+            return;
+        }
+        // Of one that is new, only what is not as always.
+        let known = before.unwrap_or(Seen {
+            held_up: HeldUp::No,
+            drain: Drain::No,
+            failed_writes: 0,
+            ..seen
+        });
+        let mut tell = |kind, before: Option<&str>, is: &str| {
+            self.put(segment, now, kind, Some(row), before, is, "");
+        };
+        if before.is_none() || known.state != seen.state {
+            let was = before.map(|before| before.state.as_str());
+            tell(EventKind::Volume, was, seen.state.as_str());
+        }
+        if known.held_up != seen.held_up {
+            let was = known.held_up.as_str();
+            tell(EventKind::HeldUp, Some(was), seen.held_up.as_str());
+        }
+        if known.durability != seen.durability {
+            let was = known.durability.as_str();
+            tell(EventKind::Durability, Some(was), seen.durability.as_str());
+        }
+        if known.drain != seen.drain {
+            let was = known.drain.as_str();
+            tell(EventKind::Drain, Some(was), seen.drain.as_str());
+        }
+        if known.failed_writes != seen.failed_writes {
+            let (was, is) = (number(known.failed_writes), number(seen.failed_writes));
+            tell(EventKind::Failed, Some(&was), &is);
+        }
+    }
+
+    /// The journal's state has changed.
+    pub fn journal(
+        &mut self,
+        segment: &mut SegmentWriter,
+        now: Time,
+        (before, is): (JournalState, JournalState),
+        why: &str,
+    ) {
+        let before = Some(before.as_str());
+        self.put(
+            segment,
+            now,
+            EventKind::Journal,
+            None,
+            before,
+            is.as_str(),
+            why,
+        );
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the fields of an event")]
+    fn put(
+        &mut self,
+        segment: &mut SegmentWriter,
+        now: Time,
+        kind: EventKind,
+        of: Option<&Volume>,
+        before: Option<&str>,
+        is: &str,
+        why: &str,
+    ) {
+        let event = Event {
+            number: self.next,
+            at_ns: now.as_nanos(),
+            kind,
+            target: of.map(|row| row.target),
+            lun: of.map_or(0, |row| row.lun),
+            before: before.map(text),
+            now: text(is),
+            why: text(why),
+        };
+        let ring = EVENTS_MAX as u64;
+        let row = usize::try_from(self.next % ring).expect("below EVENTS_MAX");
+        segment.put(row, &event);
+        self.next += 1;
+    }
+}
+
+fn number(number: u64) -> ArrayString<20> {
+    let mut digits = ArrayString::new();
+    std::fmt::Write::write_fmt(&mut digits, format_args!("{number}"))
+        .expect("no number of 64 bits is longer");
+    digits
+}
