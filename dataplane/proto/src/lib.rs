@@ -4,6 +4,7 @@
 
 pub mod cache;
 pub mod iscsi;
+pub mod mutation;
 pub mod scsi;
 pub mod time;
 

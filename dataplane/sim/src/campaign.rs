@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::oracle::Violation;
-use crate::world::{self, Outcome};
+use crate::world::{self, Options, Outcome};
 
 /// What a range of seeds found.
 #[derive(Debug, Default)]
@@ -44,8 +44,9 @@ impl Summary {
 }
 
 /// A run; a panic in it, of an invariant say, is a finding like any other.
-fn run_one(seed: u64) -> Outcome {
-    std::panic::catch_unwind(|| world::run(seed)).unwrap_or_else(|_| Outcome {
+pub fn run_one(seed: u64, options: &Options) -> Outcome {
+    let run = || world::run_with(seed, options);
+    std::panic::catch_unwind(run).unwrap_or_else(|_| Outcome {
         seed,
         violations: vec![Violation {
             rule: "no panic",
@@ -56,20 +57,31 @@ fn run_one(seed: u64) -> Outcome {
 }
 
 /// Runs the seeds on `threads` threads; `each` sees every outcome as it comes.
-pub fn run(seeds: Range<u64>, threads: usize, each: impl Fn(&Outcome) + Sync) -> Summary {
+/// With `to_first` none is begun after one has failed.
+pub fn run(
+    seeds: Range<u64>,
+    threads: usize,
+    options: &Options,
+    to_first: bool,
+    each: impl Fn(&Outcome) + Sync,
+) -> Summary {
     let next = AtomicU64::new(seeds.start);
     let summary = Mutex::new(Summary::default());
     std::thread::scope(|scope| {
         for _ in 0..threads.max(1) {
             scope.spawn(|| {
                 loop {
-                    // Relaxed: a number is all that is shared.
+                    // Relaxed, here and below: a number is all that is shared.
                     let seed = next.fetch_add(1, Ordering::Relaxed);
                     if seed >= seeds.end {
                         break;
                     }
-                    let outcome = run_one(seed);
+                    let outcome = run_one(seed, options);
                     each(&outcome);
+                    if to_first && !outcome.violations.is_empty() {
+                        // Those before it are under way already, and are waited for.
+                        next.fetch_max(seeds.end, Ordering::Relaxed);
+                    }
                     summary
                         .lock()
                         .expect("no holder of this lock panics")

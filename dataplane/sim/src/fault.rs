@@ -12,6 +12,12 @@ pub enum FaultKind {
     Reorder,
     /// Nothing passes on the WAN for a while.
     Cut,
+    /// The same, one way only.
+    HalfCut,
+    /// The data plane stands still, and time leaps.
+    Pause,
+    /// The log's file is lost with the process.
+    LogLost,
     /// The data plane dies, between two steps or in one.
     Crash,
     CrashInStep,
@@ -35,11 +41,14 @@ pub enum FaultKind {
 }
 
 /// All kinds, with the names that `sim --without` takes.
-pub const KINDS: [(FaultKind, &str); 16] = [
+pub const KINDS: [(FaultKind, &str); 19] = [
     (FaultKind::Loss, "loss"),
     (FaultKind::Duplicate, "duplicate"),
     (FaultKind::Reorder, "reorder"),
     (FaultKind::Cut, "cut"),
+    (FaultKind::HalfCut, "half-cut"),
+    (FaultKind::Pause, "pause"),
+    (FaultKind::LogLost, "log-lost"),
     (FaultKind::Crash, "crash"),
     (FaultKind::CrashInStep, "crash-in-step"),
     (FaultKind::PowerLoss, "power-loss"),
@@ -56,7 +65,7 @@ pub const KINDS: [(FaultKind, &str); 16] = [
 
 /// Kinds that are left out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Without(u16);
+pub struct Without(u32);
 
 impl Without {
     pub const NOTHING: Self = Self(0);

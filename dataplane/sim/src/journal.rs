@@ -13,7 +13,7 @@ use sluice_dataplane::journal::layout::Block;
 use sluice_dataplane::journal::line::MemoryLine;
 use sluice_dataplane::journal::model::{ModelDisk, Pieces, pieces};
 use sluice_dataplane::journal::restore::Restored;
-use sluice_dataplane::journal::{Core, JournalError, Line, Op, Span};
+use sluice_dataplane::journal::{Core, JournalError, Line, Op, Request, Span};
 use sluice_dataplane::worker::Relay;
 use sluice_hugepages::log::{Log, LogError, Recovery, VolumeEntry};
 use sluice_proto::Time;
@@ -29,6 +29,8 @@ struct UnderWay {
     head: Block,
     spans: Vec<Span>,
     ends: Time,
+    /// More had been asked for when it was made.
+    is_part: bool,
 }
 
 /// A journal's device, and what drives it while the process lives.
@@ -41,6 +43,9 @@ pub struct Journal {
     pub latency_max: Duration,
     /// Nothing ends before this.
     pub stalled_until: Time,
+    /// Power is to be lost right after a write that leaves out what was asked for
+    /// after some free; `true` when that has happened.
+    pub behind_group: Option<bool>,
     pub writes: u64,
     /// Records written again so that the tail could move.
     pub again: u64,
@@ -82,6 +87,7 @@ impl Journal {
             under_way: None,
             latency_max: Duration::from_micros(200),
             stalled_until: Time::ZERO,
+            behind_group: None,
             writes: 0,
             again: 0,
         }
@@ -121,14 +127,18 @@ impl Journal {
         };
         // The thread runs beside the worker: a group may end between any two requests.
         let asked = line.requests.len();
-        let taken = match random.of(3) {
-            0 => usize::try_from(random.of(asked as u64 + 1)).expect("below a usize"),
+        let free = |request: &Request| matches!(request, Request::Free { .. });
+        let last_free = line.requests.iter().rposition(free);
+        let taken = match (self.behind_group, last_free, random.of(3)) {
+            (Some(false), Some(at), _) => at + 1,
+            (_, _, 0) => usize::try_from(random.of(asked as u64 + 1)).expect("below a usize"),
             _ => asked,
         };
+        let is_part = taken < asked;
         for request in line.requests.drain(..taken) {
             core.request(request);
         }
-        let mut moved = taken < asked;
+        let mut moved = is_part;
         loop {
             if let Some(done) = self
                 .under_way
@@ -139,6 +149,10 @@ impl Journal {
                 core.done(good);
                 self.writes += 1;
                 moved = true;
+                if done.is_part && good && self.behind_group == Some(false) {
+                    self.behind_group = Some(true);
+                    return true;
+                }
                 let line = relay.journal_line().expect("just seen");
                 if !good {
                     line.fault = Some(EIO);
@@ -157,6 +171,7 @@ impl Journal {
                 head,
                 spans,
                 ends: now + Duration::from_nanos(1 + random.of(most.max(1))),
+                is_part,
             });
         }
         self.again = self.again.max(core.progress().again);
@@ -180,6 +195,7 @@ impl Journal {
     /// The process, or the power, goes.
     pub fn stop(&mut self, log: &Log, random: &mut Random) {
         self.core = None;
+        self.behind_group = None;
         let Some(write) = self.under_way.take() else {
             return;
         };

@@ -5,20 +5,26 @@
 //! everything and moves time; [`client`] and [`storage`] are the two ends on
 //! their [`host`]s; [`link`] loses, doubles and delays; [`oracle`] judges, and
 //! sees only what the computer and the storage saw; [`campaign`] runs many
-//! seeds and says what none of them met. [`site`] is the same worker and storage
+//! seeds and says what none of them met; [`minimise`] shortens a run that failed;
+//! `self_test` plants faults in the worker and sees that they are found;
+//! [`command`] is the command line. [`site`] is the same worker and storage
 //! for tests that speak byte by byte.
 
 pub mod block;
 pub mod campaign;
 pub mod client;
+pub mod command;
 pub mod fault;
 pub mod host;
 pub mod journal;
 pub mod link;
+pub mod minimise;
 pub mod oracle;
 pub mod proof;
 pub mod random;
 pub mod reservation;
+#[cfg(feature = "mutations")]
+pub mod self_test;
 pub mod site;
 pub mod storage;
 pub mod world;

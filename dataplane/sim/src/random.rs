@@ -9,6 +9,15 @@ impl Random {
         Self((seed.wrapping_add(1)).wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
     }
 
+    /// Chance for one purpose of a seed's, so that what others draw does not change it.
+    pub fn of_purpose(seed: u64, purpose: u64) -> Self {
+        // The finalizer of splitmix64: neighbouring seeds and purposes have nothing in common.
+        let mut state = seed ^ (purpose + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        state = (state ^ state >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        state = (state ^ state >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
+        Self(state ^ state >> 31 | 1)
+    }
+
     pub fn draw(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;

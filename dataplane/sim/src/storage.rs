@@ -63,6 +63,20 @@ struct Session {
     port: Option<InitiatorPort>,
 }
 
+impl Session {
+    /// Some of its writes, each by itself, take up to three seconds more; how many.
+    fn linger(&mut self, now: Time, random: &mut Random) -> u64 {
+        let mut late = 0;
+        for pending in &mut self.pending {
+            if pending.complete && pending.command.write && random.chance(50) {
+                pending.due = now + Duration::from_millis(random.of(3000));
+                late += 1;
+            }
+        }
+        late
+    }
+}
+
 #[derive(Clone, Copy, Debug, Default)]
 pub struct StorageCounters {
     pub writes: u64,
@@ -75,6 +89,8 @@ pub struct StorageCounters {
     pub lun_resets: u64,
     /// Connections broken on purpose.
     pub broken: u64,
+    /// Writes made to take long when their session was about to be lost.
+    pub lingering: u64,
     /// Sessions that broke with writes under way, and writes carried out for such.
     pub left_behind: u64,
     pub strays_done: u64,
@@ -120,6 +136,8 @@ pub struct Storage {
     pub holds_reads: bool,
     /// Initiator names ending so are not let in.
     pub bars: Option<&'static str>,
+    /// A connection breaks as soon as one has a write under way.
+    pub break_soon: bool,
     sessions: Vec<Session>,
     /// Sessions whose connection is gone, with what is still carried out of them.
     left: Vec<Session>,
@@ -147,6 +165,7 @@ impl Storage {
             stalls: None,
             holds_reads: false,
             bars: None,
+            break_soon: false,
             sessions: Vec::new(),
             left: Vec::new(),
             next_token: 1,
@@ -347,6 +366,9 @@ impl Storage {
         for at in 0..self.sessions.len() {
             self.serve(now, at, random);
         }
+        if self.break_soon {
+            self.break_one(now, random);
+        }
         // Closed connections make room for new ones.
         for at in (0..self.sessions.len()).rev() {
             let handle = self.sessions[at].handle;
@@ -434,20 +456,41 @@ impl Storage {
     }
 
     /// The connection of a session breaks, as when a path fails: what it has under
-    /// way is carried out all the same, in its time.
-    pub fn break_one(&mut self, random: &mut Random) {
-        let logged_in = |session: &&Session| session.open && session.isid.is_some();
-        let handles: Vec<_> = self
-            .sessions
-            .iter()
-            .filter(logged_in)
-            .map(|session| session.handle)
-            .collect();
-        let at = usize::try_from(random.of(handles.len() as u64)).expect("few sessions");
-        if let Some(&handle) = handles.get(at) {
-            self.counters.broken += 1;
-            self.host.socket(handle).abort();
+    /// way is carried out all the same, some of it late.
+    fn break_one(&mut self, now: Time, random: &mut Random) {
+        let has_writes = |session: &Session| {
+            let writes = |pending: &Pending| pending.complete && pending.command.write;
+            session.open && session.isid.is_some() && session.pending.iter().any(writes)
+        };
+        let Some(session) = self.sessions.iter_mut().find(|one| has_writes(one)) else {
+            return;
+        };
+        self.break_soon = false;
+        self.counters.broken += 1;
+        self.counters.lingering += session.linger(now, random);
+        self.host.socket(session.handle).abort();
+    }
+
+    /// Some of what is under way takes long.
+    pub fn linger(&mut self, now: Time, random: &mut Random) {
+        for session in &mut self.sessions {
+            self.counters.lingering += session.linger(now, random);
         }
+    }
+
+    /// What is under way is done, and every session ends.
+    pub fn settle(&mut self, random: &mut Random) {
+        for at in 0..self.sessions.len() {
+            while let Some(pending) = self.due(Time::FAR, at) {
+                let _ = self.perform(at, &pending, random);
+            }
+            let session = &mut self.sessions[at];
+            session.pending.clear();
+            if session.open {
+                self.host.socket(session.handle).abort();
+            }
+        }
+        self.execute_left(Time::FAR, random);
     }
 
     fn serve(&mut self, now: Time, at: usize, random: &mut Random) {

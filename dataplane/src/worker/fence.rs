@@ -14,6 +14,7 @@
 use arrayvec::ArrayVec;
 use sluice_proto::Time;
 use sluice_proto::iscsi::TaskFunctionResponse;
+use sluice_proto::mutation::{Mutation, planted};
 
 use super::nexus::{TARGET_LUNS_MAX, WanState};
 use super::relay::{Net, Relay};
@@ -79,7 +80,7 @@ impl Relay {
 
     /// Whether a change that is sent now could be followed by an older one.
     pub(super) fn is_fenced_off(&self, target: usize) -> bool {
-        self.astray[target] > 0
+        self.astray[target] > 0 && !planted(Mutation::ResendBeforeReinstatement)
     }
 
     /// Has another nexus reset the LUNs if this one has tried in vain for long.

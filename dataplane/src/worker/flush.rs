@@ -11,6 +11,7 @@ use sluice_proto::Time;
 use sluice_proto::cache::flush::policy::{Pace, VolumeView};
 use sluice_proto::cache::flush::{FlushAction, FlushLimits, Outcome};
 use sluice_proto::iscsi::{Command, Direction, TaskAttribute};
+use sluice_proto::mutation::{Mutation, planted};
 use sluice_proto::scsi::{ScsiStatus, Sense, SenseKey, cdb, sense};
 
 use super::failure::{Verdict, verdict};
@@ -131,7 +132,7 @@ impl Relay {
             if self.nexuses[current.0].is_ready() {
                 return Some(current);
             }
-            if volume.begun {
+            if volume.begun && !planted(Mutation::ResendBeforeReinstatement) {
                 return None;
             }
         }
@@ -188,6 +189,9 @@ impl Relay {
             cdb::write(lba, blocks),
             Direction::Out(len),
         );
+        if planted(Mutation::FreeBeforeGood) {
+            self.log.retire(RecordId(record));
+        }
         true
     }
 
@@ -331,7 +335,7 @@ impl Relay {
         if let Some(received) = received
             && received.sense.key == SenseKey::UNIT_ATTENTION
         {
-            if received.sense.is_reset() {
+            if received.sense.is_reset() && !planted(Mutation::ResetUnheeded) {
                 self.flush_lost(key);
             }
             return;
@@ -375,7 +379,9 @@ impl Relay {
                 (record.lba, record.len)
             };
             let volume = self.volume_mut(key);
-            if volume.read_over(lba, u64::from(len / volume.block_len()), reads_asked) {
+            let blocks = u64::from(len / volume.block_len());
+            let read_over = volume.read_over(lba, blocks, reads_asked);
+            if read_over && !planted(Mutation::FreeUnderRead) {
                 break;
             }
             volume.durable.pop_front();

@@ -32,6 +32,7 @@ use std::{fmt, io};
 use sluice_hugepages::log::{Log, NexusId, RecordId, VolumeId};
 use sluice_hugepages::tables::Durability;
 use sluice_proto::Time;
+use sluice_proto::mutation::{Mutation, planted};
 use sluice_proto::scsi::ScsiStatus;
 
 use super::relay::{Net, Relay};
@@ -448,9 +449,10 @@ impl Relay {
         is_sync: bool,
     ) -> bool {
         let keeps = is_sync && self.contract(key) == Durability::Journal;
-        self.journal_has(number)
-            && (self.is_durable_through(key, through)
-                || keeps && !self.flush.passed_unsynced(key.0))
+        is_sync && planted(Mutation::SyncUnawaited)
+            || self.journal_has(number)
+                && (self.is_durable_through(key, through)
+                    || keeps && !self.flush.passed_unsynced(key.0))
     }
 
     /// Hands over, hears, and does what follows. Whether anything moved.
@@ -508,7 +510,8 @@ impl Relay {
                 let trouble = trouble.unwrap_or(known);
                 let may_recover = !matches!(trouble, Trouble::Device(_))
                     && now.since(journal.failing_since) < STALL_GRACE;
-                if may_recover || !self.is_journal_flushed() {
+                let flushed = planted(Mutation::VoidUnflushed) || self.is_journal_flushed();
+                if may_recover || !flushed {
                     return Health::Failing(trouble);
                 }
                 self.void(now);
@@ -576,7 +579,11 @@ impl Relay {
             };
             let given_up = match journal.health {
                 Health::GivenUp(_) => true,
-                Health::Good | Health::Failing(_) if number <= journal.durable => false,
+                Health::Good | Health::Failing(_)
+                    if number <= journal.durable || planted(Mutation::AckBeforeJournal) =>
+                {
+                    false
+                }
                 _ => return,
             };
             journal.acks.pop_front();

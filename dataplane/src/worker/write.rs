@@ -8,6 +8,7 @@ use sluice_hugepages::tables::Durability;
 use sluice_proto::Time;
 use sluice_proto::cache::flush::Entry;
 use sluice_proto::iscsi::{CommandEvent, TaskAttribute};
+use sluice_proto::mutation::{Mutation, planted};
 use sluice_proto::scsi::{Access, ScsiStatus, Sense};
 
 use super::admit::Refusal;
@@ -202,8 +203,10 @@ impl Relay {
         volume.bytes_written += u64::from(len);
         volume.writes += 1;
         // Before what they hide is freed: a replay must find the one or the other.
-        self.journal_write(volume_key, &parts);
-        for part in parts {
+        if !planted(Mutation::FreeBeforeHidingWrite) {
+            self.journal_write(volume_key, &parts);
+        }
+        for &part in &parts {
             let (lba, len) = {
                 let record = self.log.record(part);
                 (record.lba, record.len)
@@ -223,6 +226,9 @@ impl Relay {
                 },
             );
             self.place(volume_key, lba, blocks, record);
+        }
+        if planted(Mutation::FreeBeforeHidingWrite) {
+            self.journal_write(volume_key, &parts);
         }
         let by_journal = contract == Durability::Journal && !through;
         if by_journal || fua || through || contract == Durability::Storage {

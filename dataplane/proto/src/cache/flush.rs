@@ -35,6 +35,7 @@ pub use passing::Blocked;
 use volume::Volume;
 
 use crate::Time;
+use crate::mutation::{Mutation, planted};
 
 /// Most writes of one volume in flight; the overlap guard looks at each.
 pub const WRITES_IN_FLIGHT_MAX: usize = 128;
@@ -230,7 +231,10 @@ impl FlushQueue {
         match outcome {
             // Beside unsynced ones it waits for their sync too: else an older
             // one that it overlaps could be sent again over it.
-            Outcome::Good if node.sent_volatile || queue.volatile || queue.has_unsynced() => {
+            Outcome::Good
+                if !planted(Mutation::DurableUnsynced)
+                    && (node.sent_volatile || queue.volatile || queue.has_unsynced()) =>
+            {
                 node.state = State::Good;
                 node.good_at = queue.syncs_sent;
                 queue.good_after.add(node.bytes);

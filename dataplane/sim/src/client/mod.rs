@@ -8,6 +8,7 @@
 mod answer;
 mod request;
 
+use std::collections::VecDeque;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
@@ -47,6 +48,10 @@ pub struct Workload {
     pub management_one_in: u64,
     /// One in so many is to leave, or to drop dead; 0 for none.
     pub departure_one_in: u64,
+    /// Commands that it issues, at most.
+    pub commands_max: u64,
+    /// Volumes, by bit, that it leaves alone.
+    pub leaves_alone: u32,
 }
 
 /// A volume as the computer knows it.
@@ -126,6 +131,10 @@ pub struct Client {
     /// It has asked to log out.
     leaving: bool,
     requests: Vec<Request>,
+    /// What a session that has begun reads through before anything else: volume and LBA.
+    to_look_at: VecDeque<(Unit, u64)>,
+    /// Commands issued.
+    issued: u64,
     /// A task management function is out since then.
     function: Option<Time>,
     /// Writes whose session was lost, by volume and number, and the ISID it had:
@@ -156,6 +165,8 @@ impl Client {
             ready: false,
             leaving: false,
             requests: Vec::new(),
+            to_look_at: VecDeque::new(),
+            issued: 0,
             function: None,
             astray: Vec::new(),
             next_token: 1,
@@ -168,9 +179,8 @@ impl Client {
     }
 
     pub fn deadline(&mut self, now: Time) -> Time {
-        self.host
-            .deadline(now)
-            .min(self.next_action.max(now + Duration::from_micros(1)))
+        let soon = now + Duration::from_micros(1);
+        self.host.deadline(now).min(self.next_action.max(soon))
     }
 
     pub fn is_idle(&self) -> bool {
@@ -182,16 +192,18 @@ impl Client {
         self.host.poll(now);
         if let Some(handle) = self.handle {
             let state = self.host.socket(handle).state();
-            if state == State::Closed
-                || state == State::CloseWait
-                || now >= self.connect_deadline && !self.ready
+            // What came before the end counts: the answer to a logout is the last of it.
+            while self.receive(now, oracles) {
+                self.last_heard = now;
+                self.pinged = false;
+            }
+            if self.handle.is_some()
+                && (state == State::Closed
+                    || state == State::CloseWait
+                    || now >= self.connect_deadline && !self.ready)
             {
                 self.lose(now, oracles);
             }
-        }
-        while self.receive(now, oracles) {
-            self.last_heard = now;
-            self.pinged = false;
         }
         self.watch(now, oracles);
         if now >= self.next_action {
@@ -264,6 +276,13 @@ impl Client {
         self.vanish(now, oracles);
     }
 
+    /// It leaves for good.
+    pub fn retire(&mut self, now: Time, oracles: &mut [Oracle]) {
+        self.stopping = true;
+        self.lose(now, oracles);
+        self.next_action = Time::FAR;
+    }
+
     /// As a power failure: nobody is told.
     fn vanish(&mut self, now: Time, oracles: &mut [Oracle]) {
         if let Some(handle) = self.handle.take() {
@@ -290,7 +309,8 @@ impl Client {
             return self.connect(now);
         }
         let window = self.conn.as_ref().map_or(0, |conn| conn.window());
-        if !self.ready || self.leaving || self.stopping || window == 0 {
+        let done = self.issued >= self.workload.commands_max;
+        if !self.ready || self.leaving || self.stopping || done || window == 0 {
             return;
         }
         let one_in = |many: u64, random: &mut Random| many > 0 && random.of(many) == 0;
@@ -414,6 +434,14 @@ impl Client {
             its != isid
         });
         self.counters.came_back_as_before += u64::from(any);
+        // Every other session begins with a look at all there is.
+        self.to_look_at.clear();
+        if self.counters.logins.is_multiple_of(2) {
+            for &unit in &self.units {
+                let lbas = (0..unit.blocks).step_by(request::LOOK_BLOCKS);
+                self.to_look_at.extend(lbas.map(|lba| (unit, lba)));
+            }
+        }
     }
 
     /// Takes one event off the stream; false when nothing more is there.

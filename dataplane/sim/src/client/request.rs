@@ -11,6 +11,8 @@ use crate::random::Random;
 
 /// Longest request, in bytes: some slow links carry little more in a second.
 const REQUEST_LEN_MAX: u64 = 128 * 1024;
+/// Of a read that looks whether all is there.
+pub(super) const LOOK_BLOCKS: usize = 32;
 
 #[derive(Debug)]
 pub(super) enum Kind {
@@ -76,8 +78,14 @@ impl Kind {
 impl Client {
     /// Issues one command.
     pub(super) fn ask(&mut self, now: Time, random: &mut Random, oracles: &mut [Oracle]) {
+        if let Some((unit, lba)) = self.to_look_at.pop_front() {
+            return self.look_at(now, unit, lba, oracles);
+        }
         let at = usize::try_from(random.of(self.units.len() as u64)).expect("few units");
         let unit = self.units[at];
+        if self.workload.leaves_alone & 1 << unit.volume != 0 {
+            return;
+        }
         let oracle = &mut oracles[unit.volume];
         let most = REQUEST_LEN_MAX / unit.block_len as u64;
         let blocks = 1 + random.of(self.workload.request_blocks_max.min(most));
@@ -114,17 +122,31 @@ impl Client {
             };
             (Kind::Write { number, kind }, cdb, Direction::Out(len))
         } else {
-            let ticket = oracle.read_issued();
-            (
-                Kind::Read {
-                    ticket,
-                    lba,
-                    data: vec![0; len as usize],
-                },
-                cdb::read(lba, count),
-                Direction::In(len),
-            )
+            reading(lba, count, len, oracle)
         };
+        self.issue(now, unit, (kind, cdb, data), payload, attribute);
+    }
+
+    /// Reads some of a volume, to see whether all is there.
+    fn look_at(&mut self, now: Time, unit: Unit, lba: u64, oracles: &mut [Oracle]) {
+        if self.workload.leaves_alone & 1 << unit.volume != 0 {
+            return;
+        }
+        let count = u32::try_from(LOOK_BLOCKS).expect("small");
+        let len = count * u32::try_from(unit.block_len).expect("512 or 4096");
+        let read = reading(lba, count, len, &mut oracles[unit.volume]);
+        self.issue(now, unit, read, Vec::new(), TaskAttribute::Simple);
+    }
+
+    fn issue(
+        &mut self,
+        now: Time,
+        unit: Unit,
+        (kind, cdb, data): Asked,
+        payload: Vec<u8>,
+        attribute: TaskAttribute,
+    ) {
+        self.issued += 1;
         let token = self.next_token;
         self.next_token += 1;
         self.requests.push(Request {
@@ -150,6 +172,18 @@ impl Client {
     }
 }
 
+/// A command: what it is to the oracle, its CDB, and which way its data goes.
+type Asked = (Kind, [u8; 16], Direction);
+
+fn reading(lba: u64, blocks: u32, len: u32, oracle: &mut Oracle) -> Asked {
+    let read = Kind::Read {
+        ticket: oracle.read_issued(),
+        lba,
+        data: vec![0; len as usize],
+    };
+    (read, cdb::read(lba, blocks), Direction::In(len))
+}
+
 /// Appends what a write of these blocks carries.
 fn stamp(unit: Unit, payload: &mut Vec<u8>, number: WriteNumber, lba: u64, blocks: u32) {
     for lba in lba..lba + u64::from(blocks) {
@@ -168,7 +202,7 @@ fn passing(
     payload: &mut Vec<u8>,
     random: &mut Random,
     oracle: &mut Oracle,
-) -> (Kind, [u8; 16], Direction) {
+) -> Asked {
     let mut cdb = [0; 16];
     let sixteen = |cdb: &mut [u8; 16], blocks: u32| {
         cdb[2..10].copy_from_slice(&lba.to_be_bytes());

@@ -87,6 +87,34 @@ impl Oracle {
         }
     }
 
+    /// The relay lost its log's memory, and the volume's contract promises no more
+    /// than that memory (C-1): what was acknowledged, and not promised to be durable
+    /// since, may be gone where the media do not have it. So may, for now, what passed:
+    /// a relay without its log does not know that there is something to sync.
+    pub fn relay_lost_memory(&mut self) {
+        for at in 0..self.writes.len() {
+            let write = self.writes[at];
+            let number = WriteNumber::try_from(at + 1).expect("a trace is short");
+            let unsynced = write.kind != WriteKind::Fua;
+            match write.fate {
+                // Its GOOD may be older than the loss.
+                Fate::Pending if unsynced => self.writes[at].may_be_lost = true,
+                Fate::Acknowledged(acknowledged)
+                    if unsynced
+                        && acknowledged >= self.durable_before
+                        && blocks_of(&write)
+                            .any(|block| self.is_before(self.media[block], number)) =>
+                {
+                    self.writes[at].fate = Fate::Unknown;
+                    for block in blocks_of(&write) {
+                        self.recall(block);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
     /// Makes a block's history anew, without what is acknowledged no more.
     fn recall(&mut self, block: usize) {
         let mut known: Vec<(u64, u64, WriteNumber)> = self

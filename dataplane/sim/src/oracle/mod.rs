@@ -75,8 +75,8 @@ struct Write {
     issued: u64,
     fate: Fate,
     kind: WriteKind,
-    /// A passed write that was under way when the storage lost its cache: its
-    /// GOOD may be older than the loss.
+    /// Under way when what it relies on was lost, a passed write the storage's cache
+    /// or a plain one the relay's log: its GOOD may be older than the loss.
     may_be_lost: bool,
 }
 

@@ -13,7 +13,7 @@ use crate::storage::Volume;
 
 impl World {
     pub(super) fn outcome(mut self, seed: u64, rounds: u64) -> Outcome {
-        let storage = self.storage.counters;
+        let (storage, met) = (self.storage.counters, self.met);
         for (name, count) in self.worker().relay.counters.rows() {
             *self.relays.entry(name).or_default() += count;
         }
@@ -35,13 +35,18 @@ impl World {
             ("frames_duplicated", sum(|link| link.counters.duplicated)),
             ("frames_reordered", sum(|link| link.counters.reordered)),
             ("frames_cut", sum(|link| link.counters.cut)),
-            ("wan_cuts", self.cuts),
-            ("relay_crashes", self.crashes - self.crashes_in_step),
-            ("relay_crashes_in_step", self.crashes_in_step),
+            ("wan_cuts", met.cuts),
+            ("wan_half_cuts", met.half_cuts),
+            ("relay_pauses", met.pauses),
+            ("relay_logs_lost", met.logs_lost),
+            ("leak_checks", met.leak_checks),
+            ("relay_crashes", met.crashes - met.crashes_in_step),
+            ("relay_crashes_in_step", met.crashes_in_step),
             ("storage_power_failures", storage.power_failures),
             ("storage_resets", storage.resets),
             ("storage_strays", storage.strays),
             ("storage_connections_broken", storage.broken),
+            ("storage_writes_lingering", storage.lingering),
             ("storage_sessions_left_behind", storage.left_behind),
             ("storage_strays_done", storage.strays_done),
             ("storage_commands_aborted", storage.aborted),
@@ -78,6 +83,8 @@ impl World {
                 client(|of| of.came_back_as_before),
             ),
             ("computer_came_back_anew", client(|of| of.came_back_anew)),
+            ("computer_logged_out", client(|of| of.logged_out)),
+            ("functions_rejected", client(|of| of.functions_rejected)),
             ("tasks_aborted", client(|of| of.tasks_aborted)),
             ("task_sets_aborted", client(|of| of.task_sets_aborted)),
             ("units_reset", client(|of| of.units_reset)),
@@ -111,14 +118,18 @@ impl World {
             ("computer_reinstatements", relay("session_reinstated")),
             ("busy_wait_limit", relay("busy_wait_limit")),
             ("busy_no_staging", relay("busy_no_staging")),
-            ("relay_power_losses", self.power_losses),
-            ("records_restored", self.restored),
+            ("relay_power_losses", met.power_losses),
+            (
+                "relay_power_losses_behind_group",
+                met.power_losses_behind_group,
+            ),
+            ("records_restored", met.restored),
             (
                 "journal_writes",
                 self.journal.as_ref().map_or(0, |it| it.writes),
             ),
-            ("journal_stalls", self.journal_stalls),
-            ("journal_faults", self.journal_faults),
+            ("journal_stalls", met.journal_stalls),
+            ("journal_faults", met.journal_faults),
             ("journals_given_up", relay("journal_given_up")),
             ("journal_troubles", relay("journal_trouble")),
             ("contract_journal", several(contract == Durability::Journal)),
@@ -146,6 +157,7 @@ impl World {
             coverage,
             simulated: self.now.since(Time::ZERO),
             rounds,
+            events: self.schedule.len(),
         }
     }
 }

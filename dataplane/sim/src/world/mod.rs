@@ -1,8 +1,9 @@
 //! One simulated site: computers, relay, storage, the links, and what goes wrong.
-//! One thread, one clock, one source of chance: the seed.
+//! One thread, one clock, and all chance from the seed.
 //!
-//! This room moves time and frames; [`plan`] draws the site, [`trouble`] makes
-//! things go wrong, [`coverage`] counts what a run has met.
+//! This room moves time and frames; [`plan`] draws the site and [`schedule`] what is to
+//! go wrong, [`trouble`] makes it so, [`coverage`] counts what a run has met, [`leak`]
+//! looks whether anything is left in the end.
 //!
 //! The relay is the real [`Worker`] on memory ports. A crash of it is a drop
 //! of the worker and a new start on the same log memory, as after SIGKILL:
@@ -11,7 +12,9 @@
 //! gone then, and is made from the journal again.
 
 mod coverage;
+mod leak;
 mod plan;
+pub mod schedule;
 mod trouble;
 
 use std::collections::BTreeMap;
@@ -24,7 +27,7 @@ use sluice_dataplane::net::{PortConfig, Router, RouterConfig};
 use sluice_dataplane::tcp::{Tcp, TcpConfig};
 use sluice_dataplane::worker::{Io, Mode, Relay, RelayConfig, Worker};
 use sluice_hugepages::log::Log;
-use sluice_hugepages::pool::Pool;
+use sluice_hugepages::pool::{Pool, PoolStats};
 use sluice_hugepages::region::Region;
 use sluice_proto::Time;
 
@@ -36,6 +39,7 @@ use crate::oracle::{Oracle, Violation};
 use crate::random::Random;
 use crate::storage::{PORT, Storage};
 use plan::{Plan, Side};
+use schedule::Scheduled;
 
 const RELAY_LAN: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
 const RELAY_WAN: Ipv4Addr = Ipv4Addr::new(198, 19, 0, 1);
@@ -50,7 +54,7 @@ const DRAIN: Duration = Duration::from_secs(120);
 const ROUNDS_A_SECOND_MAX: u64 = 200_000;
 
 /// What of a seed's world is not left to the seed.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
     /// How long computers work and things go wrong, at most.
     pub work: Duration,
@@ -58,6 +62,22 @@ pub struct Options {
     /// So many computers, on one volume.
     pub computers: Option<usize>,
     pub luns: Option<usize>,
+    /// Events of the schedule that do not happen, by number.
+    pub skip: Vec<usize>,
+    /// Computers and volumes, by bit, that nothing is asked by, or of.
+    pub computers_off: u32,
+    pub volumes_off: u32,
+    /// Commands that each computer issues, at most.
+    pub commands: Option<u64>,
+}
+
+impl Options {
+    fn commands_max(&self, computer: usize) -> u64 {
+        match self.computers_off & 1 << computer {
+            0 => self.commands.unwrap_or(u64::MAX),
+            _ => 0,
+        }
+    }
 }
 
 impl Default for Options {
@@ -67,6 +87,10 @@ impl Default for Options {
             without: Without::NOTHING,
             computers: None,
             luns: None,
+            skip: Vec::new(),
+            computers_off: 0,
+            volumes_off: 0,
+            commands: None,
         }
     }
 }
@@ -90,11 +114,36 @@ pub struct Outcome {
     pub coverage: Vec<(&'static str, u64)>,
     pub simulated: Duration,
     pub rounds: u64,
+    /// Events of the schedule.
+    pub events: usize,
+}
+
+/// Chance for each that draws in a run, so that none changes what another meets.
+const SCHEDULE: u64 = 0;
+const JOURNAL_AND_RESTARTS: u64 = 1;
+const STORAGES: u64 = 2;
+const LINKS: u64 = 8;
+const CLIENTS: u64 = 16;
+
+/// Things that went wrong, counted.
+#[derive(Clone, Copy, Debug, Default)]
+struct Met {
+    restored: u64,
+    power_losses: u64,
+    power_losses_behind_group: u64,
+    journal_stalls: u64,
+    journal_faults: u64,
+    crashes: u64,
+    crashes_in_step: u64,
+    logs_lost: u64,
+    cuts: u64,
+    half_cuts: u64,
+    pauses: u64,
+    leak_checks: u64,
 }
 
 struct World {
     now: Time,
-    random: Random,
     worker: Option<Worker>,
     ports: Vec<Port>,
     /// Computer to relay, relay to computer, relay to storage, storage to relay.
@@ -108,23 +157,25 @@ struct World {
     config: RelayConfig,
     log_len: usize,
     journal: Option<Journal>,
-    /// Chance for the journal alone, so that a seed's other faults are as without it.
+    /// For the journal and the relay's starts.
     journal_random: Random,
-    restored: u64,
-    power_losses: u64,
-    journal_stalls: u64,
-    journal_faults: u64,
+    storage_random: Random,
+    link_randoms: [Random; 4],
+    client_randoms: Vec<Random>,
+    met: Met,
+    /// The relay's memory right after its start.
+    fresh: PoolStats,
     options: Options,
     sides: [Side; 2],
     shared: bool,
     luns: usize,
-    crashes: u64,
-    crashes_in_step: u64,
-    cuts: u64,
     /// Counters of the relays that crashed, by name.
     relays: BTreeMap<&'static str, u64>,
-    next_fault: Time,
-    cut_until: Time,
+    schedule: Vec<Scheduled>,
+    next_event: usize,
+    /// Towards the storage, and from it.
+    cut_until: [Time; 2],
+    paused_until: Time,
     faults_over: Time,
 }
 
@@ -133,11 +184,14 @@ pub fn run(seed: u64) -> Outcome {
     run_with(seed, &Options::default())
 }
 
+/// What goes wrong in a seed: the events by their numbers.
+pub fn schedule_of(seed: u64, options: &Options) -> Vec<Scheduled> {
+    World::new(seed, options.clone()).schedule
+}
+
 /// Runs one seed to its end, with what is not left to it.
 pub fn run_with(seed: u64, options: &Options) -> Outcome {
-    let mut random = Random::new(seed);
-    let mut world = World::new(&mut random, *options);
-    world.random = random;
+    let mut world = World::new(seed, options.clone());
     let mut rounds = 0;
     let end = world.faults_over + DRAIN;
     let rounds_max = ROUNDS_A_SECOND_MAX * end.since(Time::ZERO).as_secs();
@@ -154,10 +208,12 @@ pub fn run_with(seed: u64, options: &Options) -> Outcome {
     if world.holds() {
         if !drained {
             let detail = format!(
-                "not drained {} s after the last fault ({rounds} rounds): {} bytes dirty, computers idle: {}",
+                "not drained {} s after the last fault ({rounds} rounds): {} bytes dirty, computers idle: {}, {:?}, journal {:?}",
                 world.now.since(world.faults_over).as_secs(),
                 world.dirty_bytes(),
                 world.is_idle(),
+                world.worker().relay.usage(),
+                world.worker().relay.journal_health(),
             );
             world.report("liveness", detail);
         }
@@ -165,23 +221,31 @@ pub fn run_with(seed: u64, options: &Options) -> Outcome {
             oracle.finish(&volume.visible);
         }
     }
+    if world.holds() {
+        world.look_for_leaks();
+    }
     world.outcome(seed, rounds)
 }
 
 impl World {
-    fn new(random: &mut Random, options: Options) -> Self {
-        let plan = Plan::draw(random, &options);
+    fn new(seed: u64, options: Options) -> Self {
+        let mut random = Random::new(seed);
+        let plan = Plan::draw(&mut random, &options);
         let (lan, wan) = (Link::new(plan.lan), Link::new(plan.wan));
         let volumes = plan.storage.volumes.iter();
         let contract = plan.config.targets[0].durability;
+        let chance = |purpose: u64| Random::of_purpose(seed, purpose);
+        let end = Time::ZERO + options.work.max(RUN);
         let mut world = Self {
             now: Time::from_millis(1),
-            random: random.clone(),
             worker: None,
             ports: Vec::new(),
             links: [lan.clone(), lan, wan.clone(), wan],
             oracles: volumes
                 .map(|volume| Oracle::of(volume.media.len(), contract))
+                .collect(),
+            client_randoms: (0..plan.clients.len() as u64)
+                .map(|number| chance(CLIENTS + number))
                 .collect(),
             clients: plan.clients,
             storage: plan.storage,
@@ -189,24 +253,23 @@ impl World {
             config: plan.config,
             log_len: plan.log_len,
             journal: plan.journal,
-            journal_random: plan.journal_random,
-            restored: 0,
-            power_losses: 0,
-            journal_stalls: 0,
-            journal_faults: 0,
-            options,
+            journal_random: chance(JOURNAL_AND_RESTARTS),
+            storage_random: chance(STORAGES),
+            link_randoms: [0, 1, 2, 3].map(|link| chance(LINKS + link)),
+            met: Met::default(),
+            fresh: PoolStats::default(),
             sides: plan.sides,
             shared: plan.shared,
             luns: plan.luns,
-            crashes: 0,
-            crashes_in_step: 0,
-            cuts: 0,
             relays: BTreeMap::new(),
-            next_fault: Time::from_millis(500 + random.of(3000)),
-            cut_until: Time::FAR,
+            schedule: schedule::draw(&mut chance(SCHEDULE), end, contract),
+            next_event: 0,
+            cut_until: [Time::FAR; 2],
+            paused_until: Time::FAR,
             faults_over: Time::ZERO + options.work,
+            options,
         };
-        world.start(Some(Region::anonymous(plan.log_len)), random);
+        world.start(Some(Region::anonymous(plan.log_len)));
         world
     }
 
@@ -225,7 +288,7 @@ impl World {
     }
 
     /// Starts a data plane on this log memory, or on new memory if there is none.
-    fn start(&mut self, mut region: Option<Region>, random: &mut Random) {
+    fn start(&mut self, mut region: Option<Region>) {
         let log_len = self.log_len;
         let mut open = |anew: bool| {
             let found = region.take().filter(|_| !anew);
@@ -244,7 +307,7 @@ impl World {
                     restored,
                 } = journal.begin(|anew| Ok(open(anew)?), |_| true);
                 if let Some(restored) = restored {
-                    self.restored += restored.records as u64;
+                    self.met.restored += restored.records as u64;
                     for torn in restored.torn {
                         self.report("no torn record in the journal", format!("{torn:?}"));
                     }
@@ -277,25 +340,26 @@ impl World {
             ..RouterConfig::default()
         })
         .expect("a valid configuration");
-        let mut tcp = Tcp::new(TcpConfig::new(64, 1500, random.seed()));
+        let mut tcp = Tcp::new(TcpConfig::new(64, 1500, self.journal_random.seed()));
         tcp.listen(SocketAddrV4::new(dialled(self.config.mode), PORT));
         let mut relay = Relay::new(self.config.clone(), log, &recovery, &mut pool, self.now)
             .expect("the pool holds the pages");
         if let Some(line) = line {
             relay.set_journal(line, self.now);
         }
+        self.fresh = pool.stats();
         self.worker = Some(Worker::new(pool, router, tcp, relay));
     }
 
     /// The process dies; its log memory stays, and nothing else does.
     fn crash(&mut self) {
-        self.crashes += 1;
+        self.met.crashes += 1;
         self.end(true);
     }
 
     /// The relay's power fails; of it nothing stays but the journal.
     fn lose_power(&mut self) {
-        self.power_losses += 1;
+        self.met.power_losses += 1;
         self.end(false);
         for oracle in &mut self.oracles {
             oracle.catching_up = true;
@@ -315,9 +379,7 @@ impl World {
             journal.stalled_until = Time::ZERO;
         }
         let region = keeps_log.then(|| log.into_region());
-        let mut random = self.random.clone();
-        self.start(region, &mut random);
-        self.random = random;
+        self.start(region);
     }
 
     fn worker(&mut self) -> &mut Worker {
@@ -345,29 +407,49 @@ impl World {
         let Self {
             clients,
             oracles,
-            random,
+            client_randoms,
             ..
         } = self;
-        for client in clients {
+        for (client, random) in clients.iter_mut().zip(client_randoms) {
             client.stopping = now >= self.faults_over;
             client.step(now, random, oracles);
         }
-        if self.power_losses > 0 && self.is_drained() {
+        if self.met.power_losses > 0 && self.is_drained() {
             for oracle in &mut self.oracles {
                 oracle.catching_up = false;
             }
         }
-        let Self { random, .. } = self;
-        self.storage.step(now, random);
-        if self.random.of(50) == 0 {
-            self.storage.destage(&mut self.random);
+        self.storage.step(now, &mut self.storage_random);
+        if self.storage_random.of(50) == 0 {
+            self.storage.destage(&mut self.storage_random);
         }
+        self.judge_storage();
+        self.carry();
+        if self.paused_until == Time::FAR {
+            self.work();
+        }
+        self.carry();
+        if let Some(late) = self
+            .clients
+            .iter_mut()
+            .find_map(|client| client.late.take())
+        {
+            self.report("bounded waiting", late);
+        }
+    }
+
+    /// Shows the oracles what the storage holds, where that has changed.
+    fn judge_storage(&mut self) {
         for (oracle, volume) in self.oracles.iter_mut().zip(&mut self.storage.volumes) {
             if std::mem::take(&mut volume.changed) {
                 oracle.storage_changed(&volume.visible, &volume.media);
             }
         }
-        self.carry();
+    }
+
+    /// The relay does what there is to do, and its journal.
+    fn work(&mut self) {
+        let now = self.now;
         let Self {
             worker,
             ports,
@@ -384,23 +466,22 @@ impl World {
             let did_work = worker.step(now, &mut io).did_work;
             if worker.relay.log_has_stopped() {
                 // It died in this step: what the step would have sent was never sent.
-                self.crashes_in_step += 1;
+                self.met.crashes_in_step += 1;
                 return self.crash();
             }
             let heard = journal
                 .as_mut()
                 .is_some_and(|journal| journal.step(now, &mut worker.relay, journal_random));
+            if journal
+                .as_ref()
+                .is_some_and(|it| it.behind_group == Some(true))
+            {
+                self.met.power_losses_behind_group += 1;
+                return self.lose_power();
+            }
             if !did_work && !heard {
                 break;
             }
-        }
-        self.carry();
-        if let Some(late) = self
-            .clients
-            .iter_mut()
-            .find_map(|client| client.late.take())
-        {
-            self.report("bounded waiting", late);
         }
     }
 
@@ -413,23 +494,23 @@ impl World {
             links,
             ports,
             worker,
-            random,
+            link_randoms,
             ..
         } = self;
         let worker = worker.as_mut().expect("there is one but while it crashes");
         for client in clients.iter_mut() {
             while let Some(frame) = client.host.wire.sent.pop_front() {
-                links[0].send(now, frame, random);
+                links[0].send(now, frame, &mut link_randoms[0]);
             }
         }
         while let Some(frame) = storage.host.wire.sent.pop_front() {
-            links[3].send(now, frame, random);
+            links[3].send(now, frame, &mut link_randoms[3]);
         }
         let mut bytes = Vec::new();
         for (port, link) in [(0, 1), (1, 2)] {
             let memory = ports[port].memory_mut().expect("a memory port");
             while memory.take(&mut worker.pool, &mut bytes) {
-                links[link].send(now, bytes.clone(), random);
+                links[link].send(now, bytes.clone(), &mut link_randoms[link]);
             }
         }
         for (port, link) in [(0, 0), (1, 3)] {
@@ -459,9 +540,12 @@ impl World {
             .worker
             .as_ref()
             .expect("there is one but while it crashes");
-        let mut next = worker.deadline();
-        if let Some(journal) = &self.journal {
-            next = next.min(journal.deadline());
+        let mut next = self.paused_until;
+        if next == Time::FAR {
+            next = worker.deadline();
+            if let Some(journal) = &self.journal {
+                next = next.min(journal.deadline());
+            }
         }
         for link in &self.links {
             next = next.min(link.deadline());
@@ -470,9 +554,15 @@ impl World {
             next = next.min(client.deadline(now));
         }
         next = next.min(self.storage.deadline(now));
-        next = next.min(self.cut_until);
-        if self.next_fault > now {
-            next = next.min(self.next_fault);
+        let [outward, inward] = self.cut_until;
+        next = next.min(outward).min(inward);
+        if now < self.faults_over {
+            next = next.min(self.faults_over);
+        }
+        if let Some(scheduled) = self.schedule.get(self.next_event)
+            && now < self.faults_over
+        {
+            next = next.min(scheduled.at);
         }
         // Never backwards, never standing still.
         self.now = next.max(now + Duration::from_micros(1));

@@ -4,8 +4,6 @@
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
-use sluice_dataplane::journal::core::AREA_BLOCKS_MIN;
-use sluice_dataplane::journal::layout::HEADER_BLOCKS;
 use sluice_dataplane::tcp::Buffers;
 use sluice_dataplane::worker::security::Security;
 use sluice_dataplane::worker::{Digests, Mode, RelayConfig, Target};
@@ -88,8 +86,6 @@ pub(super) struct Plan {
     pub(super) luns: usize,
     pub(super) log_len: usize,
     pub(super) journal: Option<Journal>,
-    /// Chance for the journal alone.
-    pub(super) journal_random: Random,
 }
 
 fn links(random: &mut Random, without: Without) -> (Faults, Faults) {
@@ -132,6 +128,8 @@ fn workload(random: &mut Random, without: Without) -> Workload {
         think_max: Duration::from_micros(200 + random.of(5000)),
         management_one_in: [0, 100, 500, 1000][random.below(4)],
         departure_one_in: [0, 500, 2000, 2000][random.below(4)],
+        commands_max: u64::MAX,
+        leaves_alone: 0,
     };
     if without.has(FaultKind::Management) {
         workload.management_one_in = 0;
@@ -211,7 +209,11 @@ impl Plan {
                     offers: offers(sides[0].initiator),
                     proof: sides[0].chap.then(|| Proof::new(Names::LAN, key)),
                 };
-                let workload = workload(random, options.without);
+                let workload = Workload {
+                    commands_max: options.commands_max(usize::from(number)),
+                    leaves_alone: options.volumes_off,
+                    ..workload(random, options.without)
+                };
                 Client::new(identity, units, workload, random.draw())
             })
             .collect();
@@ -269,14 +271,15 @@ impl Plan {
         // From scarce to plentiful: the directory, a segment a volume, and 2 to 9 more.
         let log_len = (3 + count + random.below(8)) * SEGMENT_LEN;
         let journal = (durability == Durability::Journal).then(|| {
-            let blocks = (log_len as u64 / 4096 * 3 / 2).max(AREA_BLOCKS_MIN + HEADER_BLOCKS);
+            // The least that a configuration may say.
+            let log_blocks = log_len as u64 / 4096;
+            let blocks = (log_blocks * 3 / 2).max(log_blocks + (16 << 20) / 4096);
             let mut journal = Journal::new(blocks);
             journal.latency_max = Duration::from_micros(20 + journal_random.of(3000));
             journal
         });
         Self {
             journal,
-            journal_random,
             lan,
             wan,
             sides,

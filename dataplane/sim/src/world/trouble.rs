@@ -1,110 +1,130 @@
-//! What goes wrong, and when: one fault every few seconds, until all must drain.
-
-use std::time::Duration;
+//! Makes happen what the schedule says, and ends it when its time is over.
 
 use sluice_hugepages::fuse::Fuse;
+use sluice_hugepages::tables::Durability;
 use sluice_proto::Time;
 
 use super::World;
-use crate::fault::FaultKind;
+use super::schedule::{Event, Scheduled};
 
 impl World {
-    /// What goes wrong now: cuts, crashes, power failures.
+    /// Everything that goes wrong, or right again, by now.
     pub(super) fn trouble(&mut self) {
         let now = self.now;
-        if now >= self.cut_until {
-            self.set_cut(false);
-            self.cut_until = Time::FAR;
+        for cut in &mut self.cut_until {
+            if now >= *cut {
+                *cut = Time::FAR;
+            }
+        }
+        if now >= self.paused_until {
+            self.paused_until = Time::FAR;
         }
         if now >= self.faults_over {
-            self.set_cut(false);
-            self.cut_until = Time::FAR;
-            for link in &mut self.links {
-                link.faults.loss = 0;
-            }
-            self.storage.busy_percent = 0;
-            if let Some(journal) = &mut self.journal {
-                journal.stalled_until = Time::ZERO;
-                journal.disk.fails = false;
-            }
-            self.worker().relay.set_log_fuse(Fuse::NEVER);
-            return;
+            return self.mend();
         }
-        if now < self.next_fault {
-            return;
+        while let Some(&Scheduled { at, event }) = self.schedule.get(self.next_event)
+            && at <= now
+        {
+            let skipped = self.options.skip.contains(&self.next_event);
+            self.next_event += 1;
+            if !skipped && !self.options.without.has(event.kind()) {
+                self.meet(event);
+            }
         }
-        self.next_fault = now + Duration::from_millis(300 + self.random.of(6000));
-        if self.journal.is_some() && self.journal_random.chance(60) {
-            return self.trouble_journal();
+        self.cut_links();
+    }
+
+    /// Nothing goes wrong from here on.
+    fn mend(&mut self) {
+        self.cut_until = [Time::FAR; 2];
+        self.paused_until = Time::FAR;
+        self.cut_links();
+        for link in &mut self.links {
+            link.faults.loss = 0;
         }
-        match self.random.of(8) {
-            0 | 1 => {
-                let lasts = Duration::from_millis(self.random.of(4000));
-                if self.meets(FaultKind::Cut) {
-                    self.cuts += 1;
-                    self.set_cut(true);
-                    self.cut_until = now + lasts;
-                }
+        self.storage.busy_percent = 0;
+        if let Some(journal) = &mut self.journal {
+            journal.stalled_until = Time::ZERO;
+            journal.disk.fails = false;
+            journal.behind_group = None;
+        }
+        self.worker().relay.set_log_fuse(Fuse::NEVER);
+    }
+
+    fn meet(&mut self, event: Event) {
+        let now = self.now;
+        match event {
+            Event::Cut { lasts } => {
+                self.met.cuts += 1;
+                self.cut_until = [now + lasts; 2];
             }
-            2 => {
-                if self.meets(FaultKind::Crash) {
-                    self.crash();
-                }
+            Event::HalfCut { lasts, outward } => {
+                self.met.half_cuts += 1;
+                self.cut_until[usize::from(!outward)] = now + lasts;
             }
-            3 => {
-                // In the middle of a step, soon: a write makes some ten stores.
-                let most = 1 << (2 + self.random.of(8));
-                let stores = 1 + self.random.of(most);
-                if self.meets(FaultKind::CrashInStep) {
-                    self.worker().relay.set_log_fuse(Fuse::after(stores));
+            Event::Crash { lingers } => {
+                if lingers {
+                    self.storage.linger(now, &mut self.storage_random);
                 }
+                self.crash();
             }
-            4 => {
-                if self.meets(FaultKind::Reset) {
-                    self.forget_what_passed();
-                    self.storage.lose_cache();
-                }
+            Event::CrashInStep { stores } => {
+                self.worker().relay.set_log_fuse(Fuse::after(stores));
             }
-            5 => {
-                if self.meets(FaultKind::PowerFailure) {
-                    self.forget_what_passed();
-                    self.storage.fail_power();
-                }
+            Event::Pause { lasts } => {
+                self.met.pauses += 1;
+                self.paused_until = now + lasts;
             }
-            _ => {
-                if self.meets(FaultKind::BrokenConnection) {
-                    self.storage.break_one(&mut self.random);
-                }
+            Event::LogLost => self.lose_log(),
+            Event::StorageReset => {
+                self.forget_what_passed();
+                self.storage.lose_cache();
             }
+            Event::StoragePower => {
+                self.forget_what_passed();
+                self.storage.fail_power();
+            }
+            Event::BrokenConnection => self.storage.break_soon = true,
+            Event::PowerLoss
+            | Event::PowerLossBehindGroup
+            | Event::JournalStall { .. }
+            | Event::JournalFault => self.meet_of_journal(event),
         }
     }
 
-    fn trouble_journal(&mut self) {
-        let kind = self.journal_random.of(10);
-        let stall = Duration::from_millis(self.journal_random.of(12_000));
+    fn meet_of_journal(&mut self, event: Event) {
         let Some(journal) = &mut self.journal else {
             return;
         };
-        let without = self.options.without;
-        match kind {
+        match event {
             // A journal that fails and a power loss are two faults: see `worker::journal`.
-            0..=6 if journal.disk.fails || without.has(FaultKind::PowerLoss) => {}
-            0..=6 => self.lose_power(),
-            7 | 8 if without.has(FaultKind::JournalStall) => {}
-            7 | 8 => {
-                self.journal_stalls += 1;
-                journal.stalled_until = self.now + stall;
+            Event::PowerLoss | Event::PowerLossBehindGroup if journal.disk.fails => {}
+            Event::PowerLoss => self.lose_power(),
+            Event::PowerLossBehindGroup => journal.behind_group = Some(false),
+            Event::JournalStall { lasts } => {
+                self.met.journal_stalls += 1;
+                journal.stalled_until = self.now + lasts;
             }
-            _ if without.has(FaultKind::JournalFault) => {}
             _ => {
-                self.journal_faults += 1;
+                self.met.journal_faults += 1;
                 journal.disk.fails = true;
             }
         }
     }
 
-    fn meets(&self, kind: FaultKind) -> bool {
-        !self.options.without.has(kind)
+    /// The process dies, and the file of its log is gone: of what it had
+    /// acknowledged only what was durable at the storage is left (C-1). That takes
+    /// longer than what the storage has under way.
+    fn lose_log(&mut self) {
+        self.met.logs_lost += 1;
+        self.storage.settle(&mut self.storage_random);
+        self.judge_storage();
+        if self.config.targets[0].durability == Durability::Memory {
+            for oracle in &mut self.oracles {
+                oracle.relay_lost_memory();
+            }
+        }
+        self.end(false);
     }
 
     fn forget_what_passed(&mut self) {
@@ -113,8 +133,10 @@ impl World {
         }
     }
 
-    fn set_cut(&mut self, cut: bool) {
-        self.links[2].is_cut = cut;
-        self.links[3].is_cut = cut;
+    fn cut_links(&mut self) {
+        let now = self.now;
+        for (link, until) in self.links[2..].iter_mut().zip(self.cut_until) {
+            link.is_cut = until != Time::FAR && now < until;
+        }
     }
 }

@@ -1,0 +1,148 @@
+//! What goes wrong in a run, and when: a list made before the run begins, from
+//! chance of its own.
+//!
+//! What always holds: an event is the same whatever came before it, and
+//! switching one off by its number changes no other. So a failing run can be
+//! made shorter ([`crate::minimise`]).
+
+use std::time::Duration;
+
+use sluice_hugepages::tables::Durability;
+use sluice_proto::Time;
+
+use crate::fault::FaultKind;
+use crate::random::Random;
+
+/// Something that goes wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Nothing passes on the WAN.
+    Cut {
+        lasts: Duration,
+    },
+    /// The same, one way only: towards the storage, or from it.
+    HalfCut {
+        lasts: Duration,
+        outward: bool,
+    },
+    /// The data plane dies between two steps. With `lingers` the storage is slow to
+    /// do what it has under way.
+    Crash {
+        lingers: bool,
+    },
+    /// It dies after so many stores to its log.
+    CrashInStep {
+        stores: u64,
+    },
+    /// It does nothing for a while, and time has leapt when it goes on.
+    Pause {
+        lasts: Duration,
+    },
+    /// It dies, and the log's file is gone.
+    LogLost,
+    /// The relay's power fails.
+    PowerLoss,
+    /// The same, right after a journal write that does not hold all that was asked for.
+    PowerLossBehindGroup,
+    JournalStall {
+        lasts: Duration,
+    },
+    JournalFault,
+    /// The storage loses its cache, and says so.
+    StorageReset,
+    /// The storage loses its power.
+    StoragePower,
+    /// A connection of the storage breaks while it has writes under way, or any;
+    /// it is slow to do them.
+    BrokenConnection,
+}
+
+impl Event {
+    pub const fn kind(self) -> FaultKind {
+        match self {
+            Self::Cut { .. } => FaultKind::Cut,
+            Self::HalfCut { .. } => FaultKind::HalfCut,
+            Self::Crash { .. } => FaultKind::Crash,
+            Self::CrashInStep { .. } => FaultKind::CrashInStep,
+            Self::Pause { .. } => FaultKind::Pause,
+            Self::LogLost => FaultKind::LogLost,
+            Self::PowerLoss | Self::PowerLossBehindGroup => FaultKind::PowerLoss,
+            Self::JournalStall { .. } => FaultKind::JournalStall,
+            Self::JournalFault => FaultKind::JournalFault,
+            Self::StorageReset => FaultKind::Reset,
+            Self::StoragePower => FaultKind::PowerFailure,
+            Self::BrokenConnection => FaultKind::BrokenConnection,
+        }
+    }
+}
+
+/// An event, and its moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Scheduled {
+    pub at: Time,
+    pub event: Event,
+}
+
+/// The events of a seed up to `until`, in order of time; longer lists begin as shorter ones.
+pub(super) fn draw(random: &mut Random, until: Time, durability: Durability) -> Vec<Scheduled> {
+    let mut events = Vec::new();
+    let mut at = Time::from_millis(500 + random.of(3000));
+    while at < until {
+        let journal = durability == Durability::Journal && random.chance(60);
+        if journal {
+            of_journal(random, at, &mut events);
+        } else {
+            let event = of_site(random, durability);
+            events.push(Scheduled { at, event });
+        }
+        at += Duration::from_millis(300 + random.of(6000));
+    }
+    events.sort_by_key(|scheduled| scheduled.at);
+    events
+}
+
+fn of_site(random: &mut Random, durability: Durability) -> Event {
+    let lasts = Duration::from_millis(random.of(4000));
+    match random.of(10) {
+        0 => Event::Cut { lasts },
+        1 => Event::HalfCut {
+            lasts,
+            outward: random.chance(50),
+        },
+        2 => Event::Crash {
+            lingers: random.chance(50),
+        },
+        3 => {
+            // In the middle of a step, soon: a write makes some ten stores.
+            let most = 1 << (2 + random.of(8));
+            Event::CrashInStep {
+                stores: 1 + random.of(most),
+            }
+        }
+        4 => Event::StorageReset,
+        5 => Event::StoragePower,
+        6 if random.chance(50) && durability != Durability::Journal => Event::LogLost,
+        6 => Event::Pause { lasts },
+        _ => Event::BrokenConnection,
+    }
+}
+
+fn of_journal(random: &mut Random, at: Time, events: &mut Vec<Scheduled>) {
+    let lasts = Duration::from_millis(random.of(12_000));
+    let mut push = |at: Time, event: Event| events.push(Scheduled { at, event });
+    match random.of(20) {
+        0..=8 => push(at, Event::PowerLoss),
+        9..=13 => push(at, Event::PowerLossBehindGroup),
+        14 | 15 => push(at, Event::JournalStall { lasts }),
+        16 | 17 => {
+            // It is given up while nothing can be flushed, and then power fails.
+            let stall = Duration::from_millis(7500 + random.of(2000));
+            let lasts = stall + Duration::from_millis(500);
+            push(at, Event::JournalStall { lasts: stall });
+            push(at, Event::Cut { lasts });
+            let after = stall + Duration::from_millis(100 + random.of(400));
+            push(at + after, Event::PowerLoss);
+        }
+        _ => push(at, Event::JournalFault),
+    }
+}
