@@ -51,7 +51,7 @@ TOML
 
 [journal]
 path = "$JOURNALS/journal"
-size_mib = $((($5 * 3 / 2) > 22 ? $5 * 3 / 2 : 22))
+size_mib = $((($5 * 3 / 2) > $5 + 16 ? $5 * 3 / 2 : $5 + 16))
 TOML
     for ((n = 0; n < $4; n++)); do
         cat <<TOML

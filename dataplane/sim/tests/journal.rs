@@ -199,6 +199,50 @@ fn a22_what_passes_waits_until_the_journal_has_let_go() {
     assert_eq!(site.read(5), Some(0), "nothing old has come back");
 }
 
+/// A record that a read still pins is durable at the storage: a power loss does
+/// not bring it back over the next epoch's, which the storage has by then.
+#[test]
+fn a19_what_a_read_pins_does_not_come_back_from_the_journal() {
+    let mut site = Journalled::new();
+    assert_eq!(site.write(1, 1), Some(GOOD));
+    // Of two blocks the log has one; the storage takes its time with the other.
+    site.site.storage.holds_reads = true;
+    let read = Site::command(&mut site.session, 0x40, 1024, &cdb::read(1, 2));
+    site.site.send(&site.session, &read.bytes());
+    site.run(3000);
+    let sync = site.plain(&cdb::synchronize_cache());
+    assert_eq!(site.answer(sync), Some(GOOD));
+    assert_eq!(site.write(1, 2), Some(GOOD));
+    site.run(3000);
+    assert_eq!(site.site.storage.volumes[0].media[1], 2);
+    let writes = site.site.storage.counters.writes;
+    let mut site = site.again(true);
+    site.site.storage.holds_reads = false;
+    site.run(5000);
+    assert!(site.site.worker.relay.is_drained());
+    assert_eq!(site.site.storage.counters.writes, writes, "nothing is old");
+    assert_eq!(site.site.storage.volumes[0].media[1], 2);
+}
+
+/// The next epoch waits until the journal knows that the last is durable.
+#[test]
+fn a19_the_next_epoch_waits_for_the_journal_to_let_go_of_the_last() {
+    let mut site = Journalled::new();
+    site.site.storage.hangs = true;
+    assert_eq!(site.write(1, 1), Some(GOOD));
+    site.run(2500);
+    let sync = site.plain(&cdb::synchronize_cache());
+    assert_eq!(site.answer(sync), Some(GOOD));
+    assert_eq!(site.write(1, 2), Some(GOOD));
+    site.stall(Duration::from_millis(1900));
+    site.site.storage.hangs = false;
+    site.run(1800);
+    assert_eq!(site.site.storage.volumes[0].visible[1], 1, "it waits");
+    let mut site = site.again(true);
+    site.run(3000);
+    assert_eq!(site.site.storage.volumes[0].media[1], 2);
+}
+
 #[test]
 fn a22_a_journal_whose_device_fails_is_given_up_and_the_storage_takes_over() {
     let mut site = Journalled::new();

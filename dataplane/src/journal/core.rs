@@ -13,7 +13,8 @@
 //! * a group leaves the tail only when nothing in it counts: its records were
 //!   freed or written again, its rows replaced, and all of that is durable;
 //! * writes leave room for the frees, rows and records written again that
-//!   make the tail move, so a journal larger than the log never stands still;
+//!   make the tail move, so a journal larger than the log never stands still:
+//!   whatever keeps the tail can be written again, though its free is asked for;
 //! * after a fault nothing is written but the header that voids the journal.
 //!
 //! Not for: doing it ([`super::thread`], or the simulator's model disk), when to
@@ -77,7 +78,7 @@ pub enum Op {
 pub struct Progress {
     /// Requests that are durable, of all made, in their order.
     pub durable: u64,
-    /// Records written again that are durable, in their order.
+    /// Records written again that are durable.
     pub again: u64,
     /// Blocks from tail to next.
     pub used_blocks: u64,
@@ -256,8 +257,9 @@ impl Core {
     }
 
     /// The next record that is to be written again, by a [`Request::Write`] with
-    /// `again`, if the log still has it under that name. If not, its
-    /// [`Request::Free`] is on its way.
+    /// `again`, if the log still has its bytes under that name: it has them until
+    /// its [`Request::Free`] is durable. That may wait behind a write which waits
+    /// for the tail, which waits for this record.
     pub fn wanted(&mut self) -> Option<(u32, Identity)> {
         self.wanted.pop_front()
     }
@@ -293,6 +295,9 @@ impl Core {
         }
         self.advance_tail();
         if self.headers_due > 0 || self.is_tail_worth_it() {
+            return Some(self.write_header(head, false));
+        }
+        if self.waits_for_header() {
             return Some(self.write_header(head, false));
         }
         self.want_again();
@@ -373,6 +378,21 @@ impl Core {
         gain >= self.header.area / 8 && self.free_blocks() < self.header.area / 2
     }
 
+    /// Blocks that the next new write needs free, if one is next.
+    fn new_write_needs(&self) -> Option<u64> {
+        match self.requests.front()? {
+            Request::Write { entry, .. } => Some(1 + entry.blocks() + RESERVE_BLOCKS),
+            _ => None,
+        }
+    }
+
+    /// The next new write has room, but for what the older header still names.
+    fn waits_for_header(&self) -> bool {
+        let by_tail = self.header.area - (self.next.address - self.tail.address);
+        self.new_write_needs()
+            .is_some_and(|needs| needs <= by_tail && needs > self.free_blocks())
+    }
+
     fn advance_tail(&mut self) {
         while self.groups.front().is_some_and(|group| group.live == 0) {
             let mut group = self.groups.pop_front().expect("just seen");
@@ -418,13 +438,27 @@ impl Core {
                 break;
             }
         }
-        // The same bytes once more: whatever is asked of the row later comes later.
         self.again.extend(rows);
     }
 
     /// What was asked for again is not all there yet.
     fn is_writing_again(&self) -> bool {
         self.asked > 0 || !self.again.is_empty()
+    }
+
+    /// Something written again whose end, or next writing, was faster.
+    fn is_stale(&self, request: &Request) -> bool {
+        match request {
+            Request::Write { record, entry, .. } => {
+                let slot = &self.slots[*record as usize];
+                !slot.asked || slot.identity != entry.identity
+            }
+            Request::Row(table, row, body) => {
+                let known = self.rows.get(&(*table, *row)).map(|(body, _)| body);
+                known != body.as_ref()
+            }
+            _ => false,
+        }
     }
 
     fn write_group(&mut self, head: &mut Block, spans: &mut Vec<Span>) -> Option<Op> {
@@ -435,8 +469,18 @@ impl Core {
         (group.address, group.live) = (self.next.address, 0);
         self.groups.push_back(group);
         let (mut taken, mut again) = (0, 0);
+        // A new write that has room goes first: what is written again takes none
+        // of it, and may never end while the log is nearly full.
+        let is_urgent = self.new_write_needs().is_none_or(|needs| needs > room);
         loop {
-            let overtakes = !self.again.is_empty();
+            while self
+                .again
+                .front()
+                .is_some_and(|request| self.is_stale(request))
+            {
+                self.again.pop_front();
+            }
+            let overtakes = is_urgent && !self.again.is_empty();
             let queue = if overtakes {
                 &self.again
             } else {

@@ -73,7 +73,8 @@ impl Relay {
         let volume = self.volume(key);
         let step = match volume.drain {
             DrainStep::Flushing { through }
-                if volume.failure.sense().is_none() && self.is_durable_through(key, through) =>
+                if volume.failure.sense().is_none()
+                    && self.flush.durable_through(key.0, through) =>
             {
                 DrainStep::Settling {
                     freed: volume.freed,

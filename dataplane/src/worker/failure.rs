@@ -370,7 +370,8 @@ impl Relay {
                 "what is listed is refused"
             );
             self.index.remove(record);
-            self.let_go(record);
+            let released = self.release_record(record);
+            self.let_go(record, released);
         }
         self.volume_mut(key).failure.clear();
         if !self

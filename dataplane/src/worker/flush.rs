@@ -17,6 +17,7 @@ use sluice_proto::scsi::{ScsiStatus, Sense, SenseKey, cdb, sense};
 use super::failure::{Verdict, verdict};
 use super::relay::{Net, Relay};
 use super::task::{NexusKey, VolumeKey, WanKind, WanTask, Work, WriteState, WriteTask};
+use super::volume::Retired;
 use super::wan::Ended;
 
 /// How much of one volume may be under way: more writes than fit any send
@@ -365,15 +366,25 @@ impl Relay {
 
     /// Frees what is durable, oldest first, and stops at a record that a read
     /// sent before may still miss. That one is no more found by a restart
-    /// all the same, which would send it again over what is newer.
+    /// all the same, in log or journal, which would send it again over what is
+    /// newer.
     pub(super) fn release_durable(&mut self, net: &mut Net<'_>, now: Time, key: VolumeKey) {
         while let Some(record) = self.flush.next_durable(key.0) {
             self.log.retire(RecordId(record));
+            let released = self.release_record(record);
             let volume = self.volume_mut(key);
-            volume.durable.push_back((record, volume.reads_asked));
+            volume.durable.push_back(record);
+            self.retired[record as usize] = Retired {
+                reads_asked: self.volume(key).reads_asked,
+                released,
+            };
         }
         let mut freed = false;
-        while let Some(&(record, reads_asked)) = self.volume(key).durable.front() {
+        while let Some(&record) = self.volume(key).durable.front() {
+            let Retired {
+                reads_asked,
+                released,
+            } = self.retired[record as usize];
             let (lba, len) = {
                 let record = self.log.record(RecordId(record));
                 (record.lba, record.len)
@@ -387,7 +398,7 @@ impl Relay {
             volume.durable.pop_front();
             volume.bytes_flushed += u64::from(len);
             self.index.remove(record);
-            self.let_go(record);
+            self.let_go(record, released);
             freed = true;
         }
         // A sync that is out may outlast what it was for: a discard takes that away.
@@ -398,15 +409,6 @@ impl Relay {
         if freed && !self.held.is_empty() {
             self.admit_held(net, now);
         }
-    }
-
-    /// Everything up to the sequence is durable at the storage, and let go of: what
-    /// a read still pins would come back from a journal, over what is newer.
-    pub(super) fn is_durable_through(&self, key: VolumeKey, sequence: u64) -> bool {
-        let oldest = self.volume(key).durable.front();
-        self.flush.durable_through(key.0, sequence)
-            && oldest
-                .is_none_or(|&(record, _)| self.log.record(RecordId(record)).sequence > sequence)
     }
 
     /// Looks whether what waits for durability, or for clean blocks, may go on.

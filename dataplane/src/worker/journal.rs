@@ -2,10 +2,12 @@
 //! when, and what follows when it is slow, full or broken (A-22, C-2).
 //!
 //! ```text
-//! commit ──► write request ──► durable ──► answer       (contract `journal`)
-//! free   ──► free request  ──► durable ──► the next epoch may be sent, what
-//!                                          passes uncached may pass, a flush is complete
+//! commit  ──► write request ──► durable ──► answer       (contract `journal`)
+//! release ──► free request  ──► durable ──► the next epoch may be sent, what
+//!                                           passes uncached may pass, a flush is complete
 //! ```
+//! A record is *released* when it need not be replayed any more: durable at the
+//! storage, hidden, or given up. What a read still pins is released all the same.
 //!
 //! What always holds:
 //! * requests go in the order in which the log changed, the write that hides a
@@ -107,13 +109,16 @@ enum Pending {
     Row(RowTable, u16),
 }
 
-/// A record that is free, but for its bytes.
+/// The request that frees a record in the journal; 0 if that never had it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Released(u64);
+
+/// A record that is gone, but for its bytes: until its free is durable the
+/// journal may want them again, so that its tail can move.
 #[derive(Clone, Copy, Debug)]
 struct Pinned {
     record: u32,
-    /// Until this request, and so many records written again, are durable.
     number: u64,
-    again: u64,
 }
 
 /// What is under way between worker and journal.
@@ -124,12 +129,10 @@ pub struct Journal {
     /// Requests made, of all times, and how many of them are durable.
     made: u64,
     durable: u64,
-    /// The same for records written again.
-    again_made: u64,
-    again: u64,
     pending: VecDeque<Pending>,
     again_pending: VecDeque<(u32, Identity)>,
-    /// By record: the number of its write; [`NONE`] if the journal has none.
+    /// By record: the number of its write, as long as its bytes are in the log;
+    /// [`NONE`] if the journal has none.
     written: Box<[u64]>,
     pinned: VecDeque<Pinned>,
     /// Writes in the log that wait for the journal, in its order.
@@ -148,9 +151,7 @@ impl Journal {
             health: Health::Good,
             made: progress.durable,
             durable: progress.durable,
-            again_made: progress.again,
-            again: progress.again,
-            // Of a record: a free that is not durable, the next write, and its free.
+            // Of a record its write and its free; the rest is for rows.
             pending: VecDeque::with_capacity(3 * records),
             again_pending: VecDeque::with_capacity(AGAIN_MAX),
             written: vec![NONE; records].into(),
@@ -213,7 +214,7 @@ impl Journal {
             self.again_pending.push_back(wanted);
         }
         while let Some(&(record, identity)) = self.again_pending.front() {
-            // If it is not there under that name, its free is on its way.
+            // If it is not there under that name, its free is durable.
             if self.written[record as usize] != NONE {
                 let id = RecordId(record);
                 let entry = WriteEntry {
@@ -224,7 +225,6 @@ impl Journal {
                     if self.line.push(write_request(log, id, entry)).is_err() {
                         break;
                     }
-                    self.again_made += 1;
                     handed = true;
                 }
             }
@@ -245,7 +245,7 @@ impl Journal {
     /// What the device makes of it.
     fn look(&mut self, now: Time) -> Progress {
         let progress = self.line.progress();
-        (self.durable, self.again) = (progress.durable, progress.again);
+        self.durable = progress.durable;
         if self.durable >= self.mark.0 {
             self.mark = (self.made, now);
         }
@@ -394,30 +394,40 @@ impl Relay {
         }
     }
 
-    /// The record is gone from index and queue: durable at the storage, hidden, or given up.
-    pub(super) fn let_go(&mut self, record: u32) {
-        let id = RecordId(record);
+    /// The record is not to come back from a replay: it is durable at the storage,
+    /// hidden, or given up. Its bytes stay until [`Relay::let_go`].
+    pub(super) fn release_record(&mut self, record: u32) -> Released {
         let Some(journal) = &mut self.journal else {
-            return self.log.free(id);
+            return Released(0);
         };
-        let number = std::mem::replace(&mut journal.written[record as usize], NONE);
-        if number == NONE {
-            return self.log.free(id);
+        if journal.written[record as usize] == NONE {
+            return Released(0);
         }
         let free = journal.ask(Pending::Free(record));
-        let volume = usize::from(self.log.record(id).volume.0);
+        let volume = usize::from(self.log.record(RecordId(record)).volume.0);
         let volume = self.volumes[volume].as_mut().expect("a record's volume");
         volume.freed = volume.freed.max(free);
-        let written = number <= journal.durable && journal.again == journal.again_made;
-        if written || journal.is_quiet() {
-            self.log.free(id);
-        } else {
-            journal.pinned.push_back(Pinned {
-                record,
-                number: free,
-                again: journal.again_made,
-            });
+        Released(free)
+    }
+
+    /// A released record is gone from index and queue, and no read needs it any more.
+    pub(super) fn let_go(&mut self, record: u32, Released(number): Released) {
+        match &mut self.journal {
+            Some(journal) if number > journal.durable && !journal.is_quiet() => {
+                journal.pinned.push_back(Pinned { record, number });
+                // What hid it may be durable, and gone, before it is: a restart is to
+                // find neither, or it would send this one over the other.
+                self.log.retire(RecordId(record));
+            }
+            _ => self.forget_record(record),
         }
+    }
+
+    fn forget_record(&mut self, record: u32) {
+        if let Some(journal) = &mut self.journal {
+            journal.written[record as usize] = NONE;
+        }
+        self.log.free(RecordId(record));
     }
 
     /// A row of the directory has changed. The number of the request.
@@ -451,7 +461,7 @@ impl Relay {
         let keeps = is_sync && self.contract(key) == Durability::Journal;
         is_sync && planted(Mutation::SyncUnawaited)
             || self.journal_has(number)
-                && (self.is_durable_through(key, through)
+                && (self.flush.durable_through(key.0, through)
                     || keeps && !self.flush.passed_unsynced(key.0))
     }
 
@@ -461,13 +471,13 @@ impl Relay {
             return false;
         };
         journal.hand_over(&self.log);
-        let before = (journal.durable, journal.again, journal.health);
+        let before = (journal.durable, journal.health);
         let progress = journal.look(now);
         let trouble = journal.trouble(now, &progress);
         let health = self.judge_journal(now, &progress, trouble);
         let journal = self.journal.as_mut().expect("just seen");
         journal.health = health;
-        if before == (journal.durable, journal.again, health) {
+        if before == (journal.durable, health) {
             return false;
         }
         self.unpin();
@@ -478,7 +488,7 @@ impl Relay {
             if !volume.waiting.is_empty() || !volume.draining.is_empty() {
                 self.wake_waiting(now, key);
             }
-            if freed || health != before.2 {
+            if freed || health != before.1 {
                 self.flush_volume(now, key);
             }
         }
@@ -550,22 +560,24 @@ impl Relay {
     fn is_journal_flushed(&self) -> bool {
         self.volume_keys()
             .filter(|&key| self.volume(key).contract == Durability::Journal)
-            .all(|key| self.is_durable_through(key, self.volume(key).kept_through))
+            .all(|key| {
+                self.flush
+                    .durable_through(key.0, self.volume(key).kept_through)
+            })
     }
 
     /// Frees what nothing needs any more.
     fn unpin(&mut self) {
-        let journal = self.journal.as_mut().expect("the caller has looked");
-        let quiet = journal.is_quiet();
-        while let Some(&Pinned {
-            record,
-            number,
-            again,
-        }) = journal.pinned.front()
-            && (quiet || number <= journal.durable && again <= journal.again)
-        {
+        loop {
+            let journal = self.journal.as_mut().expect("the caller has looked");
+            let Some(&Pinned { record, number }) = journal.pinned.front() else {
+                return;
+            };
+            if number > journal.durable && !journal.is_quiet() {
+                return;
+            }
             journal.pinned.pop_front();
-            self.log.free(RecordId(record));
+            self.forget_record(record);
             self.room_moved |= !self.held.is_empty();
         }
     }

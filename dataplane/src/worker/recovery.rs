@@ -16,7 +16,7 @@ use super::lan::SESSION_TASKS_MAX;
 use super::relay::{Counters, Relay, RelayConfig, VOLUMES_MAX};
 use super::staging::Staging;
 use super::task::VolumeKey;
-use super::volume::{Geometry, Volume};
+use super::volume::{Geometry, Retired, Volume};
 use crate::wheel::Wheel;
 
 /// Commands of all computers under way; one more is answered TASK SET FULL.
@@ -97,6 +97,7 @@ impl Relay {
                 config.seed,
             ),
             flush: FlushQueue::new(records, volumes),
+            retired: vec![Retired::default(); log.records_max()].into(),
             // A write hides at most a record a block of its own.
             superseded: Vec::with_capacity(WRITE_LEN_MAX / 512),
             overrides: Vec::new(),

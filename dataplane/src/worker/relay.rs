@@ -29,7 +29,7 @@ use super::nexus::Nexus;
 use super::security::Security;
 use super::staging::Staging;
 use super::task::{LanKey, NexusKey, Task, TaskKey, VolumeKey, WanTask, Work};
-use super::volume::{Volume, same_lun};
+use super::volume::{Retired, Volume, same_lun};
 use crate::tcp::{Buffers, FlowId, Tcp};
 use crate::wheel::Wheel;
 
@@ -240,6 +240,8 @@ pub struct Relay {
     pub(super) tasks: Slab<Task>,
     pub(super) wan_tasks: Slab<WanTask>,
     pub(super) staging: Staging,
+    /// By record: of one in its volume's list of durable ones, what it waits for.
+    pub(super) retired: Box<[Retired]>,
     /// Scratch: records that a write has hidden; at most one a block of it.
     pub(super) superseded: Vec<u32>,
     /// Flush settings of volumes and targets, for those not seen yet.

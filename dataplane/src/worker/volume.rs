@@ -18,6 +18,7 @@ use sluice_proto::scsi::{Access, Sense};
 use super::drain::DrainStep;
 use super::failure::Failure;
 use super::holding::Holding;
+use super::journal::Released;
 use super::load::{Load, Moved, Rates};
 use super::nexus::SENSE_LEN;
 use super::publish::apply;
@@ -82,8 +83,7 @@ pub struct Volume {
     /// Response times of its storage.
     pub load: Load,
     /// Durable records, oldest first, that a read sent before may still miss.
-    /// With each, how many reads had been sent when it became durable: only those may miss it.
-    pub durable: VecDeque<(u32, u64)>,
+    pub durable: VecDeque<u32>,
     /// Reads asked of the storage so far.
     pub reads_asked: u64,
     pub reads_out: Vec<ReadOut>,
@@ -115,6 +115,14 @@ pub struct Volume {
     pub writes: u64,
     pub reads: u64,
     pub read_hits: u64,
+}
+
+/// A record that is durable at the storage, and still read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Retired {
+    /// How many reads had been sent when it became durable: only those may miss it.
+    pub reads_asked: u64,
+    pub released: Released,
 }
 
 /// A read that the storage has been asked for.

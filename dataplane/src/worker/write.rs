@@ -376,7 +376,8 @@ impl Relay {
                 let len = self.log.record(sluice_hugepages::log::RecordId(hidden)).len;
                 self.volume_mut(volume).bytes_superseded += u64::from(len);
                 self.index.remove(hidden);
-                self.let_go(hidden);
+                let released = self.release_record(hidden);
+                self.let_go(hidden, released);
             }
         }
     }

@@ -21,8 +21,9 @@ use crate::{
 const MIB: u64 = 1 << 20;
 /// Longest a held write may wait: well below the 30 s after which Linux gives a command up (C-16).
 const HELD_WRITE_MS_MAX: u64 = 25_000;
-/// Least of a journal: four of its longest groups and the header.
-const JOURNAL_MIB_MIN: u64 = 22;
+/// What a journal has beside all of its log, at least: the room that it keeps for
+/// writing its oldest records again, and as much to write them to.
+const JOURNAL_SPARE_MIB: u64 = 16;
 /// Most of one: 1 TiB is no limit to anyone.
 const JOURNAL_MIB_MAX: u64 = 1 << 20;
 /// `sun_path` has 108 bytes, the last a NUL.
@@ -246,7 +247,7 @@ impl Checker<'_> {
     ) -> Option<Journal> {
         let raw = raw?.get_ref();
         let log_mib = dataplane.log_bytes / MIB;
-        let min = (log_mib * 3).div_ceil(2).max(JOURNAL_MIB_MIN);
+        let min = (log_mib * 3).div_ceil(2).max(log_mib + JOURNAL_SPARE_MIB);
         let default = (log_mib * 2).max(min);
         let size_mib = match &raw.size_mib {
             None => default,
@@ -254,7 +255,7 @@ impl Checker<'_> {
                 Ok(value) if (min..=JOURNAL_MIB_MAX).contains(&value) => value,
                 _ => {
                     let hint = format!(
-                        "must be {min} to {JOURNAL_MIB_MAX}: one and a half times log_mib = {log_mib} at least, and {JOURNAL_MIB_MIN}"
+                        "must be {min} to {JOURNAL_MIB_MAX}: one and a half times log_mib = {log_mib} at least, and {JOURNAL_SPARE_MIB} more than that"
                     );
                     self.bad("size_mib", at, &hint);
                     default

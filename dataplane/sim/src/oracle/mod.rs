@@ -130,10 +130,6 @@ pub struct Oracle {
     pub violations: Vec<Violation>,
     pub reads_checked: u64,
     pub images_checked: u64,
-    /// The relay lost its power and sends what its journal had: of that some may
-    /// have been durable, with newer epochs after it. Until all is sent, order is
-    /// not asked for. This is a weakness of the journal's: see ARCHITECTURE.md.
-    pub catching_up: bool,
 }
 
 /// A read under way, as [`Oracle::read_issued`] saw it.
@@ -166,7 +162,6 @@ impl Oracle {
             violations: Vec::new(),
             reads_checked: 0,
             images_checked: 0,
-            catching_up: false,
         }
     }
 
@@ -294,9 +289,6 @@ impl Oracle {
         self.images_checked += 1;
         self.check_no_way_back(media);
         self.media.copy_from_slice(media);
-        if self.catching_up {
-            return;
-        }
         self.check_order(visible, "order, as the storage would answer");
         self.check_order(media, "order, on stable media");
     }

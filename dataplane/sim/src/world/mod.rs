@@ -361,9 +361,6 @@ impl World {
     fn lose_power(&mut self) {
         self.met.power_losses += 1;
         self.end(false);
-        for oracle in &mut self.oracles {
-            oracle.catching_up = true;
-        }
     }
 
     fn end(&mut self, keeps_log: bool) {
@@ -413,11 +410,6 @@ impl World {
         for (client, random) in clients.iter_mut().zip(client_randoms) {
             client.stopping = now >= self.faults_over;
             client.step(now, random, oracles);
-        }
-        if self.met.power_losses > 0 && self.is_drained() {
-            for oracle in &mut self.oracles {
-                oracle.catching_up = false;
-            }
         }
         self.storage.step(now, &mut self.storage_random);
         if self.storage_random.of(50) == 0 {

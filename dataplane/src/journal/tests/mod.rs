@@ -2,6 +2,7 @@
 //! and fails; and against an oracle that knows every request.
 
 mod file;
+mod full;
 mod hostile;
 mod power;
 
