@@ -408,10 +408,21 @@ fn open_log(
                 .map_err(|fault| told(fault.into()))?;
             // It tells journals apart, and is no secret.
             let id = (seed >> 32) as u32;
+            match device.is_memory() {
+                Ok(true) => warn!(
+                    "journal {path:?}: it is in memory, and lost with the power: name a file on a disk"
+                ),
+                Ok(false) => {}
+                Err(source) => warn!("journal {path:?}: cannot tell its file system: {source}"),
+            }
             let begun = begin(&mut device, id, &mut open, |entry| {
                 is_journalled(config, entry)
-            })
-            .map_err(told)?;
+            });
+            if let Err(LogFault::Journal(JournalError::NoRoom { .. })) = &begun {
+                // A part of what the journal holds, and of the wrong length for the next start.
+                Region::discard(&spec)?;
+            }
+            let begun = begun.map_err(told)?;
             info!(
                 "journal {path:?}: {} MiB",
                 (device.blocks() * BLOCK_LEN as u64) >> 20

@@ -73,6 +73,17 @@ pub enum JournalError {
     )]
     OtherLog { records: usize, bytes: u64 },
     #[error(
+        "the log found was being made from another journal when the data plane stopped, and is a \
+         part of what that held; nothing was changed: configure that journal again, or, if it is \
+         lost or given up, remove the log's file"
+    )]
+    HalfFilled,
+    #[error(
+        "it is too small for what the log holds beside it; nothing of that is lost: name a larger \
+         one, which begins anew from the log"
+    )]
+    Crowded,
+    #[error(
         "its {records} writes ({bytes} bytes) do not fit the new write log; nothing on it was changed: \
          raise dataplane.log_mib and start again"
     )]

@@ -663,16 +663,15 @@ fn start(
         let found = region.take().filter(|_| !anew);
         Log::open(found.unwrap_or_else(|| Region::anonymous(size.log_len)))
     };
-    let (log, recovery, line) = match journal {
+    let (log, recovery, line, torn) = match journal {
         None => {
             let (log, recovery) = open(false).expect("a log of our own making");
-            (log, recovery, None)
+            (log, recovery, None, Vec::new())
         }
         Some(journal) => {
             let begun = journal.begin(|anew| Ok(open(anew)?), |_| true);
-            let torn = begun.restored.map_or(0, |restored| restored.torn.len());
-            assert_eq!(torn, 0, "records of the journal that are torn");
-            (begun.log, begun.recovery, Some(begun.line))
+            let torn = begun.restored.map_or(Vec::new(), |restored| restored.torn);
+            (begun.log, begun.recovery, Some(begun.line), torn)
         }
     };
     let mut pool = Pool::anonymous(size.pool_pages);
@@ -763,6 +762,7 @@ fn start(
     let listens = if size.portal { RELAY_LAN } else { STORAGE };
     tcp.listen(SocketAddrV4::new(listens, PORT));
     let mut relay = Relay::new(config, log, &recovery, &mut pool, now).expect("the pool holds it");
+    relay.fail_torn(&torn);
     if let Some(line) = line {
         relay.set_journal(line, now);
     }

@@ -327,6 +327,75 @@ fn a22_after_a_crash_the_journal_follows_the_log() {
     }
 }
 
+/// A write whose answer nobody heard, and a SYNCHRONIZE CACHE behind it that the
+/// journal has answered: the journal is not given up before the storage has it.
+#[test]
+fn c2_what_a_synchronize_cache_has_covered_outlives_the_journal() {
+    let mut site = Journalled::new();
+    let other = site.site.login(0, 0, 2);
+    site.site.storage.hangs = true;
+    site.stall(Duration::from_millis(1500));
+    site.begin_write(2, 2);
+    site.run(500);
+    // The session ends before the journal has it; its computer has another.
+    let old = std::mem::replace(&mut site.session, other);
+    site.site.abort(&old);
+    site.run(1500);
+    assert_eq!(site.read(2), Some(2), "it is there to be seen");
+    let sync = site.plain(&cdb::synchronize_cache());
+    assert_eq!(site.answer(sync), Some(GOOD));
+    site.site.journal.as_mut().unwrap().disk.fails = true;
+    // Something for the device to fail at.
+    site.begin_write(3, 3);
+    site.run(500);
+    assert_eq!(site.health(), Health::Failing(Trouble::Device(5)));
+    site.site.journal.as_mut().unwrap().disk.fails = false;
+    site.run(3000);
+    assert_eq!(site.site.storage.volumes[0].media[2], 0);
+    assert_eq!(site.health(), Health::Failing(Trouble::Device(5)), "kept");
+    site.site.storage.hangs = false;
+    let mut site = site.again(true);
+    assert_eq!(site.read(2), Some(2));
+}
+
+/// A write that a power loss has left to the journal alone, and that cannot be
+/// read there: its blocks and all durability fail, aloud, over every start.
+#[test]
+fn a23_a_write_that_the_journal_lost_fails_its_volume_over_every_start() {
+    let mut site = Journalled::new();
+    site.site.storage.hangs = true;
+    for number in 1..=4 {
+        assert_eq!(site.write(u64::from(number), number), Some(GOOD));
+    }
+    let disk = &mut site.site.journal.as_mut().unwrap().disk;
+    let payload = disk.blocks.iter_mut().find(|payload| {
+        let first = &payload.0[..BLOCK_LEN];
+        block::number(first, 2) == Some(2)
+    });
+    payload.unwrap().0[100] ^= 1;
+    site.site.storage.hangs = false;
+    for lost in [true, false, true] {
+        site = site.again(lost);
+        let (status, number) = site.site.read(&mut site.session, 2).unwrap();
+        assert_eq!((status, number), (ScsiStatus::CHECK_CONDITION.code(), None));
+        for number in [1, 3, 4] {
+            assert_eq!(site.read(u64::from(number)), Some(number));
+        }
+        let sync = site.plain(&cdb::synchronize_cache());
+        assert_eq!(
+            site.answer(sync),
+            Some(ScsiStatus::CHECK_CONDITION.code()),
+            "power lost: {lost}"
+        );
+        site.run(3000);
+        assert_eq!(
+            site.site.storage.volumes[0].media[2..=4],
+            [0, 0, 0],
+            "nothing goes past it"
+        );
+    }
+}
+
 #[test]
 fn c2_with_contract_storage_a_write_is_answered_when_the_storage_has_it() {
     let mut site = Journalled::with(Durability::Storage);

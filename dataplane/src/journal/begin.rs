@@ -2,15 +2,15 @@
 //! is served.
 //!
 //! What always holds: a log that is there is the newer, and the journal follows
-//! it; a log that is not there is made from the journal again; where
-//! neither may be, the start is refused and nothing is changed. A crash in here,
-//! or a power loss, is a start that begins again.
+//! it, wholly, before anyone counts on it; a log that is not there is made from
+//! the journal again; where neither may be, the start is refused and
+//! nothing is changed. A crash in here, or a power loss, is a start that begins again.
 //!
 //! Not for: the thread ([`super::thread`]), what operators are told.
 
 use std::io;
 
-use sluice_hugepages::log::{Log, LogError, Pairing, Recovery, VolumeEntry};
+use sluice_hugepages::log::{Log, LogError, Pairing, RecordId, Recovery, VolumeEntry};
 
 use super::core::{AREA_BLOCKS_MIN, Core, Op, Span};
 use super::error::JournalError;
@@ -69,7 +69,7 @@ pub fn begin<E: From<JournalError> + From<LogError>>(
             }
         }
     };
-    let restored = match restore::plan(&log, recovery.formatted, &found)? {
+    let restored = match restore::plan(&log, &found)? {
         Plan::Reconcile => {
             log.pair(Pairing::With(found.header.id));
             None
@@ -85,12 +85,32 @@ pub fn begin<E: From<JournalError> + From<LogError>>(
         }
     };
     let mut core = restore::reconcile(&log, &found, |id| log.volume(id).is_some_and(&journalled));
-    settle(disk, &mut core, |span| {
-        log.pages(
-            usize::try_from(span.offset).expect("inside the region"),
-            usize::try_from(span.blocks).expect("a record is small"),
-        )
-    })?;
+    // Requests that are durable, and how far the journal had come by then.
+    let mut moved = (0, core.next_address());
+    loop {
+        settle(disk, &mut core, |span| {
+            log.pages(
+                usize::try_from(span.offset).expect("inside the region"),
+                usize::try_from(span.blocks).expect("a record is small"),
+            )
+        })?;
+        if core.is_idle() {
+            break;
+        }
+        // What keeps the tail has to make room first, as it has while serving.
+        let wanted: Vec<_> = std::iter::from_fn(|| core.wanted()).collect();
+        let durable = core.progress().durable;
+        if durable > moved.0 {
+            moved = (durable, core.next_address());
+        }
+        if wanted.is_empty() || core.next_address() - moved.1 > 2 * disk.blocks() {
+            // Served like this, a write to come would be told durable for one of these.
+            Err(JournalError::Crowded)?;
+        }
+        for (record, _) in wanted {
+            core.request(restore::again_request(&log, RecordId(record)));
+        }
+    }
     Ok(Begun {
         core,
         log,

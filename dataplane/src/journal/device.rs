@@ -24,6 +24,9 @@ const FILL_BLOCKS: usize = 256;
 /// 16 MiB: how much of either end of a block device is to be zero before it is taken.
 const ENDS_BLOCKS: u64 = 16 * 256;
 
+/// `linux/magic.h`; libc has it not.
+const RAMFS_MAGIC: libc::__fsword_t = 0x8584_58f6;
+
 #[derive(Debug)]
 pub struct Device {
     file: File,
@@ -91,6 +94,21 @@ impl Device {
 
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Whether it is a file in memory: newer kernels let tmpfs take O_DIRECT.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn is_memory(&self) -> io::Result<bool> {
+        // SAFETY: all zero bytes are a valid `statfs`, a struct of integers.
+        let mut facts: libc::statfs = unsafe { std::mem::zeroed() };
+        // SAFETY: the descriptor is ours, and `facts` is writable through the call.
+        if unsafe { libc::fstatfs(self.fd(), &raw mut facts) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let is_file = self.file.metadata()?.file_type().is_file();
+        Ok(is_file && [libc::TMPFS_MAGIC, RAMFS_MAGIC].contains(&facts.f_type))
     }
 
     /// Both headers were never written, so that no one has used it.

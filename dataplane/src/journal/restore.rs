@@ -22,7 +22,9 @@ use super::replay::{Blocks, Payloads, Replay};
 pub struct Restored {
     pub records: usize,
     pub bytes: u64,
-    /// Whose payloads are not what their checksums say: not put back.
+    /// Whose payloads are not what their checksums say. They stand in the log as
+    /// they were read, under the checksum that they should have: every start finds
+    /// them unsound, until the operator gives them up.
     pub torn: Vec<Identity>,
 }
 
@@ -31,7 +33,7 @@ pub struct Restored {
 pub enum Plan {
     /// The log is the newer: [`reconcile`].
     Reconcile,
-    /// The log is empty: [`refill`] it.
+    /// The log was never used: [`refill`] it.
     Refill,
     /// A refill was interrupted: discard the log's region, make a new one, [`refill`] it.
     RefillAnew,
@@ -41,13 +43,16 @@ pub enum Plan {
 ///
 /// # Errors
 /// [`JournalError::OtherLog`]: the journal holds writes of another log.
-pub fn plan(log: &Log, formatted: bool, replay: &Replay) -> Result<Plan, JournalError> {
+/// [`JournalError::HalfFilled`]: what the log lacks is in another journal.
+pub fn plan(log: &Log, replay: &Replay) -> Result<Plan, JournalError> {
     let id = replay.header.id;
     let journal_holds = !replay.records.is_empty() || !replay.rows.is_empty();
     match log.pairing() {
         Pairing::Restoring(from) if from == id => Ok(Plan::RefillAnew),
+        Pairing::Restoring(_) => Err(JournalError::HalfFilled),
         Pairing::With(with) if with == id => Ok(Plan::Reconcile),
-        _ if formatted && journal_holds => Ok(Plan::Refill),
+        // Just formatted, by this start or by one that was killed behind it.
+        Pairing::None if journal_holds && log.is_unused() => Ok(Plan::Refill),
         _ if replay.records.is_empty() => Ok(Plan::Reconcile),
         _ => Err(JournalError::OtherLog {
             records: replay.records.len(),
@@ -87,12 +92,14 @@ pub fn refill(
     let (mut restored, mut bytes) = (Restored::default(), Vec::new());
     let mut payloads = Payloads::new(disk, replay.header.area);
     for kept in replay.records.values() {
-        if !payloads.read(kept, &mut bytes)? {
+        let is_sound = payloads.read(kept, &mut bytes)?;
+        let record = record_of(&kept.entry);
+        log.restore_record(&record, &bytes, kept.entry.payload_crc)
+            .map_err(|_| no_room())?;
+        if !is_sound {
             restored.torn.push(kept.entry.identity);
             continue;
         }
-        let record = record_of(&kept.entry);
-        log.restore_record(&record, &bytes).map_err(|_| no_room())?;
         restored.records += 1;
         restored.bytes += u64::from(record.len);
     }
@@ -164,6 +171,15 @@ pub fn request_rows(log: &Log, replay: &Replay, core: &mut Core) {
             core.request(Request::Row(table, row, Some(Box::new(body))));
         }
     }
+}
+
+/// The request that makes a record durable once more, so that the tail can move.
+pub fn again_request(log: &Log, id: RecordId) -> Request {
+    let entry = WriteEntry {
+        again: true,
+        ..entry_of(log, id)
+    };
+    write_request(log, id, entry)
 }
 
 /// The request that makes a record of the log durable.

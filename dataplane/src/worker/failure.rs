@@ -16,6 +16,8 @@
 //!
 //! Not for: whether the storage takes writes at all ([`super::writable`]).
 
+use std::collections::BTreeSet;
+
 use sluice_hugepages::log::{RecordId, VolumeFlags, VolumeId};
 use sluice_hugepages::tables::Durability;
 use sluice_proto::Time;
@@ -27,6 +29,7 @@ use super::relay::Relay;
 use super::task::{TaskKey, VolumeKey, overlap};
 use super::wan::Ended;
 use crate::journal::layout::{Identity, RowTable};
+use crate::journal::restore::entry_of;
 
 /// Refused writes of one volume that are told one by one; the blocks between
 /// the first and the last of further ones are all taken for refused.
@@ -277,23 +280,23 @@ impl Relay {
     }
 
     /// A start has made the log from the journal, and these writes could not be
-    /// read there: their volumes fail.
+    /// read there: they are as lost as if the storage had refused them. A
+    /// later start meets their checksums in the log.
     pub fn fail_torn(&mut self, torn: &[Identity]) {
-        for name in torn {
-            let known = self.volumes.get_mut(usize::from(name.volume));
-            let Some(volume) = known.and_then(Option::as_mut) else {
-                continue;
-            };
-            let blocks = volume.geometry.map_or(u64::MAX, |geometry| geometry.blocks);
-            self.counters.volumes_failed += u64::from(volume.failure.sense().is_none());
-            volume.failure.add(RefusedWrite {
-                record: None,
-                sequence: name.sequence,
-                lba: 0,
-                blocks,
-                bytes: 0,
-                sense: Sense::UNRECOVERED_READ_ERROR,
-            });
+        if torn.is_empty() {
+            return;
+        }
+        let names: BTreeSet<Identity> = torn.iter().copied().collect();
+        let lost: Vec<RecordId> = self
+            .log
+            .records()
+            .filter(|&id| names.contains(&entry_of(&self.log, id).identity))
+            .collect();
+        for RecordId(record) in lost {
+            let key = VolumeKey(self.log.record(RecordId(record)).volume.0);
+            self.counters.records_unsound += 1;
+            self.flush.refuse_unsent(key.0, record);
+            self.note_refused(key, record, Sense::UNRECOVERED_READ_ERROR);
         }
     }
 

@@ -427,6 +427,9 @@ impl Relay {
                 break;
             }
             self.volume_mut(key).waiting.pop_front();
+            if is_sync {
+                self.promise_through(key, through);
+            }
             self.answer(task, ScsiStatus::GOOD, &[], len);
             self.forget(task);
         }

@@ -465,6 +465,13 @@ impl Relay {
                     || keeps && !self.flush.passed_unsynced(key.0))
     }
 
+    /// A SYNCHRONIZE CACHE is answered, by the journal perhaps: what it covers is
+    /// kept from now on, a write too whose own answer nobody heard.
+    pub(super) fn promise_through(&mut self, key: VolumeKey, sequence: u64) {
+        let volume = self.volume_mut(key);
+        volume.kept_through = volume.kept_through.max(sequence);
+    }
+
     /// Hands over, hears, and does what follows. Whether anything moved.
     pub(super) fn work_journal(&mut self, net: &mut Net<'_>, now: Time) -> bool {
         let Some(journal) = &mut self.journal else {

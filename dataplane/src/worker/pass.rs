@@ -53,6 +53,7 @@ impl Relay {
             self.answer(key, ScsiStatus::CHECK_CONDITION, &sense, 0);
             self.forget(key);
         } else if self.may_answer(volume, through, number, true) {
+            self.promise_through(volume, through);
             self.answer(key, ScsiStatus::GOOD, &[], 0);
             self.forget(key);
         } else {

@@ -102,7 +102,8 @@ pub struct Volume {
     /// Of its last write and of its last free: the journal's requests.
     pub journalled: u64,
     pub freed: u64,
-    /// Writes up to this sequence may have been answered by the journal.
+    /// Writes up to this sequence may have been answered by the journal, or a SYNCHRONIZE
+    /// CACHE behind them.
     pub kept_through: u64,
     /// Since when it has not been wholly at the storage, as the journal says too.
     pub dirty_since: Time,

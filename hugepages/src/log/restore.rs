@@ -149,7 +149,15 @@ impl Log {
         Ok(())
     }
 
-    /// Puts a record back, committed, under its old name. A part is its own
+    /// Nothing was ever put into it: no row, no record.
+    pub fn is_unused(&self) -> bool {
+        let rows = (0..self.volume_rows.len()).all(|row| self.volume_rows.is_vacant(row))
+            && (0..self.nexus_rows.len()).all(|row| self.nexus_rows.is_vacant(row));
+        rows && self.damaged.is_empty() && self.records().next().is_none()
+    }
+
+    /// Puts a record back, committed, under its old name and payload CRC32C, which
+    /// [`Log::verify`] will find wrong if its bytes were lost. A part is its own
     /// record here: what it was split from need not be there.
     ///
     /// # Errors
@@ -158,7 +166,12 @@ impl Log {
     /// # Panics
     /// When the volume is not there, or the blocks are not in it: rows come first,
     /// and a journal's records were the log's.
-    pub fn restore_record(&mut self, record: &Record, bytes: &[u8]) -> Result<RecordId, NoRoom> {
+    pub fn restore_record(
+        &mut self,
+        record: &Record,
+        bytes: &[u8],
+        payload_crc: u32,
+    ) -> Result<RecordId, NoRoom> {
         let volume = self.volume(record.volume).expect("rows come first");
         assert!(
             bytes.len() == record.len as usize
@@ -178,12 +191,16 @@ impl Log {
                 let claimed = self
                     .segments
                     .claim(&mut self.memory, record.volume, self.worker);
-                let segment = claimed.ok_or(NoRoom {
-                    segments_wanted: 1,
-                    segments_free: 0,
-                })?;
+                used.segments += u32::from(claimed.is_some());
+                // They come in another order than they were reserved in, and cannot
+                // be cut anew: what stayed free behind a long one is taken at last.
+                let segment = claimed
+                    .or_else(|| self.segments.with_room(record.volume, pages))
+                    .ok_or(NoRoom {
+                        segments_wanted: 1,
+                        segments_free: 0,
+                    })?;
                 used.open = Some(segment);
-                used.segments += 1;
                 segment
             }
         };
@@ -202,10 +219,11 @@ impl Log {
             segment,
             slot,
             first_page,
-            payload_crc: 0,
+            payload_crc,
             phase: Phase::Live { verified: true },
         };
-        entry.payload_crc = self.memory.copy_in(entry.payload_offset(), bytes, 0);
+        let verified = self.memory.copy_in(entry.payload_offset(), bytes, 0) == payload_crc;
+        entry.phase = Phase::Live { verified };
         let place = (segment as usize, usize::from(slot));
         let life = Life::new(COMMITTED, generation);
         let words = RecordHeader::encode(&entry.header(), place.0, place.1, life);

@@ -9,6 +9,7 @@ use super::layout::{
     SegmentHeader, slot_offset,
 };
 use super::memory::Memory;
+use super::records::index;
 use super::{VolumeId, VolumeUse};
 
 /// A segment in private memory.
@@ -112,6 +113,17 @@ impl Segments {
         let words = SegmentHeader { volume, worker }.encode(place, life);
         memory.store_header(slot_offset(place, 0), &words);
         Some(segment)
+    }
+
+    /// A segment of the volume's with so many pages left; looks at each.
+    pub fn with_room(&self, volume: VolumeId, pages: usize) -> Option<u32> {
+        let found = self.all.iter().position(|segment| {
+            segment.is_claimed
+                && segment.volume == volume
+                && segment.damaged == 0
+                && segment.pages_left() >= pages
+        });
+        found.map(index)
     }
 
     /// Frees the segment if nothing in it is of use to anyone. `used` is what

@@ -321,6 +321,21 @@ impl FlushQueue {
         true
     }
 
+    /// A record that was never sent is found lost: it stands for what it
+    /// was as one does that the storage has refused.
+    ///
+    /// # Panics
+    /// If it does not wait to be sent.
+    pub fn refuse_unsent(&mut self, volume: u16, record: u32) {
+        let node = &mut self.nodes[record as usize];
+        assert!(
+            node.state == State::Waiting && node.volume == volume,
+            "record {record} does not wait"
+        );
+        node.state = State::Refused;
+        self.volumes[usize::from(volume)].refused += 1;
+    }
+
     /// The operator tries again what was refused (C-4).
     pub fn retry_refused(&mut self, volume: u16) {
         let mut at = self.volumes[usize::from(volume)].undurable;

@@ -146,11 +146,8 @@ fn a22_a_lost_log_is_made_again_from_its_journal() {
     // The power is gone, and the log with it.
     let mut device = Device::open(&file.0, blocks()).expect("the file is there");
     let found = replayed(&mut device);
-    let (mut again, recovery) = Log::open(Region::anonymous(16 << 20)).expect("a new log");
-    assert_eq!(
-        restore::plan(&again, recovery.formatted, &found).expect("ours"),
-        Plan::Refill
-    );
+    let (mut again, _) = Log::open(Region::anonymous(16 << 20)).expect("a new log");
+    assert_eq!(restore::plan(&again, &found).expect("ours"), Plan::Refill);
     let restored = restore::refill(&mut again, &mut device, &found).expect("it fits");
     assert_eq!((restored.records, restored.torn), (records.len(), vec![]));
     let (mut again, recovery) = Log::open(again.into_region()).expect("sound");
@@ -172,7 +169,7 @@ fn a22_a_lost_log_is_made_again_from_its_journal() {
 
     // The log and its journal agree: nothing is to be written but a new run's header.
     assert_eq!(
-        restore::plan(&again, recovery.formatted, &found).expect("ours"),
+        restore::plan(&again, &found).expect("ours"),
         Plan::Reconcile
     );
     let mut core = restore::reconcile(&again, &found, |_| true);
@@ -217,14 +214,19 @@ fn a_refill_that_was_interrupted_is_done_anew() {
     let (mut half, _) = Log::open(Region::anonymous(16 << 20)).expect("a new log");
     half.pair(Pairing::Restoring(7));
     assert_eq!(
-        restore::plan(&half, false, &found).expect("ours"),
+        restore::plan(&half, &found).expect("ours"),
         Plan::RefillAnew
     );
     // A log that went with another journal, or none, is not mixed with this one.
     let (mut other, _) = Log::open(Region::anonymous(16 << 20)).expect("a new log");
-    for pairing in [Pairing::None, Pairing::With(8), Pairing::Restoring(8)] {
+    assert_eq!(
+        restore::plan(&other, &found).expect("never used"),
+        Plan::Refill
+    );
+    other.put_volume(volume()).expect("a row");
+    for pairing in [Pairing::None, Pairing::With(8)] {
         other.pair(pairing);
-        let refused = restore::plan(&other, false, &found).expect_err("not its journal");
+        let refused = restore::plan(&other, &found).expect_err("not its journal");
         assert!(
             matches!(refused, JournalError::OtherLog { records: 1, .. }),
             "{refused}"
@@ -236,6 +238,7 @@ fn a_refill_that_was_interrupted_is_done_anew() {
 fn a_file_in_use_of_another_size_or_foreign_is_refused() {
     let file = TestFile::new("refused");
     let mut device = Device::open(&file.0, blocks()).expect("a file can be made");
+    device.is_memory().expect("it has a file system");
     assert!(matches!(
         Device::open(&file.0, blocks()),
         Err(JournalError::Busy { .. })

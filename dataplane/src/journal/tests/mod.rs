@@ -1,6 +1,7 @@
 //! The journal against a disk that tears sectors, loses what was not synced,
 //! and fails; and against an oracle that knows every request.
 
+mod begin;
 mod file;
 mod full;
 mod hostile;

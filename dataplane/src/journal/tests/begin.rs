@@ -1,0 +1,220 @@
+//! Starts that were stopped in the middle, and starts over what a worse start,
+//! or a worse disk, has left behind.
+
+use arrayvec::ArrayString;
+use sluice_hugepages::log::{
+    Log, LogError, Pairing, RecordFlags, Recovery, VolumeEntry, VolumeFlags, VolumeId,
+};
+use sluice_hugepages::region::Region;
+
+use super::*;
+use crate::journal::JournalError;
+use crate::journal::begin::{Begun, begin};
+use crate::journal::restore::{entry_of, write_request};
+
+const REGION_LEN: usize = 24 << 20;
+
+#[derive(Debug)]
+enum Fault {
+    Journal(JournalError),
+    Log(LogError),
+}
+
+impl From<JournalError> for Fault {
+    fn from(fault: JournalError) -> Self {
+        Self::Journal(fault)
+    }
+}
+
+impl From<LogError> for Fault {
+    fn from(fault: LogError) -> Self {
+        Self::Log(fault)
+    }
+}
+
+fn volume() -> VolumeEntry {
+    VolumeEntry {
+        target_name: ArrayString::from("iqn.2004-03.example.storage:vol0").expect("short"),
+        lun: 1 << 48,
+        storage: "198.19.0.10:3260".parse().expect("an address"),
+        block_len: 512,
+        blocks: 1 << 20,
+        flags: VolumeFlags::default(),
+    }
+}
+
+fn new_log() -> Log {
+    Log::open(Region::anonymous(REGION_LEN))
+        .expect("a new log")
+        .0
+}
+
+/// Writes `len` bytes of their sequence's number at a place of its own.
+fn put(log: &mut Log, sequence: u64, len: u32) {
+    let id = log
+        .reserve(VolumeId(0), sequence * 2048, len)
+        .expect("room");
+    let fill = u8::try_from(sequence % 251).expect("a byte");
+    log.append(id, &vec![fill; len as usize]);
+    log.commit(id, 1, sequence, RecordFlags::NONE);
+}
+
+/// A start over a region, or over none.
+fn start(disk: &mut ModelDisk, region: Option<Region>) -> Result<Begun, Fault> {
+    let mut region = region;
+    let open = |anew: bool| -> Result<(Log, Recovery), Fault> {
+        let found = region.take().filter(|_| !anew);
+        Ok(Log::open(
+            found.unwrap_or_else(|| Region::anonymous(REGION_LEN)),
+        )?)
+    };
+    begin(disk, 7, open, |_| true)
+}
+
+fn begun(disk: &mut ModelDisk, region: Option<Region>) -> Begun {
+    start(disk, region).unwrap_or_else(|fault| panic!("refused: {fault:?}"))
+}
+
+/// A log of one volume, with writes of these lengths, and its journal.
+fn log_and_journal(lens: &[u32]) -> (ModelDisk, Log) {
+    let mut disk = ModelDisk::new(blocks());
+    let mut log = new_log();
+    log.put_volume(volume()).expect("a row");
+    for (&len, sequence) in lens.iter().zip(1..) {
+        put(&mut log, sequence, len);
+    }
+    let begun = begun(&mut disk, Some(log.into_region()));
+    (disk, begun.log)
+}
+
+fn sequences(log: &Log) -> Vec<u64> {
+    let records = log.records();
+    let mut all: Vec<u64> = records.map(|id| log.record(id).sequence).collect();
+    all.sort_unstable();
+    all
+}
+
+/// The log's region was made and formatted, and the process killed before the
+/// log said that it is being filled: what is there is as good as nothing.
+#[test]
+fn a22_a_start_killed_before_its_first_mark_is_begun_again() {
+    let (mut disk, _lost) = log_and_journal(&[4096, 8192]);
+    let again = begun(&mut disk, Some(new_log().into_region()));
+    assert_eq!(again.restored.map(|restored| restored.records), Some(2));
+    assert_eq!(sequences(&again.log), [1, 2]);
+}
+
+/// The rest of what the log was being filled with is in the other journal.
+#[test]
+fn a22_a_half_filled_log_is_not_whole_because_the_journal_is_another() {
+    let (_gone, log) = log_and_journal(&[4096, 8192]);
+    let mut half = log;
+    half.pair(Pairing::Restoring(8));
+    let mut blank = ModelDisk::new(blocks());
+    let refused = refusal(&mut blank, half.into_region());
+    assert!(matches!(refused, JournalError::HalfFilled), "{refused}");
+}
+
+fn refusal(disk: &mut ModelDisk, region: Region) -> JournalError {
+    match start(disk, Some(region)) {
+        Err(Fault::Journal(refused)) => refused,
+        Err(Fault::Log(fault)) => panic!("{fault}"),
+        Ok(_) => panic!("it is not refused"),
+    }
+}
+
+/// A journal that cannot hold what the log does: it is said, and the log stays.
+#[test]
+fn a22_a_journal_too_small_for_its_log_is_refused() {
+    let mut disk = ModelDisk::new(blocks());
+    let mut log = new_log();
+    log.put_volume(volume()).expect("a row");
+    for sequence in 1..=16 {
+        put(&mut log, sequence, 1 << 20);
+    }
+    let refused = refusal(&mut disk, log.into_region());
+    assert!(matches!(refused, JournalError::Crowded), "{refused}");
+}
+
+/// What the log has more finds no room before an old record is written again:
+/// when a start is over, all of it is durable all the same.
+#[test]
+fn a22_a_start_writes_again_what_keeps_the_tail() {
+    let (mut disk, mut log) = log_and_journal(&[4096]);
+    // Another life has filled the journal as far as new writes go, all of it freed.
+    let replayed = found(&mut disk);
+    let held = log.records().map(|id| (id.0, entry_of(&log, id).identity));
+    let held: Vec<_> = held.collect();
+    let mut core = Core::resume(&replayed, log.records_max(), held.into_iter());
+    for sequence in 2..=10 {
+        put(&mut log, sequence, 1 << 20);
+        let new: Vec<_> = log
+            .records()
+            .filter(|&id| log.record(id).sequence == sequence)
+            .collect();
+        for &id in &new {
+            core.request(write_request(&log, id, entry_of(&log, id)));
+        }
+        for &id in &new {
+            core.request(Request::Free { record: id.0 });
+        }
+        settle_over(&mut core, &mut disk, &log);
+        new.into_iter().for_each(|id| log.free(id));
+    }
+    // And died with these asked for, and not durable.
+    for sequence in 11..=18 {
+        put(&mut log, sequence, 1 << 20);
+    }
+    let begun = begun(&mut disk, Some(log.into_region()));
+    assert!(begun.core.is_idle(), "{:?}", begun.core.progress());
+    let lost = self::begun(&mut disk, None);
+    assert_eq!(sequences(&lost.log), sequences(&begun.log));
+}
+
+fn settle_over(core: &mut Core, disk: &mut ModelDisk, log: &Log) {
+    crate::journal::begin::settle(disk, core, |span| {
+        log.pages(
+            usize::try_from(span.offset).expect("inside"),
+            usize::try_from(span.blocks).expect("small"),
+        )
+    })
+    .expect("a working disk");
+}
+
+/// A write that cannot be read any more is lost, and stays so over every start
+/// until the operator has given it up: none of them passes it over.
+#[test]
+fn a23_what_the_journal_cannot_read_is_told_at_every_start() {
+    let (mut disk, mut log) = log_and_journal(&[4096, 4096, 4096]);
+    // A group behind it: of the last one nobody can tell.
+    put(&mut log, 4, 4096);
+    begun(&mut disk, Some(log.into_region()));
+    let torn = found(&mut disk)
+        .records
+        .values()
+        .find(|kept| kept.entry.identity.sequence == 2)
+        .copied()
+        .expect("it is there");
+    let place = usize::try_from(HEADER_BLOCKS + torn.payload).expect("small");
+    disk.blocks[place].0[77] ^= 1;
+
+    let begun = begun(&mut disk, None);
+    let told = begun.restored.expect("made from the journal").torn;
+    assert_eq!(told, [torn.entry.identity]);
+    let unsound = |log: &mut Log| -> Vec<u64> {
+        let all: Vec<_> = log.records().collect();
+        let torn = all.into_iter().filter(|&id| log.verify(id).is_err());
+        let torn: Vec<_> = torn.collect();
+        torn.into_iter().map(|id| log.record(id).sequence).collect()
+    };
+    let mut log = begun.log;
+    assert_eq!(unsound(&mut log), [2]);
+    // The process is killed; then the power goes.
+    let mut log = self::begun(&mut disk, Some(log.into_region())).log;
+    assert_eq!(unsound(&mut log), [2]);
+    let mut log = self::begun(&mut disk, None).log;
+    assert_eq!(
+        (unsound(&mut log), sequences(&log)),
+        (vec![2], vec![1, 2, 3, 4])
+    );
+}
