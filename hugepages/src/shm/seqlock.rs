@@ -12,6 +12,7 @@
 //! Not for: more than one writer.
 
 use crate::atomic::{AtomicU64, Ordering, fence, pause};
+use crate::fuse::Fuse;
 
 /// Cells in front of a row's own words.
 pub const CELL_HEADER: usize = 2;
@@ -35,20 +36,30 @@ pub enum Read {
 
 /// Replaces the row; `None` empties it.
 pub fn write(cell: &[AtomicU64], row: Option<&[u64]>) {
+    write_fused(cell, row, &mut { Fuse::NEVER });
+}
+
+/// As [`write`], by a writer that dies when the fuse blows.
+pub fn write_fused(cell: &[AtomicU64], row: Option<&[u64]>, fuse: &mut Fuse) {
+    let mut store = |cell: &AtomicU64, word: u64, ordering: Ordering| {
+        if fuse.burn() {
+            cell.store(word, ordering);
+        }
+    };
     // Relaxed: only this writer stores it.
     let sequence = cell[SEQUENCE].load(Ordering::Relaxed);
     // An odd one was left by a writer that died; it stays odd while we write.
     let odd = sequence | 1;
-    cell[SEQUENCE].store(odd, Ordering::Relaxed);
+    store(&cell[SEQUENCE], odd, Ordering::Relaxed);
     // Release: whoever sees a word stored below also sees the odd sequence.
     // Pairs with the Acquire fence in `read`.
     fence(Ordering::Release);
-    cell[PRESENT].store(u64::from(row.is_some()), Ordering::Relaxed);
+    store(&cell[PRESENT], u64::from(row.is_some()), Ordering::Relaxed);
     for (cell, word) in cell[CELL_HEADER..].iter().zip(row.unwrap_or_default()) {
-        cell.store(*word, Ordering::Relaxed);
+        store(cell, *word, Ordering::Relaxed);
     }
     // Release: pairs with the Acquire load of the sequence in `read`.
-    cell[SEQUENCE].store(odd.wrapping_add(1), Ordering::Release);
+    store(&cell[SEQUENCE], odd.wrapping_add(1), Ordering::Release);
 }
 
 /// Copies the row out.

@@ -12,6 +12,7 @@ use proptest::prelude::*;
 
 use super::layout::{self, header};
 use super::*;
+use crate::fuse::Fuse;
 use crate::tables::*;
 
 /// A directory of a test's own, removed at its end.
@@ -358,6 +359,92 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0..20_usize).prop_map(Step::ClearFrom),
         1 => Just(Step::Restart),
     ]
+}
+
+/// What the reader shows: by index, and how many it could not read whole.
+fn shown(reader: &SegmentReader) -> (BTreeMap<usize, Volume>, usize) {
+    let rows = reader.rows::<Volume>();
+    assert_eq!(rows.malformed, 0);
+    (rows.rows.into_iter().collect(), rows.stale)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// A data plane that dies after any store, in a row or between two, and so does the
+    /// next one in its start: readers see each row as it was before the operation, as it is
+    /// after it, or are told that it cannot be read.
+    #[test]
+    fn a_stop_after_any_store_tears_no_row(
+        steps in prop::collection::vec(step(), 1..30),
+        thousandth in 0..1000u64,
+        stores_at_start in 0..4000u64,
+    ) {
+        let scratch = Scratch::new();
+        let path = scratch.segment();
+        let apply = |writer: &mut SegmentWriter, rows: &mut BTreeMap<usize, Volume>, step: &Step| {
+            match *step {
+                Step::Put(index, value) => {
+                    writer.put(index, &volume(value, value));
+                    rows.insert(index, volume(value, value));
+                }
+                Step::Clear(index) => {
+                    writer.clear(Table::Volumes, index);
+                    rows.remove(&index);
+                }
+                Step::ClearFrom(first) => {
+                    writer.clear_from(Table::Volumes, first);
+                    rows.retain(|&index, _| index < first);
+                }
+                Step::Restart => writer.heartbeat(1),
+            }
+        };
+        // How many stores all of it takes, so that the stop is evenly spread.
+        let mut writer = SegmentWriter::create(&path, Birth::now()).unwrap();
+        writer.set_fuse(Fuse::after(u64::MAX - 1));
+        let mut rows = BTreeMap::new();
+        for step in &steps {
+            apply(&mut writer, &mut rows, step);
+        }
+        let stores = writer.fuse().burnt(u64::MAX - 1);
+        drop(writer);
+
+        let mut writer = SegmentWriter::create(&path, Birth::now()).unwrap();
+        let reader = SegmentReader::open(&path).unwrap();
+        writer.set_fuse(Fuse::after(1 + stores * thousandth / 1000));
+        let (mut before, mut after) = (BTreeMap::new(), BTreeMap::new());
+        for step in &steps {
+            before.clone_from(&after);
+            apply(&mut writer, &mut after, step);
+            if writer.fuse().is_blown() { break }
+        }
+        drop(writer);
+        let (found, stale) = shown(&reader);
+        prop_assert!(stale <= 1);
+        let mut unseen = 0;
+        for index in 0..20 {
+            let row = found.get(&index);
+            let is_whole = row == before.get(&index) || row == after.get(&index);
+            prop_assert!(is_whole || row.is_none(), "row {} is {:?}", index, row);
+            unseen += usize::from(!is_whole);
+        }
+        prop_assert!(unseen <= stale, "only what is torn is missing");
+
+        // The next one dies in its start; the one after it begins with a clear table.
+        let half = SegmentWriter::create_with_fuse(&path, Birth::now(), Fuse::after(stores_at_start));
+        drop(half.unwrap());
+        for (index, row) in shown(&reader).0 {
+            prop_assert!(Some(&row) == before.get(&index) || Some(&row) == after.get(&index));
+        }
+        let mut writer = SegmentWriter::create(&path, Birth::now()).unwrap();
+        prop_assert!(writer.rows_repaired() <= 1);
+        prop_assert_eq!(shown(&reader), (BTreeMap::new(), 0));
+        let mut rows = BTreeMap::new();
+        for step in &steps {
+            apply(&mut writer, &mut rows, step);
+        }
+        prop_assert_eq!(shown(&reader), (rows, 0));
+    }
 }
 
 proptest! {

@@ -14,6 +14,7 @@ use super::map::{self, Cells, Mapping, Role};
 use super::reader::{self, Found};
 use super::{Layout, SegmentError, monotonic_ns, seqlock};
 use crate::atomic::{AtomicU64, Ordering};
+use crate::fuse::Fuse;
 use crate::ring::{Consumer, Producer};
 use crate::tables::{
     COUNTERS_MAX, Command, Completion, CounterName, FINGERPRINT, LAYOUT_VERSION, MESSAGE_WORDS,
@@ -58,6 +59,8 @@ pub struct SegmentWriter {
     completions: Producer<Cells>,
     rows_repaired: u64,
     replaced: Option<Layout>,
+    /// Of all stores but the rings', whose messages are not there before their index says so.
+    fuse: Fuse,
 }
 
 impl SegmentWriter {
@@ -70,6 +73,14 @@ impl SegmentWriter {
     /// Another data plane holds it, the file is something else, or the
     /// directory or memory for it cannot be had.
     pub fn create(path: &Path, birth: Birth) -> Result<Self, SegmentError> {
+        Self::create_with_fuse(path, birth, Fuse::NEVER)
+    }
+
+    /// As [`SegmentWriter::create`], by a data plane that dies when the fuse blows.
+    ///
+    /// # Errors
+    /// As [`SegmentWriter::create`].
+    pub fn create_with_fuse(path: &Path, birth: Birth, fuse: Fuse) -> Result<Self, SegmentError> {
         let fail = |action| {
             move |source| SegmentError::Io {
                 path: path.to_owned(),
@@ -122,7 +133,7 @@ impl SegmentWriter {
             file.set_permissions(Permissions::from_mode(0o640))
                 .map_err(fail("set its mode"))?;
             let mapping = Mapping::new(file, true).map_err(fail("map it"))?;
-            let mut writer = Self::start(mapping, birth);
+            let mut writer = Self::start(mapping, birth, fuse);
             writer.replaced = replaced;
             return Ok(writer);
         }
@@ -130,9 +141,14 @@ impl SegmentWriter {
         Err(fail("keep it")(source))
     }
 
-    fn start(mapping: Mapping, birth: Birth) -> Self {
+    fn start(mapping: Mapping, birth: Birth, mut fuse: Fuse) -> Self {
         let mapping = Arc::new(mapping);
         let words = mapping.words();
+        let store = |fuse: &mut Fuse, word: usize, value: u64, ordering: Ordering| {
+            if fuse.burn() {
+                words[word].store(value, ordering);
+            }
+        };
         let mut rows_repaired = 0;
         for (table, spec) in TABLES_ALL.iter().zip(&SPECS) {
             for index in 0..spec.rows {
@@ -141,13 +157,18 @@ impl SegmentWriter {
                 // Readers of an untouched row need not be disturbed.
                 let mut no_words = [];
                 if seqlock::read(cell, &mut no_words) != seqlock::Read::Empty {
-                    seqlock::write(cell, None);
+                    seqlock::write_fused(cell, None, &mut fuse);
                 }
             }
-            words[header::USED + *table as usize].store(0, Ordering::Relaxed);
+            store(
+                &mut fuse,
+                header::USED + *table as usize,
+                0,
+                Ordering::Relaxed,
+            );
         }
         for index in 0..COUNTERS_MAX {
-            words[layout::counter_cell(index)].store(0, Ordering::Relaxed);
+            store(&mut fuse, layout::counter_cell(index), 0, Ordering::Relaxed);
         }
         let instance = words[header::INSTANCE].load(Ordering::Relaxed);
         for (word, value) in [
@@ -164,22 +185,23 @@ impl SegmentWriter {
             (header::COMPLETIONS_LOST, 0),
             (header::STATE, STATE_OPEN),
         ] {
-            words[word].store(value, Ordering::Relaxed);
+            store(&mut fuse, word, value, Ordering::Relaxed);
         }
         let commands = Consumer::attach(Cells::new(&mapping, layout::COMMANDS), RING);
         let completions = Producer::attach(Cells::new(&mapping, layout::COMPLETIONS), RING);
         // Release: pairs with the Acquire in `SegmentReader::instance`; who sees the
         // new instance sees cleared tables, and rings that are listened to.
         let next = instance.wrapping_add(1).max(birth.unix_ns);
-        words[header::INSTANCE].store(next, Ordering::Release);
+        store(&mut fuse, header::INSTANCE, next, Ordering::Release);
         // Release: pairs with the Acquire in `examine`; a new file is whole from here on.
-        words[header::MAGIC].store(layout::MAGIC, Ordering::Release);
+        store(&mut fuse, header::MAGIC, layout::MAGIC, Ordering::Release);
         Self {
             mapping,
             commands,
             completions,
             rows_repaired,
             replaced: None,
+            fuse,
         }
     }
 
@@ -205,36 +227,36 @@ impl SegmentWriter {
         let mut words = [0; ROW_WORDS_MAX];
         row.encode(&mut words[..T::WORDS]);
         let all = self.mapping.words();
-        seqlock::write(
+        seqlock::write_fused(
             &all[layout::row_cells(T::TABLE, index)],
             Some(&words[..T::WORDS]),
+            &mut self.fuse,
         );
-        let used = &all[header::USED + T::TABLE as usize];
-        // Relaxed: only this writer stores it; a reader that misses the newest row sees it next time.
-        if used.load(Ordering::Relaxed) <= index as u64 {
-            used.store(index as u64 + 1, Ordering::Relaxed);
+        let used = header::USED + T::TABLE as usize;
+        // A reader that misses the newest row sees it next time.
+        if self.load(used) <= index as u64 {
+            self.store(used, index as u64 + 1);
         }
     }
 
     /// Takes the row at `index` away.
     pub fn clear(&mut self, table: Table, index: usize) {
         if index < SPECS[table as usize].rows {
-            seqlock::write(&self.mapping.words()[layout::row_cells(table, index)], None);
+            let cell = &self.mapping.words()[layout::row_cells(table, index)];
+            seqlock::write_fused(cell, None, &mut self.fuse);
         }
     }
 
     /// Takes away every row from `first` on: for tables that are shown as a list.
     pub fn clear_from(&mut self, table: Table, first: usize) {
         let rows = SPECS[table as usize].rows;
-        let used = self.mapping.words()[header::USED + table as usize].load(Ordering::Relaxed);
+        let used = self.load(header::USED + table as usize);
         let used = usize::try_from(used).map_or(rows, |used| used.min(rows));
         for index in first..used {
             self.clear(table, index);
         }
         if first < used {
-            // Relaxed: as in `put`.
-            self.mapping.words()[header::USED + table as usize]
-                .store(first as u64, Ordering::Relaxed);
+            self.store(header::USED + table as usize, first as u64);
         }
     }
 
@@ -246,15 +268,13 @@ impl SegmentWriter {
     /// Shows a counter's value; one beyond the segment is not shown.
     pub fn set_counter(&mut self, index: usize, value: u64) {
         if index < COUNTERS_MAX {
-            // Relaxed: a counter stands for itself.
-            self.mapping.words()[layout::counter_cell(index)].store(value, Ordering::Relaxed);
+            self.store(layout::counter_cell(index), value);
         }
     }
 
     /// Shows that the worker is alive; `now_ns` as of [`monotonic_ns`].
     pub fn heartbeat(&mut self, now_ns: u64) {
-        // Relaxed: stands for itself.
-        self.mapping.words()[header::HEARTBEAT_NS].store(now_ns, Ordering::Relaxed);
+        self.store(header::HEARTBEAT_NS, now_ns);
     }
 
     /// The next command with its id, to be answered with [`SegmentWriter::complete`].
@@ -291,21 +311,38 @@ impl SegmentWriter {
         }
     }
 
-    fn count(&self, word: usize) {
+    fn count(&mut self, word: usize) {
+        self.store(word, self.load(word).wrapping_add(1));
+    }
+
+    fn load(&self, word: usize) -> u64 {
         let cell: &AtomicU64 = &self.mapping.words()[word];
         // Relaxed: only this writer stores it.
-        cell.store(
-            cell.load(Ordering::Relaxed).wrapping_add(1),
-            Ordering::Relaxed,
-        );
+        cell.load(Ordering::Relaxed)
+    }
+
+    /// A word that stands for itself.
+    fn store(&mut self, word: usize, value: u64) {
+        if self.fuse.burn() {
+            // Relaxed: nothing else is to be seen with it.
+            self.mapping.words()[word].store(value, Ordering::Relaxed);
+        }
+    }
+
+    /// Replaces the fuse that all stores but the rings' go through.
+    pub fn set_fuse(&mut self, fuse: Fuse) {
+        self.fuse = fuse;
+    }
+
+    pub fn fuse(&self) -> &Fuse {
+        &self.fuse
     }
 }
 
 /// A writer that goes in good order says so; one that is killed does not.
 impl Drop for SegmentWriter {
     fn drop(&mut self) {
-        // Relaxed: stands for itself.
-        self.mapping.words()[header::STATE].store(STATE_CLOSED, Ordering::Relaxed);
+        self.store(header::STATE, STATE_CLOSED);
     }
 }
 
