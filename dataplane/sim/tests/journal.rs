@@ -51,6 +51,15 @@ impl Journalled {
         pdu.itt()
     }
 
+    /// Sends WRITE SAME (16) of zeroes to one block.
+    fn begin_write_same(&mut self, lba: u8) -> u32 {
+        let mut cdb = [0; 16];
+        (cdb[0], cdb[9], cdb[13]) = (0x93, lba, 1);
+        let pdu = Site::command(&mut self.session, 0x20, 512, &cdb).data(&[0; BLOCK_LEN]);
+        self.site.send(&self.session, &pdu.bytes());
+        pdu.itt()
+    }
+
     fn plain(&mut self, cdb: &[u8]) -> u32 {
         let pdu = Site::command(&mut self.session, 0, 0, cdb);
         self.site.send(&self.session, &pdu.bytes());
@@ -181,20 +190,42 @@ fn a22_a_record_that_stays_is_carried_round_the_journal() {
 #[test]
 fn a22_what_passes_waits_until_the_journal_has_let_go() {
     let mut site = Journalled::new();
-    assert_eq!(site.write(5, 1), Some(GOOD));
+    // It reaches over the edge of what is written over, and so is flushed first.
+    let mut data = [0; 2 * BLOCK_LEN];
+    for (block, lba) in data.chunks_exact_mut(BLOCK_LEN).zip(5..) {
+        block::fill(block, 1, lba);
+    }
+    let write = Site::command(&mut site.session, 0x20, 1024, &cdb::write(5, 2)).data(&data);
+    site.site.send(&site.session, &write.bytes());
+    assert_eq!(site.answer(write.itt()), Some(GOOD));
     // Flushed, but that is not told to the journal's device in time.
     site.stall(Duration::from_millis(1900));
-    let mut zeroes = [0; 16];
-    // WRITE SAME (16).
-    (zeroes[0], zeroes[9], zeroes[13]) = (0x93, 5, 1);
-    let data = [0; BLOCK_LEN];
-    let pdu = Site::command(&mut site.session, 0x20, 512, &zeroes).data(&data);
-    site.site.send(&site.session, &pdu.bytes());
+    let same = site.begin_write_same(5);
     site.run(1000);
     assert_eq!(site.site.storage.volumes[0].visible[5], 1, "it waits");
     site.run(1500);
-    assert_eq!(site.answer(pdu.itt()), Some(GOOD));
+    assert_eq!(site.answer(same), Some(GOOD));
     assert_eq!(site.site.storage.volumes[0].visible[5], 0);
+    let mut site = site.again(true);
+    assert_eq!(site.read(5), Some(0), "nothing old has come back");
+}
+
+/// Over what was never sent it goes at once, and is not answered before the
+/// journal has let go of that.
+#[test]
+fn a22_what_is_overwritten_is_gone_from_the_journal_when_that_is_answered() {
+    let mut site = Journalled::new();
+    assert_eq!(site.write(5, 1), Some(GOOD));
+    site.stall(Duration::from_millis(1900));
+    let same = site.begin_write_same(5);
+    site.run(400);
+    assert_eq!(site.site.storage.volumes[0].media[5], 0);
+    assert_eq!(site.site.storage.counters.writes, 0, "it was not sent");
+    assert_eq!(site.site.storage.counters.changes_passed, 1);
+    assert_eq!(site.read(5), Some(0), "nothing else is to be seen any more");
+    assert_eq!(site.site.finish(&site.session, same), None);
+    site.run(1500);
+    assert_eq!(site.answer(same), Some(GOOD));
     let mut site = site.again(true);
     assert_eq!(site.read(5), Some(0), "nothing old has come back");
 }

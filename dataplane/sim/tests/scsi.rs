@@ -9,10 +9,12 @@
 
 use std::time::Duration;
 
+use sluice_hugepages::tables::Durability;
+use sluice_proto::scsi::Sense;
 use sluice_proto::scsi::identity::Identity;
 use sluice_sim::block::{self, BLOCK_LEN};
 use sluice_sim::site::{Pdu, STORAGE, Session, Site, Size, TARGETS, op};
-use sluice_sim::storage::LUN;
+use sluice_sim::storage::{Fault, LUN, Refusal};
 
 const GOOD: u8 = 0;
 const CHECK_CONDITION: u8 = 2;
@@ -361,4 +363,145 @@ fn c15_a_unit_is_the_storages_or_the_relays_own() {
             assert_eq!((page[1], copy), (0, GOOD));
         }
     }
+}
+
+const FIRST: u64 = 20;
+const COUNT: u8 = 4;
+
+/// What is overwritten: four blocks in the log, and a WRITE AND VERIFY of all of
+/// them that a storage holds up.
+struct Overwritten {
+    site: Site,
+    session: Session,
+    itt: u32,
+    /// Writes that the storage has had.
+    writes: u64,
+}
+
+impl Overwritten {
+    fn new(durability: Durability) -> Self {
+        let size = Size {
+            durability,
+            ..Size::SMALL
+        };
+        let mut site = Site::of(size, |_| ());
+        let mut session = site.login(0, 0, 1);
+        let blocks = FIRST..FIRST + u64::from(COUNT);
+        for lba in blocks.clone() {
+            assert_eq!(site.write(&mut session, lba, 1), Some(GOOD));
+        }
+        let data: Vec<_> = blocks.flat_map(|lba| stamped(lba, 7)).collect();
+        let cdb = [0x2E, 0, 0, 0, 0, 20, 0, 0, COUNT, 0];
+        let len = u32::from(COUNT) * BLOCK_BYTES;
+        let pdu = Site::command(&mut session, WRITE, len, &cdb).data(&data);
+        site.storage.hangs = true;
+        site.send(&session, &pdu.bytes());
+        site.run(Duration::from_millis(200));
+        assert_eq!(site.read(&mut session, 22), Some((GOOD, Some(1))));
+        let writes = site.storage.counters.writes;
+        Self {
+            site,
+            session,
+            itt: pdu.itt(),
+            writes,
+        }
+    }
+
+    /// A write of so many of the blocks is to fail, or a sync if there are none.
+    fn refuse(&mut self, blocks: u64, fault: Fault) {
+        self.site.storage.refusals.push(Refusal {
+            lba: FIRST,
+            blocks,
+            fault,
+            times: 1,
+        });
+    }
+
+    fn answer(&mut self) -> u8 {
+        self.site.finish(&self.session, self.itt).unwrap().0
+    }
+
+    /// The four as they are durable at the storage.
+    fn media(&self) -> &[u32] {
+        let first = usize::try_from(FIRST).unwrap();
+        &self.site.storage.volumes[0].media[first..][..usize::from(COUNT)]
+    }
+
+    /// With another process, and nothing left to send.
+    fn again(mut self, power: bool) -> Self {
+        self.site = if power {
+            self.site.lose_power()
+        } else {
+            self.site.restart()
+        };
+        self.session = self.site.login(0, 0, 1);
+        self.site.run(Duration::from_secs(3));
+        assert!(self.site.worker.relay.is_drained());
+        self
+    }
+
+    fn read(&mut self) -> Option<u32> {
+        self.site.read(&mut self.session, 22).unwrap().1
+    }
+}
+
+#[test]
+fn a17_what_is_overwritten_is_not_sent_and_durable_when_that_is_answered() {
+    for durability in [Durability::Memory, Durability::Journal] {
+        let mut over = Overwritten::new(durability);
+        over.site.storage.hangs = false;
+        assert_eq!(over.answer(), GOOD);
+        assert_eq!(over.media(), [7; 4], "{durability:?}");
+        assert_eq!(over.site.storage.counters.writes, over.writes);
+        assert_eq!(over.site.counter("record_superseded"), 4);
+        let mut over = over.again(durability == Durability::Journal);
+        assert_eq!(over.read(), Some(7), "none of them comes back");
+        assert_eq!(over.media(), [7; 4]);
+    }
+}
+
+/// The storage has overwritten them and said so, and cannot make it durable: a
+/// process that dies then finds them, and sends them.
+#[test]
+fn a21_what_is_overwritten_is_kept_until_that_is_durable() {
+    for durability in [Durability::Memory, Durability::Journal] {
+        let mut over = Overwritten::new(durability);
+        over.site.storage.hangs = false;
+        over.refuse(0, Fault::Silence);
+        over.site.run(Duration::from_secs(1));
+        assert_eq!(over.site.storage.counters.changes_passed, 1);
+        assert_eq!(over.read(), Some(1), "it is not answered yet");
+        let mut over = over.again(durability == Durability::Journal);
+        assert_eq!(over.read(), Some(1), "what was acknowledged");
+        assert_eq!(over.media(), [1; 4]);
+    }
+}
+
+/// The same, and the storage loses its power: nobody knows whether the command was
+/// done, and what was acknowledged is sent.
+#[test]
+fn c8_what_is_overwritten_is_sent_when_the_storage_has_lost_that() {
+    let mut over = Overwritten::new(Durability::Memory);
+    over.site.storage.hangs = false;
+    over.refuse(0, Fault::Silence);
+    over.site.run(Duration::from_secs(1));
+    assert_eq!(over.site.storage.counters.changes_passed, 1);
+    over.site.storage.fail_power();
+    assert_eq!(over.answer(), CHECK_CONDITION);
+    over.site.run(Duration::from_secs(5));
+    let (status, _) = over.site.read(&mut over.session, 22).unwrap();
+    assert_eq!(status, CHECK_CONDITION, "the storage's unit attention");
+    assert_eq!(over.read(), Some(1));
+    assert_eq!(over.media(), [1; 4]);
+}
+
+#[test]
+fn what_was_to_be_overwritten_is_sent_when_the_storage_refuses() {
+    let mut over = Overwritten::new(Durability::Memory);
+    over.site.storage.hangs = false;
+    over.refuse(COUNT.into(), Fault::Sense(Sense::WRITE_PROTECTED));
+    assert_eq!(over.answer(), CHECK_CONDITION);
+    over.site.run(Duration::from_secs(3));
+    assert_eq!(over.media(), [1; 4]);
+    assert_eq!(over.site.storage.counters.writes, over.writes + 4);
 }

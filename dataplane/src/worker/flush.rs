@@ -347,6 +347,7 @@ impl Relay {
     /// Every unsynced record of the volume is to be sent again. Answers to what
     /// is still out no longer count.
     pub(super) fn flush_lost(&mut self, key: VolumeKey) {
+        self.unsettle(key);
         self.flush.session_lost(key.0);
         let mut strays = 0;
         for (_, wan_task) in &mut self.wan_tasks {
@@ -385,18 +386,14 @@ impl Relay {
                 reads_asked,
                 released,
             } = self.retired[record as usize];
-            let (lba, len) = {
-                let record = self.log.record(RecordId(record));
-                (record.lba, record.len)
-            };
+            let (lba, blocks) = self.blocks_of(key, record);
             let volume = self.volume_mut(key);
-            let blocks = u64::from(len / volume.block_len());
             let read_over = volume.read_over(lba, blocks, reads_asked);
             if read_over && !planted(Mutation::FreeUnderRead) {
                 break;
             }
             volume.durable.pop_front();
-            volume.bytes_flushed += u64::from(len);
+            volume.bytes_flushed += blocks * u64::from(volume.block_len());
             self.index.remove(record);
             self.let_go(record, released);
             freed = true;
@@ -406,13 +403,21 @@ impl Relay {
             self.volume_mut(key).begun = false;
         }
         self.wake_waiting(now, key);
-        if freed && !self.held.is_empty() {
+        if (freed || self.room_moved) && !self.held.is_empty() {
             self.admit_held(net, now);
         }
     }
 
+    /// First block and number of blocks of a record.
+    pub(super) fn blocks_of(&self, key: VolumeKey, record: u32) -> (u64, u64) {
+        let record = self.log.record(RecordId(record));
+        let block_len = self.volume(key).block_len();
+        (record.lba, u64::from(record.len / block_len))
+    }
+
     /// Looks whether what waits for durability, or for clean blocks, may go on.
     pub(super) fn wake_waiting(&mut self, now: Time, key: VolumeKey) {
+        self.settle_overwritten(now, key);
         while let Some(&task) = self.volume(key).waiting.front() {
             let (through, number, is_sync, len) = match &self.tasks[task.0].work {
                 Work::Write(WriteTask {

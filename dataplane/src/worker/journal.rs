@@ -492,7 +492,8 @@ impl Relay {
         for key in self.volume_keys() {
             let volume = self.volume(key);
             let freed = volume.freed > before.0 && self.journal_has(volume.freed);
-            if !volume.waiting.is_empty() || !volume.draining.is_empty() {
+            let waits = !volume.waiting.is_empty() || !volume.draining.is_empty();
+            if waits || volume.settling.is_some() {
                 self.wake_waiting(now, key);
             }
             if freed || health != before.1 {

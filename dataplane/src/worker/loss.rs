@@ -7,6 +7,7 @@ use sluice_proto::scsi::Sense;
 use super::nexus::WanState;
 use super::relay::{Net, Relay};
 use super::task::{ChunkState, NexusKey, TaskKey, VolumeKey, WanKind, WanTask, Work};
+use super::volume::Volume;
 use super::wan::Ended;
 
 impl Relay {
@@ -23,7 +24,16 @@ impl Relay {
         self.nexuses[key.0].pinged = None;
         self.nexus_left(key);
         for volume in self.volume_keys() {
-            if self.volume(volume).flush_nexus == Some(key) {
+            let Volume {
+                flush_nexus,
+                settling,
+                ..
+            } = *self.volume(volume);
+            let went_by = settling.map(|task| self.tasks[task.0].nexus);
+            if flush_nexus == Some(key) || went_by == Some(key) {
+                self.unsettle(volume);
+            }
+            if flush_nexus == Some(key) {
                 self.flush.session_lost(volume.0);
             }
         }

@@ -34,6 +34,7 @@ pub mod login;
 mod loss;
 pub mod management;
 pub mod nexus;
+mod overwrite;
 pub mod pass;
 mod probe;
 pub mod publish;

@@ -144,6 +144,7 @@ impl Relay {
             barrier: volume.and(barrier),
             freed: None,
             passing: false,
+            settling: None,
             asked: None,
             aborting: false,
             released_for: None,
@@ -203,12 +204,19 @@ impl Relay {
         }
         let barrier = pass.barrier;
         if let (Some(volume), Some(barrier)) = (volume, barrier) {
-            let epoch = self.volume(volume).epoch;
-            let token = u32::try_from(key.0).expect("tasks are numbered in 32 bits");
-            if !self.is_clean(volume, barrier)
-                || !self.is_freed(key, volume, barrier)
-                || self.flush.pass(volume.0, token, barrier, epoch).is_err()
-            {
+            let passes = if self.holds(key, volume, barrier) {
+                self.passes_over(key, volume, barrier)
+            } else {
+                let epoch = self.volume(volume).epoch;
+                self.is_clean(volume, barrier)
+                    && self.flush.drain_point(volume.0, barrier, epoch).is_none()
+                    && self.is_freed(key, volume)
+                    && self
+                        .flush
+                        .pass(volume.0, token_of(key), barrier, epoch)
+                        .is_ok()
+            };
+            if !passes {
                 if self.cannot_drain(key, volume) {
                     return;
                 }
@@ -238,15 +246,11 @@ impl Relay {
         }
     }
 
-    /// Nothing of the blocks, which are clean, can come back by a replay of the
+    /// Nothing of the blocks, which are drained, can come back by a replay of the
     /// journal over what the command changes, or lets others change.
-    fn is_freed(&mut self, key: TaskKey, volume: VolumeKey, barrier: Access) -> bool {
+    pub(super) fn is_freed(&mut self, key: TaskKey, volume: VolumeKey) -> bool {
         if self.journal.is_none() {
             return true;
-        }
-        let epoch = self.volume(volume).epoch;
-        if self.flush.drain_point(volume.0, barrier, epoch).is_some() {
-            return false;
         }
         let reserves = Change::from_cdb(&self.tasks[key.0].cdb).is_some();
         let number = match self.pass_mut(key).freed {
@@ -269,12 +273,11 @@ impl Relay {
         };
         let pass = self.pass_mut(key);
         if std::mem::take(&mut pass.passing) && pass.barrier.is_some() {
-            self.flush.passed(
-                volume.0,
-                u32::try_from(key.0).expect("tasks are numbered in 32 bits"),
-            );
+            self.flush.passed(volume.0, token_of(key));
         }
+        self.flush.release_hold(volume.0, token_of(key));
         let state = self.volume_mut(volume);
+        state.settling.take_if(|&mut task| task == key);
         state.barriers.retain(|&(task, _)| task != key);
         state.draining.retain(|&task| task != key);
     }
@@ -293,7 +296,10 @@ impl Relay {
             sense,
         } = ended;
         self.heed_passed(net, now, key, status, sense);
-        self.end_pass(key);
+        let settles = status == ScsiStatus::GOOD && self.may_settle(key);
+        if !settles {
+            self.end_pass(key);
+        }
         let pass = self.pass_mut(key);
         pass.asked = None;
         let mut pages = std::mem::take(&mut pass.pages);
@@ -330,7 +336,9 @@ impl Relay {
             (false, Residual::None, _) => expected_len,
         };
         let (volume, cdb) = (self.tasks[key.0].volume, self.tasks[key.0].cdb);
-        if status != ScsiStatus::GOOD || !self.wait_for_media(key, moved) {
+        if settles {
+            self.begin_to_settle(now, key, moved);
+        } else if status != ScsiStatus::GOOD || !self.wait_for_media(key, moved) {
             self.answer(key, status, sense, moved);
             self.forget(key);
         }
@@ -475,6 +483,11 @@ impl Relay {
             _ => unreachable!("the caller knows the task for a passing command"),
         }
     }
+}
+
+/// A passing command's name in the flush queue.
+pub(super) fn token_of(TaskKey(key): TaskKey) -> u32 {
+    u32::try_from(key).expect("tasks are numbered in 32 bits")
 }
 
 const fn range(lba: u64, blocks: u64, changes: bool) -> Access {

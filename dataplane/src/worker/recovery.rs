@@ -219,6 +219,7 @@ impl Relay {
                     sequence,
                     bytes: len,
                     arrived: now,
+                    maybe_sent: true,
                 },
             );
         }

@@ -147,6 +147,8 @@ pub struct Counters {
     pub writes_behind: u64,
     pub commands_passed: u64,
     pub records_superseded: u64,
+    /// Passing commands that overwrote records which were then given up unsent.
+    pub commands_overwrote: u64,
     /// Task management functions that were done.
     pub functions: u64,
     /// Unit attentions met by the relay's own commands, for the computer to hear.
@@ -168,7 +170,7 @@ pub struct Counters {
 }
 
 impl Counters {
-    pub fn rows(&self) -> [(&'static str, u64); 36] {
+    pub fn rows(&self) -> [(&'static str, u64); 37] {
         [
             ("login_accepted", self.logins),
             ("login_refused", self.logins_refused),
@@ -195,6 +197,7 @@ impl Counters {
             ("write_behind_command", self.writes_behind),
             ("command_passed", self.commands_passed),
             ("record_superseded", self.records_superseded),
+            ("command_overwrote", self.commands_overwrote),
             ("task_management", self.functions),
             ("unit_attention_kept", self.attentions_kept),
             ("reservation_question", self.reservation_questions),

@@ -374,6 +374,7 @@ impl Relay {
                 barrier: Some(self.whole(volume)),
                 freed: None,
                 passing: false,
+                settling: None,
                 asked: None,
                 aborting: false,
                 released_for,

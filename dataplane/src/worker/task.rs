@@ -203,11 +203,27 @@ pub struct PassTask {
     pub freed: Option<u64>,
     /// On its way: the flush queue knows of it.
     pub passing: bool,
+    /// The storage has overwritten what is in the log, and said GOOD.
+    pub settling: Option<Settling>,
     pub asked: Option<usize>,
     /// A task management function has ended it; the storage may not have yet.
     pub aborting: bool,
     /// A RELEASE of the relay's own: the arrival of the function that waits for it.
     pub released_for: Option<u64>,
+}
+
+/// What a command that has overwritten records waits for, until they are given up and it is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settling {
+    /// A SYNCHRONIZE CACHE sent after this mark; and reads up to this one, which may
+    /// have found the storage as it was before.
+    Durable {
+        mark: u64,
+        reads_asked: u64,
+        moved: u32,
+    },
+    /// They are given up: the journal is to let go of them, too.
+    Released { number: u64, moved: u32 },
 }
 
 /// Whether a barrier covers a block of the range.

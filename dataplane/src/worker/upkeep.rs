@@ -220,7 +220,7 @@ impl Relay {
             } += 1;
             match &task.work {
                 // It may have been done: BUSY would say that it was not.
-                Work::Pass(pass) if pass.asked.is_some() => {
+                Work::Pass(pass) if pass.asked.is_some() || pass.settling.is_some() => {
                     let sense = Sense::COMMUNICATION_FAILURE.fixed();
                     self.give_up(TaskKey(at), ScsiStatus::CHECK_CONDITION, &sense);
                 }

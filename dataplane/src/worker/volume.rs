@@ -97,6 +97,8 @@ pub struct Volume {
     pub waiting: VecDeque<TaskKey>,
     /// Passing commands that wait for clean blocks, in order of arrival.
     pub draining: VecDeque<TaskKey>,
+    /// The one that has overwritten what is in the log, and is not answered yet.
+    pub settling: Option<TaskKey>,
     /// As configured; what is in force is [`Relay::contract`]'s to say.
     pub contract: Durability,
     /// Of its last write and of its last free: the journal's requests.
@@ -177,6 +179,7 @@ impl Volume {
             behind: VecDeque::with_capacity(VOLUME_TASKS_MAX),
             waiting: VecDeque::with_capacity(VOLUME_TASKS_MAX),
             draining: VecDeque::with_capacity(VOLUME_TASKS_MAX),
+            settling: None,
             contract: Durability::Memory,
             journalled: 0,
             freed: 0,

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use sluice_hugepages::log::{RecordFlags, WriteId};
+use sluice_hugepages::log::{RecordFlags, RecordId, WriteId};
 use sluice_hugepages::tables::Durability;
 use sluice_proto::Time;
 use sluice_proto::cache::flush::Entry;
@@ -223,6 +223,7 @@ impl Relay {
                     sequence,
                     bytes: len,
                     arrived: now,
+                    maybe_sent: false,
                 },
             );
             self.place(volume_key, lba, blocks, record);
@@ -372,14 +373,20 @@ impl Relay {
         });
         while let Some(hidden) = self.superseded.pop() {
             if whole && self.flush.supersede(hidden, record) {
-                self.counters.records_superseded += 1;
-                let len = self.log.record(sluice_hugepages::log::RecordId(hidden)).len;
-                self.volume_mut(volume).bytes_superseded += u64::from(len);
-                self.index.remove(hidden);
-                let released = self.release_record(hidden);
-                self.let_go(hidden, released);
+                self.give_up_hidden(volume, hidden);
             }
         }
+    }
+
+    /// A record that has left the flush queue without having been sent: something
+    /// newer is what its blocks hold.
+    pub(super) fn give_up_hidden(&mut self, volume: VolumeKey, record: u32) {
+        self.counters.records_superseded += 1;
+        let len = self.log.record(RecordId(record)).len;
+        self.volume_mut(volume).bytes_superseded += u64::from(len);
+        self.index.remove(record);
+        let released = self.release_record(record);
+        self.let_go(record, released);
     }
 
     fn reserve(&mut self, key: TaskKey) -> Option<WriteId> {

@@ -25,6 +25,7 @@
 //! would offer the same at once, and the back-off is the caller's.
 
 mod node;
+mod overwrite;
 mod passing;
 pub mod policy;
 mod report;
@@ -56,6 +57,8 @@ pub struct Entry {
     pub bytes: u32,
     /// When it was committed.
     pub arrived: Time,
+    /// A process before this one may have sent it.
+    pub maybe_sent: bool,
 }
 
 /// How much may be on its way at once.
@@ -127,6 +130,7 @@ impl FlushQueue {
             sequence,
             bytes,
             arrived,
+            maybe_sent,
         } = entry;
         let queue = &mut self.volumes[usize::from(volume)];
         let order = (epoch, sequence);
@@ -151,6 +155,7 @@ impl FlushQueue {
             volume,
             older: queue.tail,
             state: State::Waiting,
+            maybe_sent,
             ..Node::ABSENT
         };
         match queue.tail {
@@ -186,6 +191,7 @@ impl FlushQueue {
         let candidate = (queue.cursor != NONE).then(|| self.nodes[queue.cursor as usize]);
         let candidate =
             candidate.filter(|node| queue.may_send_epoch(node.epoch, limits.epoch_held));
+        let candidate = candidate.filter(|node| !queue.holds_back(node.span()));
         let at_end = candidate.is_none() && queue.in_flight.is_empty();
         if queue.may_sync()
             && (at_end
@@ -206,6 +212,7 @@ impl FlushQueue {
         queue.cursor = node.newer;
         let sent = &mut self.nodes[record as usize];
         sent.state = State::InFlight;
+        sent.maybe_sent = true;
         sent.sent_volatile = storage_wce;
         Some(FlushAction::Write { record })
     }

@@ -99,6 +99,14 @@ pub fn name(cdb: &[u8]) -> Option<&'static str> {
     find(cdb).ok().flatten().map(|row| row.name)
 }
 
+/// Whether a command whose [`Access`] is a range gives each of its blocks a value
+/// that owes nothing to the one before: WRITE SAME (SBC-4 5.50 to 5.52; with UNMAP
+/// set too, what a block reads as afterwards is what was to be written).
+#[must_use]
+pub fn overwrites(cdb: &[u8]) -> bool {
+    matches!(find(cdb), Ok(Some(row)) if row.kind == Kind::Overwrite)
+}
+
 impl Field {
     /// `Ok(None)`: the command has no such field.
     fn read(self, cdb: &[u8]) -> Result<Option<u64>, Sense> {
@@ -128,7 +136,7 @@ pub fn classify(cdb: &[u8]) -> Result<Access, Sense> {
     match row.kind {
         Kind::NoBlocks => return Ok(Access::None),
         Kind::Medium => return Ok(Access::Medium),
-        Kind::Read | Kind::Write | Kind::Sync | Kind::Inspect | Kind::Change => {}
+        Kind::Read | Kind::Write | Kind::Sync | Kind::Inspect | Kind::Change | Kind::Overwrite => {}
     }
     let lba = row.lba.read(cdb)?.unwrap_or(0);
     let blocks = match (row.blocks.read(cdb)?.unwrap_or(0), row.zero) {

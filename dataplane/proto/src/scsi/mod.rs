@@ -25,7 +25,7 @@ pub mod status;
 pub mod vpd;
 
 pub use capacity::Capacity;
-pub use command::{Access, classify};
+pub use command::{Access, classify, overwrites};
 pub use sense::{Sense, SenseKey};
 pub use status::ScsiStatus;
 

@@ -95,6 +95,14 @@ impl Client {
         let mut payload = Vec::new();
         let mut attribute = TaskAttribute::Simple;
         let (kind, cdb, data) = if random.chance(self.workload.pass_percent) {
+            // Often a long one, over whole writes that may still be in the log.
+            let longest = self.workload.request_blocks_max.min(most);
+            let (lba, count) = if random.chance(30) {
+                let lba = lba.min(unit.blocks - longest);
+                (lba, u32::try_from(longest).expect("small"))
+            } else {
+                (lba, count)
+            };
             passing(unit, lba, count, &mut payload, random, oracle)
         } else if random.chance(self.workload.sync_percent) {
             (

@@ -23,7 +23,7 @@ pub enum Fault {
 /// Commands that are to fail.
 #[derive(Clone, Copy, Debug)]
 pub struct Refusal {
-    /// Writes of these blocks; syncs if there are none.
+    /// Writes and changes of these blocks; syncs if there are none.
     pub lba: u64,
     pub blocks: u64,
     pub fault: Fault,
@@ -39,6 +39,11 @@ impl Refusal {
                     && lba < self.lba + self.blocks
                     && self.lba < lba + u64::from(blocks)
             }
+            Access::Range {
+                lba,
+                blocks,
+                changes: true,
+            } => self.blocks > 0 && lba < self.lba + self.blocks && self.lba < lba + blocks,
             Access::Sync { .. } => self.blocks == 0,
             _ => false,
         }

@@ -115,6 +115,7 @@ impl World {
             ("reads_partly_cached", relay("read_partly_cached")),
             ("reads_uncached", relay("read_uncached")),
             ("records_superseded", relay("record_superseded")),
+            ("commands_overwrote", relay("command_overwrote")),
             ("computer_reinstatements", relay("session_reinstated")),
             ("busy_wait_limit", relay("busy_wait_limit")),
             ("busy_no_staging", relay("busy_no_staging")),

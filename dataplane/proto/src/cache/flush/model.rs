@@ -68,6 +68,8 @@ struct Model {
     in_flight: Vec<(u32, bool)>,
     /// The change at the storage, and whether it has landed.
     passing: Option<(Version, bool)>,
+    /// One that has overwritten what it held back, and the mark that a sync has to pass.
+    settling: Option<(Version, u64)>,
     /// Cached versions a block had when the sync in flight was sent.
     syncing: Option<Vec<usize>>,
     wce: bool,
@@ -85,8 +87,16 @@ enum Op {
         lba: usize,
         blocks: usize,
     },
+    /// The same for one that writes every block of its range.
+    Overwrite {
+        lba: usize,
+        blocks: usize,
+    },
     ChangeLands,
     ChangeDone,
+    /// Nobody knows whether it was done: what it held back is sent as ever.
+    OverwriteFails,
+    Settle,
     OrderingPoint,
     Next,
     Land {
@@ -114,6 +124,9 @@ fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         6 => (0..BLOCKS - 1, 1..6usize).prop_map(|(lba, blocks)| Op::Push { lba, blocks }),
         2 => (0..BLOCKS - 1, 1..6usize).prop_map(|(lba, blocks)| Op::Change { lba, blocks }),
+        3 => (0..BLOCKS - 1, 1..9usize).prop_map(|(lba, blocks)| Op::Overwrite { lba, blocks }),
+        1 => Just(Op::OverwriteFails),
+        2 => Just(Op::Settle),
         1 => Just(Op::ChangeLands),
         2 => Just(Op::ChangeDone),
         2 => Just(Op::OrderingPoint),
@@ -151,6 +164,7 @@ impl Model {
             storage: vec![Block::default(); BLOCKS],
             in_flight: Vec::new(),
             passing: None,
+            settling: None,
             syncing: None,
             wce: true,
             limits,
@@ -180,6 +194,7 @@ impl Model {
             sequence: version as u64,
             bytes: blocks * 1024,
             arrived: Time::ZERO,
+            maybe_sent: false,
         };
         self.queue.push(0, entry);
         let mut hidden = Vec::new();
@@ -231,8 +246,8 @@ impl Model {
         }
     }
 
-    fn change(&mut self, lba: usize, blocks: usize) {
-        if self.passing.is_some() {
+    fn change(&mut self, lba: usize, blocks: usize, overwrites: bool) {
+        if self.passing.is_some() || self.settling.is_some() {
             return;
         }
         let blocks = blocks.min(BLOCKS - lba);
@@ -241,7 +256,15 @@ impl Model {
             blocks: blocks as u64,
             changes: true,
         };
-        if self.queue.pass(0, TOKEN, access, self.epoch).is_ok() {
+        let passes = if overwrites && self.queue.hold(0, TOKEN, access, self.epoch) {
+            self.queue.overwrite(0, TOKEN, access, self.epoch)
+        } else {
+            self.queue.pass(0, TOKEN, access, self.epoch)
+        };
+        if passes.is_err() {
+            // It does not wait here: another may.
+            self.queue.release_hold(0, TOKEN);
+        } else {
             let version = self.writes.len();
             let blocks = bits(lba, blocks);
             self.writes.push(Write {
@@ -264,8 +287,55 @@ impl Model {
 
     fn change_done(&mut self) {
         self.change_lands();
-        if self.passing.take().is_some() {
+        if let Some((version, _)) = self.passing.take() {
             self.queue.passed(0, TOKEN);
+            if self.queue.is_holding(0, TOKEN) {
+                self.settling = Some((version, self.queue.sync_mark(0)));
+            }
+        }
+    }
+
+    fn settle(&mut self) {
+        let Some((version, mark)) = self.settling else {
+            return;
+        };
+        if !self.queue.is_synced_since(0, mark) {
+            return;
+        }
+        assert!(
+            self.on_medium(version),
+            "A-17: given up before it is durable"
+        );
+        while let Some(record) = self.queue.next_overwritten(0, TOKEN) {
+            assert!(self.version(record) < version, "nothing younger goes");
+            let within = self.writes[self.version(record)].blocks & !self.writes[version].blocks;
+            assert_eq!(within, 0, "what it did not write stays");
+            self.drop_record(record);
+        }
+        self.settling = None;
+    }
+
+    fn overwrite_fails(&mut self) {
+        if !self.queue.is_holding(0, TOKEN) {
+            return;
+        }
+        let (version, landed) = match (self.passing.take(), self.settling.take()) {
+            (Some(passing), _) => {
+                self.queue.passed(0, TOKEN);
+                passing
+            }
+            (None, settling) => (settling.expect("what holds is under way").0, true),
+        };
+        self.queue.release_hold(0, TOKEN);
+        if !landed {
+            self.writes[version].blocks = 0;
+        }
+        // What it held back is to be written over it again, as if it had never been.
+        for &(_, older) in &self.live {
+            if older < version {
+                let again = self.writes[older].blocks;
+                self.writes[version].blocks &= !again;
+            }
         }
     }
 
@@ -322,6 +392,7 @@ impl Model {
                 self.land(nth);
             }
         }
+        self.overwrite_fails();
         if let Some((version, landed)) = self.passing.take() {
             // It is not sent again: either it was done, or it never was.
             if !landed {
@@ -389,10 +460,15 @@ impl Model {
 
     /// What a read of the block has to find: a change on its way may be done or not.
     fn newest(&self, block: usize) -> Version {
-        let unlanded = self
-            .passing
-            .filter(|passing| !passing.1)
-            .map(|passing| passing.0);
+        self.newest_without(
+            block,
+            self.passing
+                .filter(|passing| !passing.1)
+                .map(|passing| passing.0),
+        )
+    }
+
+    fn newest_without(&self, block: usize, unlanded: Option<Version>) -> Version {
         let wrote = |(version, write): (Version, &Write)| {
             write.blocks >> block & 1 == 1 && Some(version) != unlanded
         };
@@ -439,7 +515,15 @@ impl Model {
                         Some(source) => self.version(source.record),
                         None => self.storage[block].visible(),
                     };
-                    assert_eq!(found, self.newest(block), "C-7: block {block}");
+                    // One that is not answered may be seen, or what it is to overwrite.
+                    let unanswered = self.settling.map(|settling| settling.0);
+                    let unanswered = unanswered.or(self.passing.map(|passing| passing.0));
+                    assert!(
+                        found == self.newest(block)
+                            || found == self.newest_without(block, unanswered)
+                                && self.queue.is_holding(0, TOKEN),
+                        "C-7: block {block}"
+                    );
                 }
             });
         let dirty = self.queue.records(0);
@@ -468,7 +552,10 @@ impl Model {
     fn step(&mut self, op: &Op) {
         match *op {
             Op::Push { lba, blocks } => self.push(lba, blocks),
-            Op::Change { lba, blocks } => self.change(lba, blocks),
+            Op::Change { lba, blocks } => self.change(lba, blocks, false),
+            Op::Overwrite { lba, blocks } => self.change(lba, blocks, true),
+            Op::OverwriteFails => self.overwrite_fails(),
+            Op::Settle => self.settle(),
             Op::ChangeLands => self.change_lands(),
             Op::ChangeDone => self.change_done(),
             Op::OrderingPoint => self.epoch += 1,
@@ -490,7 +577,8 @@ impl Model {
     fn drain(&mut self) {
         for _ in 0..100_000 {
             let sent = self.next();
-            let idle = self.in_flight.is_empty() && self.passing.is_none();
+            let idle =
+                self.in_flight.is_empty() && self.passing.is_none() && self.settling.is_none();
             if !sent && idle && self.syncing.is_none() {
                 break;
             }
@@ -498,6 +586,7 @@ impl Model {
                 self.change_done();
                 self.done(0, Outcome::Good);
                 self.sync_done(true);
+                self.settle();
                 self.free();
             }
             self.check();

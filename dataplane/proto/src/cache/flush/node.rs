@@ -30,6 +30,8 @@ pub(super) struct Node {
     pub newer: u32,
     pub volume: u16,
     pub state: State,
+    /// It was sent once, so that the storage may have it.
+    pub maybe_sent: bool,
     /// The storage's cache was volatile when it was sent.
     pub sent_volatile: bool,
 }
@@ -49,6 +51,7 @@ impl Node {
         newer: NONE,
         volume: 0,
         state: State::Absent,
+        maybe_sent: false,
         sent_volatile: true,
     };
 

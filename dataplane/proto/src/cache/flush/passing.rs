@@ -60,7 +60,7 @@ impl Passing {
 
 /// The blocks that a command of this kind passes over, and whether it may
 /// change them; `None` for those that do not go past the queue.
-fn passes(access: Access) -> Option<(Span, bool)> {
+pub(super) fn passes(access: Access) -> Option<(Span, bool)> {
     match access {
         Access::Range {
             lba,
@@ -135,10 +135,21 @@ impl FlushQueue {
         access: Access,
         epoch: u64,
     ) -> Result<(), Blocked> {
-        let (span, changes) = passes(access).expect("only ranges and whole media pass");
         if let Some(sequence) = self.drain_point(volume, access, epoch) {
             return Err(Blocked::Until { sequence });
         }
+        self.pass_drained(volume, token, access, epoch)
+    }
+
+    /// What it waits for has been drained.
+    pub(super) fn pass_drained(
+        &mut self,
+        volume: u16,
+        token: u32,
+        access: Access,
+        epoch: u64,
+    ) -> Result<(), Blocked> {
+        let (span, changes) = passes(access).expect("only ranges and whole media pass");
         if self.durable_overlaps(volume, span) {
             return Err(Blocked::Unfreed);
         }

@@ -47,6 +47,7 @@ impl Lab {
                 sequence,
                 bytes,
                 arrived,
+                maybe_sent: false,
             },
         );
         record
@@ -508,6 +509,7 @@ fn volumes_do_not_see_each_other() {
         sequence: 9,
         bytes: 4096,
         arrived,
+        maybe_sent: false,
     };
     lab.queue.push(1, entry);
     assert_eq!(lab.sends(), "0");
@@ -561,4 +563,92 @@ fn c4_what_is_tried_again_does_not_land_over_what_is_newer() {
         lab.queue.sync_done(0, true);
         assert_eq!(lab.freed(), [old, new]);
     }
+}
+
+const fn whole(lba: u64, blocks: u64) -> Access {
+    Access::Range {
+        lba,
+        blocks,
+        changes: true,
+    }
+}
+
+#[test]
+fn a17_what_is_overwritten_is_given_up_when_that_is_durable() {
+    let mut lab = Lab::new();
+    lab.limits.writes_in_flight_max = 2;
+    (0..5).for_each(|n| _ = lab.push(n * 10, 10));
+    assert_eq!(lab.sends(), "0 1");
+    assert!(lab.queue.hold(0, 7, whole(10, 30), 1));
+    assert_eq!(
+        lab.queue.overwrite(0, 7, whole(10, 30), 1),
+        Err(Blocked::Until { sequence: 2 }),
+        "what is under way ends first"
+    );
+    lab.good(&[0, 1]);
+    assert_eq!(lab.sends(), "S", "2 and 3 are held back, and 4 behind them");
+    lab.queue.sync_done(0, true);
+    assert_eq!(lab.freed(), [0, 1]);
+    assert_eq!(lab.queue.overwrite(0, 7, whole(10, 30), 1), Ok(()));
+    assert_eq!(lab.sends(), "");
+    lab.queue.passed(0, 7);
+    let mark = lab.queue.sync_mark(0);
+    assert_eq!(lab.sends(), "S");
+    assert!(!lab.queue.is_synced_since(0, mark), "GOOD is not durable");
+    lab.queue.sync_done(0, true);
+    assert!(lab.queue.is_synced_since(0, mark));
+    // What arrived after the command is not the command's to give up.
+    lab.push(15, 1);
+    let given_up: Vec<_> = std::iter::from_fn(|| lab.queue.next_overwritten(0, 7)).collect();
+    assert_eq!(given_up, [2, 3]);
+    assert!(!lab.queue.is_holding(0, 7));
+    assert_eq!(lab.sends(), "4 5");
+}
+
+#[test]
+fn a_sync_sent_before_an_answer_does_not_cover_it() {
+    let mut lab = Lab::new();
+    lab.push(100, 1);
+    assert_eq!(lab.sends(), "0");
+    lab.good(&[0]);
+    assert_eq!(lab.sends(), "S");
+    lab.push(0, 8);
+    assert!(lab.queue.hold(0, 7, whole(0, 8), 1));
+    assert_eq!(lab.queue.overwrite(0, 7, whole(0, 8), 1), Ok(()));
+    lab.queue.passed(0, 7);
+    let mark = lab.queue.sync_mark(0);
+    lab.queue.sync_done(0, true);
+    assert!(!lab.queue.is_synced_since(0, mark));
+    assert_eq!(lab.sends(), "S");
+}
+
+#[test]
+fn what_was_held_back_is_sent_if_the_command_fails() {
+    let mut lab = Lab::new();
+    lab.push(0, 8);
+    assert!(lab.queue.hold(0, 7, whole(0, 8), 1));
+    assert_eq!(lab.queue.overwrite(0, 7, whole(0, 8), 1), Ok(()));
+    lab.queue.passed(0, 7);
+    assert_eq!(lab.sends(), "S", "it may have changed something");
+    lab.queue.release_hold(0, 7);
+    assert_eq!(lab.sends(), "0");
+}
+
+#[test]
+fn only_what_was_never_sent_lies_inside_and_is_of_the_open_epoch_is_held() {
+    let mut lab = Lab::new();
+    lab.push(0, 8);
+    assert!(
+        !lab.queue.hold(0, 7, whole(1, 7), 1),
+        "its first block stays"
+    );
+    assert!(!lab.queue.hold(0, 7, whole(8, 8), 1), "nothing is there");
+    assert!(!lab.queue.hold(0, 7, whole(0, 8), 2), "the epoch is closed");
+    assert!(lab.queue.hold(0, 7, whole(0, 8), 1));
+    assert!(!lab.queue.hold(0, 8, whole(0, 9), 1), "one at a time");
+    assert!(lab.queue.is_holding(0, 7));
+    assert!(!lab.queue.hold(0, 7, whole(0, 8), 2), "closed since");
+    assert_eq!(lab.sends(), "0");
+    lab.queue.write_done(0, 0, Outcome::Retry);
+    assert!(!lab.queue.hold(0, 7, whole(0, 8), 1), "a stray may be left");
 }

@@ -2,6 +2,7 @@
 
 use arrayvec::ArrayVec;
 
+use super::overwrite::Hold;
 use super::passing::Passing;
 use super::{FlushLimits, NONE, Node, WRITES_IN_FLIGHT_MAX};
 use crate::mutation::{Mutation, planted};
@@ -16,6 +17,10 @@ pub(super) struct Span {
 impl Span {
     pub const fn overlaps(self, other: Self) -> bool {
         self.lba < other.end && other.lba < self.end
+    }
+
+    pub const fn contains(self, other: Self) -> bool {
+        self.lba <= other.lba && other.end <= self.end
     }
 }
 
@@ -63,6 +68,8 @@ pub(super) struct Volume {
     pub overtaken: bool,
     /// Commands that went past the queue and have not ended.
     pub passing: Passing,
+    /// What one of them may make meaningless, and is not sent meanwhile.
+    pub hold: Option<Hold>,
     /// What was not durable, sent or not.
     pub dirty: Amount,
     /// GOOD before the sync in flight was sent: it makes them durable.
@@ -97,6 +104,7 @@ impl Volume {
             bytes_in_flight: 0,
             overtaken: false,
             passing: Passing::new(),
+            hold: None,
             dirty: Amount::default(),
             good_before: Amount::default(),
             good_after: Amount::default(),

@@ -13,6 +13,8 @@ pub(super) enum Kind {
     Inspect,
     /// Passes once the overlap is flushed, and changes the blocks.
     Change,
+    /// As [`Kind::Change`], and no block of the range keeps anything of what it held.
+    Overwrite,
     Medium,
 }
 
@@ -92,7 +94,7 @@ impl Command {
 }
 
 use Field::{Absent, U8, U16, U21, U32, U64};
-use Kind::{Change, Inspect, Medium, NoBlocks, Read, Sync, Write};
+use Kind::{Change, Inspect, Medium, NoBlocks, Overwrite, Read, Sync, Write};
 use Zero::{Blocks256, ToEnd};
 
 /// In order of operation code; those of one code stand together.
@@ -113,12 +115,12 @@ pub(super) static COMMANDS: [Command; 60] = [
     row(opcode::READ_CAPACITY_10, "READ CAPACITY (10)", NoBlocks),
     row(opcode::READ_10, "READ (10)", Read).at(U32(2), U16(7)).flags(1),
     row(opcode::WRITE_10, "WRITE (10)", Write).at(U32(2), U16(7)).flags(1),
-    row(opcode::WRITE_AND_VERIFY_10, "WRITE AND VERIFY (10)", Change).at(U32(2), U16(7)).flags(1),
+    row(opcode::WRITE_AND_VERIFY_10, "WRITE AND VERIFY (10)", Overwrite).at(U32(2), U16(7)).flags(1),
     // A VERIFY of zero blocks verifies none; it is PRE-FETCH whose zero means the rest.
     row(opcode::VERIFY_10, "VERIFY (10)", Inspect).at(U32(2), U16(7)).flags(1),
     row(opcode::PRE_FETCH_10, "PRE-FETCH (10)", Inspect).at(U32(2), U16(7)).zero(ToEnd),
     row(opcode::SYNCHRONIZE_CACHE_10, "SYNCHRONIZE CACHE (10)", Sync).at(U32(2), U16(7)).zero(ToEnd),
-    row(opcode::WRITE_SAME_10, "WRITE SAME (10)", Change).at(U32(2), U16(7)).zero(ToEnd).flags(1),
+    row(opcode::WRITE_SAME_10, "WRITE SAME (10)", Overwrite).at(U32(2), U16(7)).zero(ToEnd).flags(1),
     // Its ranges stand in the parameter list, which arrives after the command.
     row(opcode::UNMAP, "UNMAP", Medium),
     row(opcode::SANITIZE, "SANITIZE", Medium),
@@ -133,8 +135,8 @@ pub(super) static COMMANDS: [Command; 60] = [
     row(opcode::VARIABLE_LENGTH, "READ (32)", Read).action(variable_length::READ_32).at(U64(12), U32(28)).flags(10),
     row(opcode::VARIABLE_LENGTH, "VERIFY (32)", Inspect).action(variable_length::VERIFY_32).at(U64(12), U32(28)).flags(10),
     row(opcode::VARIABLE_LENGTH, "WRITE (32)", Write).action(variable_length::WRITE_32).at(U64(12), U32(28)).flags(10),
-    row(opcode::VARIABLE_LENGTH, "WRITE AND VERIFY (32)", Change).action(variable_length::WRITE_AND_VERIFY_32).at(U64(12), U32(28)).flags(10),
-    row(opcode::VARIABLE_LENGTH, "WRITE SAME (32)", Change).action(variable_length::WRITE_SAME_32).at(U64(12), U32(28)).zero(ToEnd).flags(10),
+    row(opcode::VARIABLE_LENGTH, "WRITE AND VERIFY (32)", Overwrite).action(variable_length::WRITE_AND_VERIFY_32).at(U64(12), U32(28)).flags(10),
+    row(opcode::VARIABLE_LENGTH, "WRITE SAME (32)", Overwrite).action(variable_length::WRITE_SAME_32).at(U64(12), U32(28)).zero(ToEnd).flags(10),
     row(opcode::VARIABLE_LENGTH, "ORWRITE (32)", Change).action(variable_length::ORWRITE_32).at(U64(12), U32(28)).flags(10),
     // All service actions, POPULATE TOKEN and WRITE USING TOKEN among them.
     row(opcode::EXTENDED_COPY, "EXTENDED COPY", Medium),
@@ -143,11 +145,11 @@ pub(super) static COMMANDS: [Command; 60] = [
     row(opcode::COMPARE_AND_WRITE, "COMPARE AND WRITE", Change).at(U64(2), U8(13)).flags(1),
     row(opcode::WRITE_16, "WRITE (16)", Write).at(U64(2), U32(10)).flags(1),
     row(opcode::ORWRITE_16, "ORWRITE (16)", Change).at(U64(2), U32(10)).flags(1),
-    row(opcode::WRITE_AND_VERIFY_16, "WRITE AND VERIFY (16)", Change).at(U64(2), U32(10)).flags(1),
+    row(opcode::WRITE_AND_VERIFY_16, "WRITE AND VERIFY (16)", Overwrite).at(U64(2), U32(10)).flags(1),
     row(opcode::VERIFY_16, "VERIFY (16)", Inspect).at(U64(2), U32(10)).flags(1),
     row(opcode::PRE_FETCH_16, "PRE-FETCH (16)", Inspect).at(U64(2), U32(10)).zero(ToEnd),
     row(opcode::SYNCHRONIZE_CACHE_16, "SYNCHRONIZE CACHE (16)", Sync).at(U64(2), U32(10)).zero(ToEnd),
-    row(opcode::WRITE_SAME_16, "WRITE SAME (16)", Change).at(U64(2), U32(10)).zero(ToEnd).flags(1),
+    row(opcode::WRITE_SAME_16, "WRITE SAME (16)", Overwrite).at(U64(2), U32(10)).zero(ToEnd).flags(1),
     // Must not be torn, which a write joined with others on its way could be.
     row(opcode::WRITE_ATOMIC_16, "WRITE ATOMIC (16)", Change).at(U64(2), U16(12)).flags(1),
     row(opcode::SERVICE_ACTION_IN_16, "READ CAPACITY (16)", NoBlocks).action(service_action_in_16::READ_CAPACITY_16),
@@ -161,7 +163,7 @@ pub(super) static COMMANDS: [Command; 60] = [
     row(opcode::MAINTENANCE_IN, "REPORT TIMESTAMP", NoBlocks).action(maintenance_in::REPORT_TIMESTAMP),
     row(opcode::READ_12, "READ (12)", Read).at(U32(2), U32(6)).flags(1),
     row(opcode::WRITE_12, "WRITE (12)", Write).at(U32(2), U32(6)).flags(1),
-    row(opcode::WRITE_AND_VERIFY_12, "WRITE AND VERIFY (12)", Change).at(U32(2), U32(6)).flags(1),
+    row(opcode::WRITE_AND_VERIFY_12, "WRITE AND VERIFY (12)", Overwrite).at(U32(2), U32(6)).flags(1),
     row(opcode::VERIFY_12, "VERIFY (12)", Inspect).at(U32(2), U32(6)).flags(1),
 ];
 
