@@ -149,13 +149,12 @@ fn read_header(disk: &mut impl Blocks) -> Result<Option<Header>, JournalError> {
     match [Header::decode(&blocks[0]), Header::decode(&blocks[1])] {
         [Ok(a), Ok(b)] if a.id != b.id => Err(JournalError::Headers),
         [Ok(a), Ok(b)] => Ok(Some(if a.serial > b.serial { a } else { b })),
-        // One copy may be torn, never both.
-        [Ok(header), Err(HeaderFault::Blank | HeaderFault::Checksum)]
-        | [Err(HeaderFault::Blank | HeaderFault::Checksum), Ok(header)] => Ok(Some(header)),
-        [Err(HeaderFault::Blank), Err(HeaderFault::Blank)] => Ok(None),
         [Err(HeaderFault::Version { found }), _] | [_, Err(HeaderFault::Version { found })] => {
             Err(JournalError::Version { found })
         }
+        // One copy may be torn, or rot, its magic too; the other says whose both are.
+        [Ok(header), Err(_)] | [Err(_), Ok(header)] => Ok(Some(header)),
+        [Err(HeaderFault::Blank), Err(HeaderFault::Blank)] => Ok(None),
         [Err(HeaderFault::Foreign { begins }), _] | [_, Err(HeaderFault::Foreign { begins })] => {
             Err(JournalError::Foreign { begins })
         }

@@ -33,11 +33,15 @@ pub enum Mutation {
     VoidUnflushed,
     /// The journal hears of a hidden record's end before the write that hides it.
     FreeBeforeHidingWrite,
+    /// What a start found in the log is used whatever its checksum says.
+    SkipLogChecksum,
+    /// A record that fails its checksum counts as flushed.
+    UnsoundAsDurable,
 }
 
 impl Mutation {
     /// All of them, with the names that the simulator's command line takes.
-    pub const ALL: [(Self, &'static str); 12] = [
+    pub const ALL: [(Self, &'static str); 14] = [
         (Self::SkipChecksum, "skip-checksum"),
         (Self::AckBeforeJournal, "ack-before-journal"),
         (Self::FreeBeforeGood, "free-before-good"),
@@ -53,6 +57,8 @@ impl Mutation {
         (Self::FreeUnderRead, "free-under-read"),
         (Self::VoidUnflushed, "void-unflushed"),
         (Self::FreeBeforeHidingWrite, "free-before-hiding-write"),
+        (Self::SkipLogChecksum, "skip-log-checksum"),
+        (Self::UnsoundAsDurable, "unsound-as-durable"),
     ];
 }
 

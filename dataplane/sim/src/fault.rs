@@ -16,8 +16,12 @@ pub enum FaultKind {
     HalfCut,
     /// The data plane stands still, and time leaps.
     Pause,
+    /// The data plane's clock leaps ahead of everybody's.
+    Leap,
     /// The log's file is lost with the process.
     LogLost,
+    /// Bits turn over while the data plane is down.
+    Rot,
     /// The data plane dies, between two steps or in one.
     Crash,
     CrashInStep,
@@ -41,14 +45,16 @@ pub enum FaultKind {
 }
 
 /// All kinds, with the names that `sim --without` takes.
-pub const KINDS: [(FaultKind, &str); 19] = [
+pub const KINDS: [(FaultKind, &str); 21] = [
     (FaultKind::Loss, "loss"),
     (FaultKind::Duplicate, "duplicate"),
     (FaultKind::Reorder, "reorder"),
     (FaultKind::Cut, "cut"),
     (FaultKind::HalfCut, "half-cut"),
     (FaultKind::Pause, "pause"),
+    (FaultKind::Leap, "leap"),
     (FaultKind::LogLost, "log-lost"),
+    (FaultKind::Rot, "rot"),
     (FaultKind::Crash, "crash"),
     (FaultKind::CrashInStep, "crash-in-step"),
     (FaultKind::PowerLoss, "power-loss"),

@@ -102,19 +102,31 @@ impl Journal {
         open: impl FnMut(bool) -> Result<(Log, Recovery), Fault>,
         journalled: impl Fn(&VolumeEntry) -> bool,
     ) -> Begun {
-        let begun =
-            begin(&mut self.disk, 7, open, journalled).expect("a journal of our own making");
+        self.try_begin(open, journalled)
+            .expect("a journal of our own making")
+    }
+
+    /// The same over what may be damaged.
+    ///
+    /// # Errors
+    /// Why the start is refused.
+    pub fn try_begin(
+        &mut self,
+        open: impl FnMut(bool) -> Result<(Log, Recovery), Fault>,
+        journalled: impl Fn(&VolumeEntry) -> bool,
+    ) -> Result<Begun, Fault> {
+        let begun = begin(&mut self.disk, 7, open, journalled)?;
         let line = MemoryLine {
             progress: begun.core.progress(),
             ..MemoryLine::default()
         };
         self.core = Some(begun.core);
-        Begun {
+        Ok(Begun {
             log: begun.log,
             recovery: begun.recovery,
             line: Line::Memory(line),
             restored: begun.restored,
-        }
+        })
     }
 
     /// Does what is due at this moment. Whether the worker may have something to hear.

@@ -210,7 +210,8 @@ pub fn entry_of(log: &Log, id: RecordId) -> WriteEntry {
     }
 }
 
-fn record_of(entry: &WriteEntry) -> Record {
+/// A record of the journal as the log has it.
+pub fn record_of(entry: &WriteEntry) -> Record {
     Record {
         volume: VolumeId(entry.identity.volume),
         epoch: entry.epoch,

@@ -13,6 +13,7 @@ use sluice_proto::cache::index::Source;
 use sluice_proto::scsi::{ScsiStatus, Sense};
 
 use super::admit::Refusal;
+use super::failure::is_sound;
 use super::relay::{Net, Relay};
 use super::staging::{STAGE_LEN, StagePage};
 use super::task::{Chunk, ChunkState, READ_CHUNKS_MAX, ReadTask, Task, TaskKey, VolumeKey, Work};
@@ -198,7 +199,7 @@ impl Relay {
             };
             any = true;
             let record = RecordId(record);
-            if log.verify(record).is_err() {
+            if !is_sound(log, record) {
                 counters.records_unsound += 1;
                 outcome = Overlay::Unsound;
                 return;

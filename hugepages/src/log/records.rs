@@ -205,6 +205,12 @@ impl Log {
         }
     }
 
+    /// Takes a payload found at attach for sound without a look at it: a planted fault.
+    #[cfg(feature = "mutations")]
+    pub fn believe(&mut self, id: RecordId) {
+        self.slab.get_mut(id.0).phase = Phase::Live { verified: true };
+    }
+
     #[cold]
     fn verify_payload(&mut self, id: RecordId) -> Result<(), Torn> {
         let entry = self.slab.get_mut(id.0);

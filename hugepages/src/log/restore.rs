@@ -92,6 +92,11 @@ impl Log {
         self.slab.live(id).0.payload_offset()
     }
 
+    /// Where a record's header stands in the region.
+    pub fn header_offset(&self, id: RecordId) -> usize {
+        self.slab.live(id).0.slot_offset()
+    }
+
     /// CRC32C of a record's payload, as its header says.
     pub fn payload_crc(&self, id: RecordId) -> u32 {
         self.slab.live(id).0.payload_crc

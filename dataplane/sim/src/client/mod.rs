@@ -183,8 +183,13 @@ impl Client {
         self.host.deadline(now).min(self.next_action.max(soon))
     }
 
+    /// Commands and functions that it waits for.
+    pub fn under_way(&self) -> usize {
+        self.requests.len() + usize::from(self.function.is_some())
+    }
+
     pub fn is_idle(&self) -> bool {
-        self.requests.is_empty() && self.function.is_none()
+        self.under_way() == 0
     }
 
     /// One step of its life; `oracles` are the volumes'.

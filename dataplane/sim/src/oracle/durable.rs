@@ -36,7 +36,7 @@ impl Oracle {
     pub(super) fn check_own_durable(&mut self, number: WriteNumber) {
         for lba in blocks_of(self.write(number)) {
             let is = self.media[lba];
-            if self.is_before(is, number) {
+            if self.is_before(is, number) && !self.is_excused(lba, number) {
                 let (is, number) = (self.tell(is), self.tell(number));
                 self.report(
                     "durability of a write",
@@ -74,8 +74,10 @@ impl Oracle {
                 Fate::Pending => self.writes[at].may_be_lost = true,
                 Fate::Acknowledged(acknowledged)
                     if acknowledged >= self.durable_before
-                        && blocks_of(&write)
-                            .any(|block| self.is_before(self.media[block], number)) =>
+                        && blocks_of(&write).any(|block| {
+                            self.is_before(self.media[block], number)
+                                && !self.is_excused(block, number)
+                        }) =>
                 {
                     self.writes[at].fate = Fate::Unknown;
                     for block in blocks_of(&write) {
@@ -102,8 +104,10 @@ impl Oracle {
                 Fate::Acknowledged(acknowledged)
                     if unsynced
                         && acknowledged >= self.durable_before
-                        && blocks_of(&write)
-                            .any(|block| self.is_before(self.media[block], number)) =>
+                        && blocks_of(&write).any(|block| {
+                            self.is_before(self.media[block], number)
+                                && !self.is_excused(block, number)
+                        }) =>
                 {
                     self.writes[at].fate = Fate::Unknown;
                     for block in blocks_of(&write) {
@@ -116,7 +120,7 @@ impl Oracle {
     }
 
     /// Makes a block's history anew, without what is acknowledged no more.
-    fn recall(&mut self, block: usize) {
+    pub(super) fn recall(&mut self, block: usize) {
         let mut known: Vec<(u64, u64, WriteNumber)> = self
             .writes
             .iter()

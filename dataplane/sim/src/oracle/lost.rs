@@ -10,7 +10,10 @@ impl Oracle {
             if !matches!(write.fate, Fate::Acknowledged(_)) {
                 continue;
             }
-            for block in blocks_of(&write) {
+            for block in blocks_of(&write)
+                .filter(|&block| !self.excused.contains(&(block, number)))
+                .collect::<Vec<_>>()
+            {
                 for (image, holds) in [("answers", visible[block]), ("media", self.media[block])] {
                     if self.is_before(holds, number) {
                         let (number, holds) = (self.tell(number), self.tell(holds));

@@ -27,15 +27,21 @@
 //!   nor does a COMPARE AND WRITE that found something else;
 //! - **nothing lost** (A-21): when all is drained, every acknowledged write, or
 //!   one not before it, is on the media.
+//!
+//! A write is excused from all this in the blocks of a record that was damaged, when
+//! the operator has given it up ([`damage`]), and not before.
 
+mod damage;
 mod durable;
 mod lost;
 mod order;
 mod reading;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Range;
 
+pub use damage::Damage;
 use sluice_hugepages::tables::Durability;
 
 /// A write's number; 0 is what a block holds before the first.
@@ -127,6 +133,8 @@ pub struct Oracle {
     media: Image,
     /// The newest write of each block that has been promised to be durable.
     promised: Image,
+    /// Blocks of writes that were damaged and given up.
+    excused: BTreeSet<(usize, WriteNumber)>,
     pub violations: Vec<Violation>,
     pub reads_checked: u64,
     pub images_checked: u64,
@@ -159,6 +167,7 @@ impl Oracle {
             tick: 0,
             media: vec![0; blocks],
             promised: vec![0; blocks],
+            excused: BTreeSet::new(),
             violations: Vec::new(),
             reads_checked: 0,
             images_checked: 0,
@@ -217,6 +226,9 @@ impl Oracle {
     }
 
     fn remember(&mut self, block: usize, acknowledged: u64, issued: u64, number: WriteNumber) {
+        if self.is_excused(block, number) {
+            return;
+        }
         let history = &mut self.acknowledged[block];
         let (issued, number) = match history.last() {
             Some(last) if last.issued > issued => (last.issued, last.number),

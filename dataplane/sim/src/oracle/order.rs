@@ -45,7 +45,10 @@ impl Oracle {
         });
         let Some((at, &write)) = point else { return };
         let number = WriteNumber::try_from(at + 1).expect("a trace is short");
-        if let Some(block) = blocks_of(&write).find(|&block| self.is_before(image[block], number)) {
+        let is_missing = |&block: &usize| {
+            self.is_before(image[block], number) && !self.is_excused(block, number)
+        };
+        if let Some(block) = blocks_of(&write).find(is_missing) {
             let (is, number) = (self.tell(image[block]), self.tell(number));
             self.report(
                 rule,

@@ -129,3 +129,55 @@ fn the_storage_may_lose_what_passed_until_it_is_synchronized() {
         assert_eq!(!oracle.violations.is_empty(), synchronized);
     }
 }
+
+/// Damage excuses nothing before it is given up, and then the blocks of its record alone.
+#[test]
+fn what_was_damaged_is_excused_when_it_is_given_up() {
+    let acknowledged = |oracle: &mut Oracle, lba: u64, blocks: u32| {
+        let number = oracle.write_issued(lba, blocks, WriteKind::Plain);
+        oracle.write_acknowledged(number);
+        number
+    };
+    let begin = || {
+        let mut oracle = Oracle::new(4);
+        let older = acknowledged(&mut oracle, 0, 2);
+        let lost = acknowledged(&mut oracle, 0, 4);
+        let over = acknowledged(&mut oracle, 1, 1);
+        // A record of three of its four blocks is damaged, under a newer write of one.
+        let mut damage = oracle.damage(lost, 0, 3);
+        damage.stays(1, over);
+        (oracle, older, lost, over, damage)
+    };
+    let (mut oracle, _, lost, over, _) = begin();
+    let read = oracle.read_issued();
+    oracle.read_answered(read, 0, &[0, over, lost, lost]);
+    assert_eq!(rules(&oracle), ["fresh reads"]);
+
+    // Nor is the older write there any more: it was hidden, and never sent.
+    let (mut oracle, older, lost, over, damage) = begin();
+    oracle.give_up(&damage);
+    let read = oracle.read_issued();
+    oracle.read_answered(read, 0, &[0, over, 0, lost]);
+    oracle.storage_changed(&[0, over, 0, lost], &[0, over, 0, lost]);
+    oracle.finish(&[0, over, 0, lost]);
+    assert_eq!(oracle.violations, []);
+
+    for image in [[0, lost, 0, lost], [0, older, 0, lost], [0, over, 0, 0]] {
+        let (mut oracle, _, _, _, damage) = begin();
+        oracle.give_up(&damage);
+        let read = oracle.read_issued();
+        oracle.read_answered(read, 0, &image);
+        assert_eq!(rules(&oracle), ["fresh reads"], "{image:?}");
+        oracle.storage_changed(&image, &image);
+        oracle.finish(&image);
+        assert!(rules(&oracle).contains(&"nothing lost"), "{image:?}");
+    }
+    // What comes after it is asked for as ever.
+    let (mut oracle, _, lost, _, damage) = begin();
+    oracle.give_up(&damage);
+    let later = acknowledged(&mut oracle, 2, 1);
+    let read = oracle.read_issued();
+    oracle.read_answered(read, 2, &[lost]);
+    assert_eq!(rules(&oracle), ["fresh reads"]);
+    assert_eq!(oracle.expected(2), later);
+}

@@ -85,6 +85,11 @@ impl Volume {
         self.target.as_deref().is_none_or(|own| own == target)
     }
 
+    /// Whether it is this unit of the target.
+    pub fn is_at(&self, target: &str, lun: u64) -> bool {
+        self.is_of(target) && self.lun == lun
+    }
+
     /// Carries out what touches the medium, or asks about it; gives its read data.
     pub(super) fn perform(
         &mut self,

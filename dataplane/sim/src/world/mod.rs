@@ -2,8 +2,9 @@
 //! One thread, one clock, and all chance from the seed.
 //!
 //! This room moves time and frames; [`plan`] draws the site and [`schedule`] what is to
-//! go wrong, [`trouble`] makes it so, [`coverage`] counts what a run has met, [`leak`]
-//! looks whether anything is left in the end.
+//! go wrong, [`trouble`] makes it so and [`rot`] damages what is kept, [`operator`] looks
+//! after what has failed, [`coverage`] counts what a run has met, [`leak`] looks whether
+//! anything is left in the end.
 //!
 //! The relay is the real [`Worker`] on memory ports. A crash of it is a drop
 //! of the worker and a new start on the same log memory, as after SIGKILL:
@@ -13,7 +14,9 @@
 
 mod coverage;
 mod leak;
+mod operator;
 mod plan;
+mod rot;
 pub mod schedule;
 mod trouble;
 
@@ -39,6 +42,7 @@ use crate::oracle::{Oracle, Violation};
 use crate::random::Random;
 use crate::storage::{PORT, Storage};
 use plan::{Plan, Side};
+use rot::{Rot, Rotten};
 use schedule::Scheduled;
 
 const RELAY_LAN: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
@@ -47,9 +51,13 @@ const STORAGE: Ipv4Addr = Ipv4Addr::new(198, 19, 0, 10);
 
 /// Pages of the relay's communication memory.
 const POOL_PAGES: usize = 512;
-/// Simulated time in which the work is done, and in which all must drain after.
+/// Simulated time in which the work is done.
 const RUN: Duration = Duration::from_secs(20);
-const DRAIN: Duration = Duration::from_secs(120);
+/// After the last fault nothing stands still for so long: a command that was never
+/// answered is given up by the relay after a minute, and asked for again.
+const STILL_MAX: Duration = Duration::from_secs(120);
+/// And all is drained in this time, as slow as a storage may be.
+const DRAIN_MAX: Duration = Duration::from_secs(1800);
 /// No second takes this many rounds; a run that does has stopped making progress.
 const ROUNDS_A_SECOND_MAX: u64 = 200_000;
 
@@ -122,6 +130,7 @@ pub struct Outcome {
 const SCHEDULE: u64 = 0;
 const JOURNAL_AND_RESTARTS: u64 = 1;
 const STORAGES: u64 = 2;
+const OPERATOR: u64 = 3;
 const LINKS: u64 = 8;
 const CLIENTS: u64 = 16;
 
@@ -139,7 +148,16 @@ struct Met {
     cuts: u64,
     half_cuts: u64,
     pauses: u64,
+    leaps: u64,
     leak_checks: u64,
+    payloads_rotted: u64,
+    headers_rotted: u64,
+    journal_payloads_rotted: u64,
+    journal_heads_rotted: u64,
+    journal_headers_rotted: u64,
+    torn_restored: u64,
+    given_up: u64,
+    retries: u64,
 }
 
 struct World {
@@ -177,6 +195,31 @@ struct World {
     cut_until: [Time; 2],
     paused_until: Time,
     faults_over: Time,
+    /// So far is the relay's clock ahead.
+    ahead: Duration,
+    /// Records that were damaged and not given up since.
+    rotten: Vec<Rotten>,
+    operator_random: Random,
+    operator_looks: Time,
+}
+
+/// What is left to be done when nothing goes wrong any more, and when it last became less.
+struct Progress {
+    dirty_bytes: u64,
+    under_way: usize,
+    moved: Time,
+}
+
+impl Progress {
+    /// Whether there has been any for so long.
+    fn stands_still(&mut self, world: &World) -> bool {
+        let (dirty_bytes, under_way) = (world.dirty_bytes(), world.under_way());
+        if dirty_bytes < self.dirty_bytes || under_way < self.under_way {
+            self.moved = world.now;
+        }
+        (self.dirty_bytes, self.under_way) = (dirty_bytes, under_way);
+        world.now.since(self.moved.max(world.faults_over)) > STILL_MAX
+    }
 }
 
 /// Runs one seed to its end.
@@ -193,14 +236,22 @@ pub fn schedule_of(seed: u64, options: &Options) -> Vec<Scheduled> {
 pub fn run_with(seed: u64, options: &Options) -> Outcome {
     let mut world = World::new(seed, options.clone());
     let mut rounds = 0;
-    let end = world.faults_over + DRAIN;
-    let rounds_max = ROUNDS_A_SECOND_MAX * end.since(Time::ZERO).as_secs();
+    let end = world.faults_over + DRAIN_MAX;
+    let mut progress = Progress {
+        dirty_bytes: 0,
+        under_way: 0,
+        moved: Time::ZERO,
+    };
     let mut drained = false;
-    while world.now < end && rounds < rounds_max && world.holds() {
+    while world.now < end && world.holds() {
         rounds += 1;
         world.round();
         if world.now > world.faults_over && world.is_idle() && world.is_drained() {
             drained = true;
+            break;
+        }
+        let seconds = world.now.since(Time::ZERO).as_secs() + 60;
+        if progress.stands_still(&world) || rounds > seconds * ROUNDS_A_SECOND_MAX {
             break;
         }
         world.advance();
@@ -208,12 +259,14 @@ pub fn run_with(seed: u64, options: &Options) -> Outcome {
     if world.holds() {
         if !drained {
             let detail = format!(
-                "not drained {} s after the last fault ({rounds} rounds): {} bytes dirty, computers idle: {}, {:?}, journal {:?}",
+                "not drained {} s after the last fault, nothing moved for {} s ({rounds} rounds): {} bytes dirty, computers idle: {}, {:?}, journal {:?}, failed {:?}",
                 world.now.since(world.faults_over).as_secs(),
+                world.now.since(progress.moved).as_secs(),
                 world.dirty_bytes(),
                 world.is_idle(),
                 world.worker().relay.usage(),
                 world.worker().relay.journal_health(),
+                world.worker().relay.failed_writes().next(),
             );
             world.report("liveness", detail);
         }
@@ -267,6 +320,10 @@ impl World {
             cut_until: [Time::FAR; 2],
             paused_until: Time::FAR,
             faults_over: Time::ZERO + options.work,
+            ahead: Duration::ZERO,
+            rotten: Vec::new(),
+            operator_random: chance(OPERATOR),
+            operator_looks: Time::ZERO,
             options,
         };
         world.start(Some(Region::anonymous(plan.log_len)));
@@ -294,6 +351,7 @@ impl World {
             let found = region.take().filter(|_| !anew);
             Log::open(found.unwrap_or_else(|| Region::anonymous(log_len)))
         };
+        let mut torn = Vec::new();
         let (log, recovery, line) = match &mut self.journal {
             None => {
                 let (log, recovery) = open(false).expect("the log of our own making");
@@ -308,13 +366,13 @@ impl World {
                 } = journal.begin(|anew| Ok(open(anew)?), |_| true);
                 if let Some(restored) = restored {
                     self.met.restored += restored.records as u64;
-                    for torn in restored.torn {
-                        self.report("no torn record in the journal", format!("{torn:?}"));
-                    }
+                    torn = restored.torn;
                 }
                 (log, recovery, Some(line))
             }
         };
+        self.judge_torn(&torn);
+        let now = self.relay_now();
         let mut pool = Pool::anonymous(POOL_PAGES);
         let port = |index: u8| {
             Port::memory(&MemorySpec {
@@ -342,28 +400,29 @@ impl World {
         .expect("a valid configuration");
         let mut tcp = Tcp::new(TcpConfig::new(64, 1500, self.journal_random.seed()));
         tcp.listen(SocketAddrV4::new(dialled(self.config.mode), PORT));
-        let mut relay = Relay::new(self.config.clone(), log, &recovery, &mut pool, self.now)
+        let mut relay = Relay::new(self.config.clone(), log, &recovery, &mut pool, now)
             .expect("the pool holds the pages");
+        relay.fail_torn(&torn);
         if let Some(line) = line {
-            relay.set_journal(line, self.now);
+            relay.set_journal(line, now);
         }
         self.fresh = pool.stats();
         self.worker = Some(Worker::new(pool, router, tcp, relay));
     }
 
     /// The process dies; its log memory stays, and nothing else does.
-    fn crash(&mut self) {
+    fn crash(&mut self, rot: Option<Rot>) {
         self.met.crashes += 1;
-        self.end(true);
+        self.end(true, rot);
     }
 
     /// The relay's power fails; of it nothing stays but the journal.
-    fn lose_power(&mut self) {
+    fn lose_power(&mut self, rot: Option<Rot>) {
         self.met.power_losses += 1;
-        self.end(false);
+        self.end(false, rot);
     }
 
-    fn end(&mut self, keeps_log: bool) {
+    fn end(&mut self, keeps_log: bool, rot: Option<Rot>) {
         let worker = self.worker.take().expect("a running worker");
         for (name, count) in worker.relay.counters.rows() {
             *self.relays.entry(name).or_default() += count;
@@ -375,8 +434,25 @@ impl World {
             journal.disk.fails = false;
             journal.stalled_until = Time::ZERO;
         }
-        let region = keeps_log.then(|| log.into_region());
+        let mut region = keeps_log.then(|| log.into_region());
+        match rot {
+            Some(Rot::Log { records }) => {
+                region = region.map(|region| self.rot_log(region, records));
+            }
+            Some(Rot::Journal { part }) => self.rot_journal(part),
+            None => {}
+        }
         self.start(region);
+    }
+
+    /// The moment that the relay takes it to be.
+    fn relay_now(&self) -> Time {
+        self.now + self.ahead
+    }
+
+    /// Commands that computers wait for.
+    fn under_way(&self) -> usize {
+        self.clients.iter().map(Client::under_way).sum()
     }
 
     fn worker(&mut self) -> &mut Worker {
@@ -411,6 +487,7 @@ impl World {
             client.stopping = now >= self.faults_over;
             client.step(now, random, oracles);
         }
+        self.operate();
         self.storage.step(now, &mut self.storage_random);
         if self.storage_random.of(50) == 0 {
             self.storage.destage(&mut self.storage_random);
@@ -441,7 +518,7 @@ impl World {
 
     /// The relay does what there is to do, and its journal.
     fn work(&mut self) {
-        let now = self.now;
+        let (now, relay_now) = (self.now, self.relay_now());
         let Self {
             worker,
             ports,
@@ -455,11 +532,11 @@ impl World {
                 ports,
                 control: None,
             };
-            let did_work = worker.step(now, &mut io).did_work;
+            let did_work = worker.step(relay_now, &mut io).did_work;
             if worker.relay.log_has_stopped() {
                 // It died in this step: what the step would have sent was never sent.
                 self.met.crashes_in_step += 1;
-                return self.crash();
+                return self.crash(None);
             }
             let heard = journal
                 .as_mut()
@@ -469,7 +546,7 @@ impl World {
                 .is_some_and(|it| it.behind_group == Some(true))
             {
                 self.met.power_losses_behind_group += 1;
-                return self.lose_power();
+                return self.lose_power(None);
             }
             if !did_work && !heard {
                 break;
@@ -534,7 +611,11 @@ impl World {
             .expect("there is one but while it crashes");
         let mut next = self.paused_until;
         if next == Time::FAR {
-            next = worker.deadline();
+            let deadline = worker.deadline();
+            if deadline != Time::FAR {
+                let ahead = Time::ZERO + self.ahead;
+                next = Time::ZERO + deadline.since(ahead);
+            }
             if let Some(journal) = &self.journal {
                 next = next.min(journal.deadline());
             }
@@ -546,6 +627,7 @@ impl World {
             next = next.min(client.deadline(now));
         }
         next = next.min(self.storage.deadline(now));
+        next = next.min(self.operator_looks);
         let [outward, inward] = self.cut_until;
         next = next.min(outward).min(inward);
         if now < self.faults_over {

@@ -10,6 +10,7 @@ use std::time::Duration;
 use sluice_hugepages::tables::Durability;
 use sluice_proto::Time;
 
+pub use super::rot::JournalPart;
 use crate::fault::FaultKind;
 use crate::random::Random;
 
@@ -38,8 +39,20 @@ pub enum Event {
     Pause {
         lasts: Duration,
     },
+    /// Its clock leaps ahead, while it goes on.
+    Leap {
+        by: Duration,
+    },
     /// It dies, and the log's file is gone.
     LogLost,
+    /// It dies, and bits of so many of its records turn over before the next start.
+    RotInLog {
+        records: u64,
+    },
+    /// The relay's power fails, and a bit of its journal turns over.
+    RotInJournal {
+        part: JournalPart,
+    },
     /// The relay's power fails.
     PowerLoss,
     /// The same, right after a journal write that does not hold all that was asked for.
@@ -65,7 +78,9 @@ impl Event {
             Self::Crash { .. } => FaultKind::Crash,
             Self::CrashInStep { .. } => FaultKind::CrashInStep,
             Self::Pause { .. } => FaultKind::Pause,
+            Self::Leap { .. } => FaultKind::Leap,
             Self::LogLost => FaultKind::LogLost,
+            Self::RotInLog { .. } | Self::RotInJournal { .. } => FaultKind::Rot,
             Self::PowerLoss | Self::PowerLossBehindGroup => FaultKind::PowerLoss,
             Self::JournalStall { .. } => FaultKind::JournalStall,
             Self::JournalFault => FaultKind::JournalFault,
@@ -102,8 +117,10 @@ pub(super) fn draw(random: &mut Random, until: Time, durability: Durability) -> 
 }
 
 fn of_site(random: &mut Random, durability: Durability) -> Event {
-    let lasts = Duration::from_millis(random.of(4000));
-    match random.of(10) {
+    // Some are longer than anybody waits for an answer.
+    let longest = if random.chance(15) { 14_000 } else { 4000 };
+    let lasts = Duration::from_millis(random.of(longest));
+    match random.of(12) {
         0 => Event::Cut { lasts },
         1 => Event::HalfCut {
             lasts,
@@ -123,6 +140,13 @@ fn of_site(random: &mut Random, durability: Durability) -> Event {
         5 => Event::StoragePower,
         6 if random.chance(50) && durability != Durability::Journal => Event::LogLost,
         6 => Event::Pause { lasts },
+        7 => Event::RotInLog {
+            records: 1 + random.of(4),
+        },
+        8 => Event::Leap {
+            // From a hiccup to some minutes.
+            by: Duration::from_millis(1 << random.of(19)),
+        },
         _ => Event::BrokenConnection,
     }
 }
@@ -130,8 +154,26 @@ fn of_site(random: &mut Random, durability: Durability) -> Event {
 fn of_journal(random: &mut Random, at: Time, events: &mut Vec<Scheduled>) {
     let lasts = Duration::from_millis(random.of(12_000));
     let mut push = |at: Time, event: Event| events.push(Scheduled { at, event });
-    match random.of(20) {
+    match random.of(24) {
         0..=8 => push(at, Event::PowerLoss),
+        20..=21 => push(
+            at,
+            Event::RotInJournal {
+                part: JournalPart::Payload,
+            },
+        ),
+        22 => push(
+            at,
+            Event::RotInJournal {
+                part: JournalPart::Head,
+            },
+        ),
+        23 => push(
+            at,
+            Event::RotInJournal {
+                part: JournalPart::Header,
+            },
+        ),
         9..=13 => push(at, Event::PowerLossBehindGroup),
         14 | 15 => push(at, Event::JournalStall { lasts }),
         16 | 17 => {

@@ -5,6 +5,7 @@ use sluice_hugepages::tables::Durability;
 use sluice_proto::Time;
 
 use super::World;
+use super::rot::Rot;
 use super::schedule::{Event, Scheduled};
 
 impl World {
@@ -66,14 +67,19 @@ impl World {
                 if lingers {
                     self.storage.linger(now, &mut self.storage_random);
                 }
-                self.crash();
+                self.crash(None);
             }
+            Event::RotInLog { records } => self.crash(Some(Rot::Log { records })),
             Event::CrashInStep { stores } => {
                 self.worker().relay.set_log_fuse(Fuse::after(stores));
             }
             Event::Pause { lasts } => {
                 self.met.pauses += 1;
                 self.paused_until = now + lasts;
+            }
+            Event::Leap { by } => {
+                self.met.leaps += 1;
+                self.ahead += by;
             }
             Event::LogLost => self.lose_log(),
             Event::StorageReset => {
@@ -87,6 +93,7 @@ impl World {
             Event::BrokenConnection => self.storage.break_soon = true,
             Event::PowerLoss
             | Event::PowerLossBehindGroup
+            | Event::RotInJournal { .. }
             | Event::JournalStall { .. }
             | Event::JournalFault => self.meet_of_journal(event),
         }
@@ -98,8 +105,10 @@ impl World {
         };
         match event {
             // A journal that fails and a power loss are two faults: see `worker::journal`.
-            Event::PowerLoss | Event::PowerLossBehindGroup if journal.disk.fails => {}
-            Event::PowerLoss => self.lose_power(),
+            Event::PowerLoss | Event::PowerLossBehindGroup | Event::RotInJournal { .. }
+                if journal.disk.fails => {}
+            Event::PowerLoss => self.lose_power(None),
+            Event::RotInJournal { part } => self.lose_power(Some(Rot::Journal { part })),
             Event::PowerLossBehindGroup => journal.behind_group = Some(false),
             Event::JournalStall { lasts } => {
                 self.met.journal_stalls += 1;
@@ -124,7 +133,9 @@ impl World {
                 oracle.relay_lost_memory();
             }
         }
-        self.end(false);
+        // With the file goes what was damaged in it.
+        self.rotten.clear();
+        self.end(false, None);
     }
 
     fn forget_what_passed(&mut self) {
