@@ -36,6 +36,9 @@ pub enum FaultKind {
     /// A connection of the storage breaks; it goes on with what it has.
     BrokenConnection,
     Busy,
+    /// Commands fail at the storage, for now, or until somebody looks after it.
+    Failing,
+    Refusing,
     /// The storage takes long.
     Slow,
     /// A computer leaves, or drops dead.
@@ -45,7 +48,7 @@ pub enum FaultKind {
 }
 
 /// All kinds, with the names that `sim --without` takes.
-pub const KINDS: [(FaultKind, &str); 21] = [
+pub const KINDS: [(FaultKind, &str); 23] = [
     (FaultKind::Loss, "loss"),
     (FaultKind::Duplicate, "duplicate"),
     (FaultKind::Reorder, "reorder"),
@@ -64,6 +67,8 @@ pub const KINDS: [(FaultKind, &str); 21] = [
     (FaultKind::PowerFailure, "power-failure"),
     (FaultKind::BrokenConnection, "broken-connection"),
     (FaultKind::Busy, "busy"),
+    (FaultKind::Failing, "failing"),
+    (FaultKind::Refusing, "refusing"),
     (FaultKind::Slow, "slow"),
     (FaultKind::Departure, "departure"),
     (FaultKind::Management, "management"),

@@ -9,6 +9,7 @@
 mod fault;
 mod volume;
 
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
@@ -23,7 +24,7 @@ use sluice_proto::scsi::{self, Access, ScsiStatus, Sense, opcode};
 use smoltcp::iface::SocketHandle;
 use smoltcp::socket::tcp::State;
 
-pub use fault::{Fault, Refusal};
+pub use fault::{Fault, Refusal, Trouble, TroubleCounters, Troubled};
 use volume::Attentions;
 pub use volume::Volume;
 
@@ -119,6 +120,16 @@ pub struct Storage {
     /// What initiators must prove; none must.
     pub proof: Option<Proof>,
     pub refusals: Vec<Refusal>,
+    pub troubles: Vec<Trouble>,
+    pub trouble_counters: TroubleCounters,
+    /// One command in so many that change something ends so that it is worth another
+    /// try; 0 for none.
+    pub hiccup_one_in: u64,
+    /// What it has refused writes with for good.
+    pub refused_with: Vec<Sense>,
+    /// Volumes that have lost what they had answered and not synchronized, since
+    /// somebody looked last.
+    pub lost: BTreeSet<usize>,
     /// Answers no command while set; pings it does.
     pub hangs: bool,
     /// A command that ABORT TASK names is carried out and answered first: the
@@ -157,6 +168,11 @@ impl Storage {
             offers: TargetConfig::default().offers,
             proof: None,
             refusals: Vec::new(),
+            troubles: Vec::new(),
+            trouble_counters: TroubleCounters::default(),
+            hiccup_one_in: 0,
+            refused_with: Vec::new(),
+            lost: BTreeSet::new(),
             hangs: false,
             finishes_aborted: false,
             hides_capacity: false,
@@ -717,7 +733,7 @@ impl Storage {
 
     fn execute(&mut self, now: Time, at: usize, random: &mut Random) {
         while let Some(pending) = self.due(now, at) {
-            if let Some(fault) = self.fault_of(&pending) {
+            if let Some(fault) = self.fault_of(now, at, &pending, random) {
                 self.fail(at, &pending, fault);
                 continue;
             }

@@ -11,10 +11,11 @@ use std::time::Duration;
 
 use sluice_hugepages::region::Region;
 use sluice_hugepages::tables::{Command, Durability, FailedWrite, Outcome, Scope, text};
+use sluice_proto::Time;
 use sluice_proto::scsi::{ScsiStatus, Sense, SenseKey, cdb, sense};
 use sluice_sim::block;
 use sluice_sim::site::{BLOCKS, Pdu, Session, Site, Size, TARGETS, op};
-use sluice_sim::storage::{Fault, LUN, Refusal};
+use sluice_sim::storage::{Fault, LUN, Refusal, Trouble, Troubled};
 
 const GOOD: u8 = 0x00;
 const CHECK_CONDITION: u8 = 0x02;
@@ -304,6 +305,37 @@ fn a_deferred_error_sends_what_was_good_and_not_synced_again() {
     failing.run(3);
     assert!(failing.drained());
     assert_eq!((failing.stored(OTHER), failing.stored(BLOCK)), (1, 2));
+}
+
+/// The same, told to a read: whatever command of the nexus comes next carries it.
+#[test]
+fn a_deferred_error_that_a_read_meets_is_heeded() {
+    let mut failing = Failing::with(Refusal {
+        lba: 0,
+        blocks: 0,
+        fault: Fault::Status(ScsiStatus::BUSY),
+        times: 6,
+    });
+    let other = usize::try_from(OTHER).unwrap();
+    assert_eq!(failing.write(OTHER, 1), GOOD);
+    while failing.site.storage.volumes[0].visible[other] == 0 {
+        failing.site.run(Duration::from_millis(10));
+    }
+    assert_eq!(failing.stored(OTHER), 0, "not synchronized");
+    failing.site.storage.troubles.push(Trouble {
+        volume: 0,
+        of: Troubled::Reads,
+        fault: Fault::Deferred(MEDIUM_ERROR),
+        until: Time::FAR,
+        times: 1,
+    });
+    let read = Site::command(&mut failing.session, 0x40, 512, &cdb::read(BLOCK, 1));
+    failing.site.send(&failing.session, &read.bytes());
+    let (status, _) = failing.site.finish(&failing.session, read.itt()).unwrap();
+    assert_eq!(status, CHECK_CONDITION);
+    failing.run(10);
+    assert!(failing.drained());
+    assert_eq!(failing.stored(OTHER), 1);
 }
 
 #[test]

@@ -10,7 +10,7 @@
 use std::time::Duration;
 
 use sluice_dataplane::worker::journal::{Health, Trouble};
-use sluice_hugepages::tables::Durability;
+use sluice_hugepages::tables::{Command, Durability, Outcome, Scope};
 use sluice_proto::scsi::{ScsiStatus, cdb};
 use sluice_sim::block::{self, BLOCK_LEN};
 use sluice_sim::site::{Session, Site, Size};
@@ -425,6 +425,54 @@ fn a23_a_write_that_the_journal_lost_fails_its_volume_over_every_start() {
             "nothing goes past it"
         );
     }
+}
+
+/// What the log lost with a header is missing in the journal as well once the two agree;
+/// a power loss takes the log, and the volume is failed all the same until the
+/// operator has given up what is missing.
+#[test]
+fn a23_a_damaged_header_is_told_though_the_log_is_lost() {
+    const LBA: u64 = 777;
+    let mut site = Journalled::new();
+    site.site.storage.hangs = true;
+    assert_eq!(site.write(LBA, 1), Some(GOOD));
+    assert_eq!(site.write(2, 2), Some(GOOD));
+    site.site = site.site.restart_over(|region| {
+        for at in (0..region.len()).step_by(8) {
+            // SAFETY: within the region, which nobody else uses while it has no log; it
+            // is mapped at a page's edge, and any bytes are a word.
+            let word = unsafe { &mut *region.ptr().add(at).cast::<u64>() };
+            if *word == LBA {
+                *word ^= 1 << 40;
+                return;
+            }
+        }
+        panic!("no such header");
+    });
+    site.site.storage.hangs = false;
+    for lost in [true, false, true] {
+        site = site.again(lost);
+        site.run(3000);
+        let failed: Vec<_> = site.site.worker.relay.failed_writes().collect();
+        assert_eq!(failed.len(), 1, "power lost: {lost}");
+        assert_eq!((failed[0].lba, failed[0].bytes), (0, 0));
+        assert_eq!(site.site.storage.volumes[0].media[2], 0, "nothing is sent");
+    }
+    let failed = site.site.worker.relay.failed_writes().next().unwrap();
+    let scope = Scope::Volume {
+        target: failed.target,
+        lun: failed.lun,
+    };
+    let stamp = failed.stamp;
+    let discard = Command::DiscardFailed { scope, stamp };
+    let now = site.site.now;
+    let decided = site.site.worker.relay.command_from_control(now, &discard);
+    assert_eq!(decided.0, Outcome::Done);
+    site.run(3000);
+    assert_eq!(site.site.storage.volumes[0].media[2], 2);
+    site = site.again(true);
+    assert_eq!(site.site.worker.relay.failed_writes().count(), 0);
+    assert_eq!(site.read(2), Some(2));
 }
 
 #[test]

@@ -84,6 +84,7 @@ pub fn begin<E: From<JournalError> + From<LogError>>(
             Some(restored)
         }
     };
+    restore::mark_damaged(&mut log);
     let mut core = restore::reconcile(&log, &found, |id| log.volume(id).is_some_and(&journalled));
     // Requests that are durable, and how far the journal had come by then.
     let mut moved = (0, core.next_address());

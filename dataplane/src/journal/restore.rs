@@ -9,7 +9,8 @@
 //! Not for: finding the records ([`super::replay`]).
 
 use sluice_hugepages::log::{
-    Log, NexusEntry, NexusId, Pairing, Record, RecordFlags, RecordId, VolumeEntry, VolumeId,
+    Log, NexusEntry, NexusId, Pairing, Record, RecordFlags, RecordId, VolumeEntry, VolumeFlags,
+    VolumeId,
 };
 
 use super::core::{Core, Request};
@@ -105,6 +106,25 @@ pub fn refill(
     }
     log.pair(Pairing::With(id));
     Ok(restored)
+}
+
+/// What the log has lost of a volume the journal is made to forget, so the volume's row,
+/// which the journal keeps, says that something is missing, until the operator has given
+/// it up.
+pub fn mark_damaged(log: &mut Log) {
+    let is_missing = |id: VolumeId| {
+        let mut damaged = log.damaged().iter();
+        damaged.any(|damage| damage.volume.is_none_or(|of| of == id))
+    };
+    let marked: Vec<_> = log
+        .volumes()
+        .filter(|&(id, row)| is_missing(id) && !row.flags.contains(VolumeFlags::DAMAGED))
+        .map(|(id, row)| (id, row.clone()))
+        .collect();
+    for (id, mut row) in marked {
+        row.flags = row.flags.with(VolumeFlags::DAMAGED);
+        log.update_volume(id, row).expect("a row of the same size");
+    }
 }
 
 /// A core over what a replay found, with the requests that make the journal

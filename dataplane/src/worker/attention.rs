@@ -15,6 +15,7 @@ use sluice_proto::Time;
 use sluice_proto::iscsi::{CommandEvent, Direction};
 use sluice_proto::scsi::{Sense, SenseKey, opcode, sense};
 
+use super::failure::lost_before;
 use super::nexus::{Probe, SENSE_LEN};
 use super::relay::Relay;
 use super::task::{NexusKey, ProbeStep, VolumeKey, WanKind};
@@ -40,7 +41,8 @@ impl Relay {
         let Some(received) = sense::parse(bytes) else {
             return;
         };
-        if received.sense.key != SenseKey::UNIT_ATTENTION {
+        let lost = lost_before(&received);
+        if lost.is_none() && received.sense.key != SenseKey::UNIT_ATTENTION {
             return;
         }
         let orphan = |task: super::task::TaskKey| self.tasks[task.0].lan.is_none();
@@ -64,6 +66,15 @@ impl Relay {
                 (self.find_volume(target, lun), lun, true)
             }
         };
+        // The flusher looks at its own answers itself.
+        let flushers = matches!(kind, WanKind::Flush { .. } | WanKind::FlushSync { .. });
+        if let Some(lost) = lost {
+            // Whatever command meets it, it may be of what was flushed and not synced.
+            if let (Some(volume), false) = (volume, flushers) {
+                self.heed_deferred(now, volume, lost);
+            }
+            return;
+        }
         if untold {
             self.keep_unit_attention(nexus, lun, bytes);
         }
@@ -75,8 +86,6 @@ impl Relay {
             self.probe_again(now, nexus);
         }
         let Some(volume) = volume else { return };
-        // The flusher looks at its own answers itself.
-        let flushers = matches!(kind, WanKind::Flush { .. } | WanKind::FlushSync { .. });
         if found.is_reset() && !flushers && self.volume(volume).flush_nexus == Some(nexus) {
             self.flush_lost(volume);
         }

@@ -24,6 +24,7 @@ use sluice_proto::Time;
 use sluice_proto::iscsi::Residual;
 #[cfg(feature = "mutations")]
 use sluice_proto::mutation::{Mutation, planted};
+use sluice_proto::scsi::sense::Received;
 use sluice_proto::scsi::{Access, ScsiStatus, Sense, SenseKey, sense};
 
 use super::nexus::SENSE_LEN;
@@ -154,6 +155,15 @@ pub(super) enum Verdict {
     Refused(Sense),
 }
 
+/// What a deferred error says of writes that were GOOD, if it says anything.
+pub(super) fn lost_before(received: &Received) -> Option<Sense> {
+    let harmless = matches!(
+        received.sense.key,
+        SenseKey::NO_SENSE | SenseKey::RECOVERED_ERROR | SenseKey::UNIT_ATTENTION
+    );
+    (received.deferred && !harmless).then_some(received.sense)
+}
+
 /// Judges how a flushed write or sync has ended, by status, sense and residual
 /// alone; a RESERVATION CONFLICT is for [`Relay::flush_conflict`] to judge.
 pub(super) fn verdict(ended: &Ended<'_>) -> Verdict {
@@ -170,12 +180,9 @@ pub(super) fn verdict(ended: &Ended<'_>) -> Verdict {
         return Verdict::Again;
     }
     match sense::parse(ended.sense) {
-        Some(received) if received.deferred => match received.sense.key {
-            SenseKey::NO_SENSE | SenseKey::RECOVERED_ERROR | SenseKey::UNIT_ATTENTION => {
-                Verdict::Again
-            }
-            _ => Verdict::Deferred(received.sense),
-        },
+        Some(received) if received.deferred => {
+            lost_before(&received).map_or(Verdict::Again, Verdict::Deferred)
+        }
         // What it came with was done (SPC-5, RECOVERED ERROR).
         Some(received) if received.sense.key == SenseKey::RECOVERED_ERROR => Verdict::Good,
         Some(received) if received.sense.refuses_write_for_good() => {
@@ -275,19 +282,37 @@ impl Relay {
                 if of.is_some_and(|of| of != id) || self.volume(key).failure.is_damaged() {
                     continue;
                 }
-                let volume = self.volume_mut(key);
-                let blocks = volume.geometry.map_or(u64::MAX, |geometry| geometry.blocks);
-                volume.failure.add(RefusedWrite {
-                    record: None,
-                    sequence,
-                    lba: 0,
-                    blocks,
-                    bytes: 0,
-                    sense: Sense::UNRECOVERED_READ_ERROR,
-                });
-                self.counters.volumes_failed += 1;
+                self.fail_whole(key, sequence);
             }
         }
+        self.fail_marked();
+    }
+
+    /// The log was made from a journal that had been told to forget what an earlier log
+    /// had lost.
+    fn fail_marked(&mut self) {
+        for key in self.volume_keys() {
+            let row = self.log.volume(super::log_volume(key));
+            let is_marked = row.is_some_and(|row| row.flags.contains(VolumeFlags::DAMAGED));
+            if is_marked && !self.volume(key).failure.is_damaged() {
+                self.fail_whole(key, 0);
+            }
+        }
+    }
+
+    /// Something of the volume is lost that might have been of any block.
+    fn fail_whole(&mut self, key: VolumeKey, sequence: u64) {
+        let volume = self.volume_mut(key);
+        let blocks = volume.geometry.map_or(u64::MAX, |geometry| geometry.blocks);
+        volume.failure.add(RefusedWrite {
+            record: None,
+            sequence,
+            lba: 0,
+            blocks,
+            bytes: 0,
+            sense: Sense::UNRECOVERED_READ_ERROR,
+        });
+        self.counters.volumes_failed += 1;
     }
 
     /// A start has made the log from the journal, and these writes could not be
@@ -377,6 +402,7 @@ impl Relay {
             discarded += 1;
             let Some(record) = record else {
                 self.log.discard_damaged(Some(super::log_volume(key)));
+                self.set_flag(key, VolumeFlags::DAMAGED, false);
                 continue;
             };
             assert!(
@@ -414,16 +440,24 @@ impl Relay {
         }
         self.volume_mut(key).write_through = through;
         self.counters.thin_warnings += u64::from(through);
+        self.set_flag(key, VolumeFlags::WRITE_THROUGH, through);
+    }
+
+    /// In the volume's row, which outlives the process.
+    fn set_flag(&mut self, key: VolumeKey, flag: VolumeFlags, on: bool) {
         let id = super::log_volume(key);
         let mut row = self
             .log
             .volume(id)
             .expect("a volume is a row of the directory")
             .clone();
-        row.flags = if through {
-            row.flags.with(VolumeFlags::WRITE_THROUGH)
+        if row.flags.contains(flag) == on {
+            return;
+        }
+        row.flags = if on {
+            row.flags.with(flag)
         } else {
-            row.flags.without(VolumeFlags::WRITE_THROUGH)
+            row.flags.without(flag)
         };
         self.log
             .update_volume(id, row)

@@ -26,6 +26,10 @@ impl VolumeFlags {
     /// storage has been asked who holds it (C-9).
     pub const RESERVED: VolumeFlags = VolumeFlags(4);
 
+    /// Records of it were found damaged, and the operator has not given them up: for
+    /// a log that is made from its journal, which knows nothing of them.
+    pub const DAMAGED: VolumeFlags = VolumeFlags(8);
+
     /// Whether all of `flags` are set.
     pub const fn contains(self, flags: VolumeFlags) -> bool {
         self.0 & flags.0 == flags.0

@@ -35,6 +35,8 @@ pub(super) struct Attentions {
     pub(super) reset: bool,
     /// Others, oldest first.
     pub(super) told: VecDeque<Sense>,
+    /// What its next command is told of writes that were GOOD.
+    pub(super) deferred: Option<Sense>,
 }
 
 impl Attentions {
@@ -42,7 +44,7 @@ impl Attentions {
     pub(super) fn fresh() -> Self {
         Self {
             reset: true,
-            told: VecDeque::new(),
+            ..Self::default()
         }
     }
 

@@ -14,6 +14,7 @@ use crate::storage::Volume;
 impl World {
     pub(super) fn outcome(mut self, seed: u64, rounds: u64) -> Outcome {
         let (storage, met) = (self.storage.counters, self.met);
+        let trouble = self.storage.trouble_counters;
         for (name, count) in self.worker().relay.counters.rows() {
             *self.relays.entry(name).or_default() += count;
         }
@@ -64,6 +65,18 @@ impl World {
             ("storage_writes_through", storage.write_through),
             ("storage_changes_passed", storage.changes_passed),
             ("storage_busy", storage.busy),
+            ("storage_failed_for_now", trouble.for_now),
+            ("storage_refused_for_good", trouble.for_good),
+            ("storage_conflicts", trouble.conflicts),
+            ("storage_deferred_errors", trouble.deferred),
+            ("storage_short_writes", trouble.short),
+            ("storage_silences", trouble.silent),
+            ("storage_disconnects", trouble.disconnected),
+            ("storage_failing_writes", trouble.writes),
+            ("storage_failing_syncs", trouble.syncs),
+            ("storage_failing_changes", trouble.changes),
+            ("storage_failing_reads", trouble.reads),
+            ("volumes_failed", relay("volume_failed")),
             ("storage_writes", storage.writes),
             ("storage_reads", storage.reads),
             ("storage_syncs", storage.syncs),

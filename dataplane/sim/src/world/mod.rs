@@ -509,6 +509,9 @@ impl World {
 
     /// Shows the oracles what the storage holds, where that has changed.
     fn judge_storage(&mut self) {
+        for volume in std::mem::take(&mut self.storage.lost) {
+            self.oracles[volume].storage_lost_cache();
+        }
         for (oracle, volume) in self.oracles.iter_mut().zip(&mut self.storage.volumes) {
             if std::mem::take(&mut volume.changed) {
                 oracle.storage_changed(&volume.visible, &volume.media);

@@ -18,7 +18,10 @@ const LOOKS_EVERY: Duration = Duration::from_millis(500);
 const LOOKS_WITHIN_MS: u64 = 4000;
 
 fn is_unsound(failed: &FailedWrite) -> bool {
-    let sense = Sense::UNRECOVERED_READ_ERROR;
+    is_of(failed, Sense::UNRECOVERED_READ_ERROR)
+}
+
+fn is_of(failed: &FailedWrite, sense: Sense) -> bool {
     (failed.sense_key, failed.asc, failed.ascq) == (sense.key.code(), sense.asc, sense.ascq)
 }
 
@@ -54,12 +57,12 @@ impl World {
             let mut rotten = self.rotten.iter();
             rotten.any(|it| it.volume == volume && it.is_listed_as(failed))
         };
-        let refused = self.storage.counters.refused > 0;
         let reason = |failed: &&FailedWrite| {
             if is_unsound(failed) {
                 is_rotten(failed)
             } else {
-                refused
+                let mut senses = self.storage.refused_with.iter();
+                senses.any(|&sense| is_of(failed, sense))
             }
         };
         if let Some(failed) = listed.iter().find(|failed| !reason(failed)) {
@@ -77,9 +80,8 @@ impl World {
         if self.command(&Command::DiscardFailed { scope, stamp }) != Outcome::Done {
             return;
         }
-        // It may have died over it; and of a record that is given up the journal may
-        // still know, damaged as it is.
-        let forgets = !self.worker().relay.log_has_stopped();
+        // It may have died over it; and what is given up the journal may still know of.
+        let forgets = !self.worker().relay.log_has_stopped() && self.journal.is_none();
         let Self {
             rotten,
             oracles,

@@ -148,6 +148,9 @@ fn storage(random: &mut Random, options: &Options, volumes: Vec<Volume>, side: S
     if options.without.has(FaultKind::Busy) {
         storage.busy_percent = 0;
     }
+    if !options.without.has(FaultKind::Failing) {
+        storage.hiccup_one_in = [100, 300, 1000, 3000][random.below(4)];
+    }
     storage.volumes = volumes;
     storage.offers = offers(side.target);
     let key = random.key();

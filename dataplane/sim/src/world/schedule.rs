@@ -9,10 +9,12 @@ use std::time::Duration;
 
 use sluice_hugepages::tables::Durability;
 use sluice_proto::Time;
+use sluice_proto::scsi::{ScsiStatus, Sense};
 
 pub use super::rot::JournalPart;
 use crate::fault::FaultKind;
 use crate::random::Random;
+use crate::storage::{Fault, Troubled};
 
 /// Something that goes wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,6 +70,16 @@ pub enum Event {
     /// A connection of the storage breaks while it has writes under way, or any;
     /// it is slow to do them.
     BrokenConnection,
+    /// Commands of one of its volumes fail: so many, or all for a while, which only
+    /// somebody who looks after it can end.
+    Trouble {
+        /// Modulo those there are.
+        volume: usize,
+        of: Troubled,
+        fault: Fault,
+        times: u32,
+        lasts: Duration,
+    },
 }
 
 impl Event {
@@ -87,6 +99,10 @@ impl Event {
             Self::StorageReset => FaultKind::Reset,
             Self::StoragePower => FaultKind::PowerFailure,
             Self::BrokenConnection => FaultKind::BrokenConnection,
+            Self::Trouble {
+                times: u32::MAX, ..
+            } => FaultKind::Refusing,
+            Self::Trouble { .. } => FaultKind::Failing,
         }
     }
 }
@@ -117,10 +133,12 @@ pub(super) fn draw(random: &mut Random, until: Time, durability: Durability) -> 
 }
 
 fn of_site(random: &mut Random, durability: Durability) -> Event {
-    // Some are longer than anybody waits for an answer.
-    let longest = if random.chance(15) { 14_000 } else { 4000 };
-    let lasts = Duration::from_millis(random.of(longest));
-    match random.of(12) {
+    let lasts = Duration::from_millis(random.of(4000));
+    match random.of(15) {
+        // Longer than a task management function waits for the storage's.
+        0 if random.chance(30) => Event::Cut {
+            lasts: Duration::from_millis(10_500 + random.of(4000)),
+        },
         0 => Event::Cut { lasts },
         1 => Event::HalfCut {
             lasts,
@@ -147,7 +165,49 @@ fn of_site(random: &mut Random, durability: Durability) -> Event {
             // From a hiccup to some minutes.
             by: Duration::from_millis(1 << random.of(19)),
         },
+        9..=11 => of_storage(random),
         _ => Event::BrokenConnection,
+    }
+}
+
+/// Commands that fail, in each of the ways that storages have.
+fn of_storage(random: &mut Random) -> Event {
+    let of = [
+        Troubled::Writes,
+        Troubled::Writes,
+        Troubled::Syncs,
+        Troubled::Changes,
+        Troubled::Reads,
+    ][random.below(5)];
+    // Where a computer waits for the answer it is for the computer to give up; and what
+    // passes is GOOD in full, or not GOOD.
+    let of_flush = matches!(of, Troubled::Writes | Troubled::Syncs);
+    let fault = match random.of(if of_flush { 14 } else { 10 }) {
+        0 => Fault::Sense(Sense::WRITE_ERROR),
+        1 => Fault::Sense(Sense::WRITE_PROTECTED),
+        2 => Fault::Sense(Sense::SPACE_ALLOCATION_FAILED),
+        3 => Fault::Sense(Sense::INTERNAL_TARGET_FAILURE),
+        4 => Fault::Sense(Sense::LBA_OUT_OF_RANGE),
+        5 => Fault::Sense(Sense::BECOMING_READY),
+        6 => Fault::Status(ScsiStatus::RESERVATION_CONFLICT),
+        7 => Fault::Deferred(Sense::WRITE_ERROR),
+        8 => Fault::Status(ScsiStatus::TASK_SET_FULL),
+        9 => Fault::Disconnect,
+        10 if of == Troubled::Writes => Fault::Short(512),
+        11 if of == Troubled::Writes => Fault::Short(1),
+        _ => Fault::Silence,
+    };
+    let lasting = random.chance(40);
+    Event::Trouble {
+        volume: random.below(6),
+        of,
+        fault,
+        times: if lasting {
+            u32::MAX
+        } else {
+            1 + u32::try_from(random.of(3)).expect("small")
+        },
+        lasts: Duration::from_millis(1000 + random.of(7000)),
     }
 }
 

@@ -7,6 +7,7 @@ use sluice_proto::Time;
 use super::World;
 use super::rot::Rot;
 use super::schedule::{Event, Scheduled};
+use crate::storage::Trouble;
 
 impl World {
     /// Everything that goes wrong, or right again, by now.
@@ -44,6 +45,8 @@ impl World {
             link.faults.loss = 0;
         }
         self.storage.busy_percent = 0;
+        self.storage.hiccup_one_in = 0;
+        self.storage.troubles.clear();
         if let Some(journal) = &mut self.journal {
             journal.stalled_until = Time::ZERO;
             journal.disk.fails = false;
@@ -91,6 +94,19 @@ impl World {
                 self.storage.fail_power();
             }
             Event::BrokenConnection => self.storage.break_soon = true,
+            Event::Trouble {
+                volume,
+                of,
+                fault,
+                times,
+                lasts,
+            } => self.storage.troubles.push(Trouble {
+                volume: volume % self.storage.volumes.len(),
+                of,
+                fault,
+                until: now + lasts,
+                times,
+            }),
             Event::PowerLoss
             | Event::PowerLossBehindGroup
             | Event::RotInJournal { .. }
