@@ -20,12 +20,11 @@ use super::task::{NexusKey, VolumeKey, WanKind, WanTask, Work, WriteState, Write
 use super::volume::Retired;
 use super::wan::Ended;
 
-/// How much of one volume may be under way: more writes than fit any send
-/// buffer here, so that the transport never runs dry for want of them; and a
+/// How much of one volume may be under way, in bytes as [`super::flight`] measures; and a
 /// sync every 16 MiB, so that the log is freed while a long flush goes on.
 const LIMITS: FlushLimits = FlushLimits {
     writes_in_flight_max: 64,
-    bytes_in_flight_max: 8 * 1024 * 1024,
+    bytes_in_flight_max: 0,
     unsynced_bytes_max: 16 * 1024 * 1024,
     awaited: None,
     epoch_held: false,
@@ -53,6 +52,7 @@ impl Relay {
             let volume = self.volume(key);
             let limits = FlushLimits {
                 awaited: volume.gate.asked(),
+                bytes_in_flight_max: volume.flight.bytes_max(),
                 epoch_held: self.is_epoch_held(key),
                 ..LIMITS
             };
@@ -61,6 +61,10 @@ impl Relay {
             };
             match action {
                 FlushAction::Write { record } => {
+                    // Itself is under way by now.
+                    if self.flush.in_flight(key.0).0 == 1 {
+                        self.volume_mut(key).flight.begin(now);
+                    }
                     if !self.send_record(now, nexus, key, record) {
                         break;
                     }
@@ -256,6 +260,8 @@ impl Relay {
     ) {
         match self.judge_flush(now, key, ended) {
             Verdict::Good => {
+                let len = self.log.record(RecordId(record)).len;
+                self.volume_mut(key).flight.answered(now, len);
                 self.flush_agreed(key);
                 self.flush.write_done(key.0, record, Outcome::Good);
             }

@@ -23,6 +23,7 @@ pub mod drain;
 mod events;
 pub mod failure;
 pub mod fence;
+mod flight;
 mod flush;
 pub mod holding;
 pub mod inquiry;

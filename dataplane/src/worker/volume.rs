@@ -17,6 +17,7 @@ use sluice_proto::scsi::{Access, Sense};
 
 use super::drain::DrainStep;
 use super::failure::Failure;
+use super::flight::Flight;
 use super::holding::Holding;
 use super::journal::Released;
 use super::load::{Load, Moved, Rates};
@@ -82,6 +83,7 @@ pub struct Volume {
     pub flush_nexus: Option<NexusKey>,
     /// Response times of its storage.
     pub load: Load,
+    pub flight: Flight,
     /// Durable records, oldest first, that a read sent before may still miss.
     pub durable: VecDeque<u32>,
     /// Reads asked of the storage so far.
@@ -171,6 +173,7 @@ impl Volume {
             retry_at: Time::ZERO,
             flush_nexus: None,
             load: Load::new(now),
+            flight: Flight::new(now),
             durable: VecDeque::with_capacity(records_max),
             reads_asked: 0,
             reads_out: Vec::with_capacity(VOLUME_TASKS_MAX),
