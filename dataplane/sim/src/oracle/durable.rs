@@ -91,9 +91,10 @@ impl Oracle {
 
     /// The relay lost its log's memory, and the volume's contract promises no more
     /// than that memory (C-1): what was acknowledged, and not promised to be durable
-    /// since, may be gone where the media do not have it. So may, for now, what passed:
-    /// a relay without its log does not know that there is something to sync.
-    pub fn relay_lost_memory(&mut self) {
+    /// since, may be gone where the media, or what the storage would answer, are older. So
+    /// may, for now, what passed: a relay without its log does not know that there is
+    /// something to sync.
+    pub fn relay_lost_memory(&mut self, visible: &[WriteNumber]) {
         for at in 0..self.writes.len() {
             let write = self.writes[at];
             let number = WriteNumber::try_from(at + 1).expect("a trace is short");
@@ -105,7 +106,8 @@ impl Oracle {
                     if unsynced
                         && acknowledged >= self.durable_before
                         && blocks_of(&write).any(|block| {
-                            self.is_before(self.media[block], number)
+                            let held = [self.media[block], visible[block]];
+                            held.iter().any(|&held| self.is_before(held, number))
                                 && !self.is_excused(block, number)
                         }) =>
                 {

@@ -145,8 +145,8 @@ impl World {
         self.storage.settle(&mut self.storage_random);
         self.judge_storage();
         if self.config.targets[0].durability == Durability::Memory {
-            for oracle in &mut self.oracles {
-                oracle.relay_lost_memory();
+            for (oracle, volume) in self.oracles.iter_mut().zip(&self.storage.volumes) {
+                oracle.relay_lost_memory(&volume.visible);
             }
         }
         // With the file goes what was damaged in it.
