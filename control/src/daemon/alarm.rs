@@ -1,15 +1,19 @@
 //! What an operator must hear of without asking: volumes that have failed, or
-//! write through because their storage runs out of space (C-4). Said once each
-//! time it changes, in the daemon's log.
+//! write through because their storage runs out of space (C-4), and a journal in
+//! trouble ([`journal`]). Said once each time it changes, in the daemon's log.
+
+mod journal;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use sluice_hugepages::shm::{SegmentReader, Vitality, monotonic_ns};
-use sluice_hugepages::tables::{Volume, VolumeState};
+use sluice_hugepages::tables::{Journal, Volume, VolumeState};
 
-/// Between two looks at the volumes.
+use self::journal::JournalAlarms;
+
+/// Between two looks at the tables.
 const PERIOD: Duration = Duration::from_secs(1);
 
 /// What was said last of a volume.
@@ -24,6 +28,7 @@ pub(super) struct Alarms {
     segment: PathBuf,
     looked: Option<Instant>,
     said: BTreeMap<(String, u64), Said>,
+    journal: JournalAlarms,
 }
 
 impl Alarms {
@@ -32,10 +37,11 @@ impl Alarms {
             segment: segment.to_owned(),
             looked: None,
             said: BTreeMap::new(),
+            journal: JournalAlarms::default(),
         }
     }
 
-    /// Looks at the volumes of a data plane that lives, if it is time to.
+    /// Looks at the tables of a data plane that lives, if it is time to.
     pub fn look(&mut self) {
         if self.looked.is_some_and(|at| at.elapsed() < PERIOD) {
             return;
@@ -49,7 +55,13 @@ impl Alarms {
         if reader.vitality(monotonic_ns()) != Vitality::Alive || table.stale + table.malformed > 0 {
             return;
         }
-        for line in self.news(table.rows.iter().map(|(_, volume)| volume)) {
+        let mut news = self.news(table.rows.iter().map(|(_, volume)| volume));
+        let table = reader.rows::<Journal>();
+        if table.stale + table.malformed == 0 {
+            let row = table.rows.first().map(|(_, row)| row);
+            news.extend(self.journal.news(row));
+        }
+        for line in news {
             match line {
                 News::Alarm(line) => log::error!("{line}"),
                 News::Over(line) => log::warn!("{line}"),
