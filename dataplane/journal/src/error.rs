@@ -31,7 +31,7 @@ pub enum JournalError {
          journal.size_mib"
     )]
     Small { found_mib: u64, wanted_mib: u64 },
-    #[error("cannot read it: {0}")]
+    #[error("cannot read it: {source}{what_to_do}", source = .0, what_to_do = advice(.0))]
     Read(io::Error),
     #[error("cannot write it: {source}{}", advice(.source))]
     Write { source: io::Error },
@@ -97,6 +97,10 @@ fn advice(source: &io::Error) -> &'static str {
         Some(libc::ENOSPC) => "; make room there, or lower journal.size_mib",
         Some(libc::EROFS | libc::EACCES | libc::EPERM) => {
             "; the data plane must be able to write it"
+        }
+        Some(libc::EIO) => {
+            "; its device fails: mend or replace it. As long as the write log's file is there, nothing \
+             acknowledged is lost by a start without [journal]"
         }
         Some(libc::EINVAL) => "; the file system must take O_DIRECT (tmpfs does not)",
         _ => "",
