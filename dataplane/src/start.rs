@@ -51,7 +51,7 @@ pub enum StartError {
     Log(#[from] LogError),
     #[error("journal {path:?}: {source}")]
     Journal { path: PathBuf, source: JournalError },
-    #[error("journal {path:?}: cannot run its thread, which needs io_uring: {source}")]
+    #[error("journal {path:?}: cannot run its thread: {source}")]
     JournalThread { path: PathBuf, source: io::Error },
     #[error(
         "the log was being made from a journal when the data plane stopped, and none is configured: \

@@ -88,6 +88,14 @@ pub struct Progress {
     pub is_full: bool,
 }
 
+/// New writes that wait for a group.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Waiting {
+    pub writes: usize,
+    /// Of their payload.
+    pub blocks: u64,
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Slot {
     identity: Identity,
@@ -130,6 +138,8 @@ pub struct Core {
     slots: Vec<Slot>,
     rows: BTreeMap<(RowTable, u16), (Box<RowBody>, u64)>,
     requests: VecDeque<Request>,
+    /// Of the requests, new writes.
+    waiting: Waiting,
     /// Records written again: they may overtake.
     again: VecDeque<Request>,
     /// Records that the tail waits for: the worker is to make their request again.
@@ -231,6 +241,7 @@ impl Core {
             slots: vec![slot; records],
             rows: BTreeMap::new(),
             requests: VecDeque::new(),
+            waiting: Waiting::default(),
             again: VecDeque::new(),
             wanted: VecDeque::new(),
             asked: 0,
@@ -252,8 +263,19 @@ impl Core {
         match request {
             Request::Write { ref entry, .. } if entry.again => self.again.push_back(request),
             Request::Void => self.void_asked = true,
-            _ => self.requests.push_back(request),
+            _ => {
+                if let Request::Write { entry, .. } = &request {
+                    self.waiting.writes += 1;
+                    self.waiting.blocks += entry.blocks();
+                }
+                self.requests.push_back(request);
+            }
         }
+    }
+
+    /// New writes that no group has taken yet.
+    pub fn waiting(&self) -> Waiting {
+        self.waiting
     }
 
     /// The next record that is to be written again, by a [`Request::Write`] with
@@ -508,6 +530,10 @@ impl Core {
                 &mut self.requests
             };
             let request = queue.pop_front().expect("just seen");
+            if new {
+                self.waiting.writes -= 1;
+                self.waiting.blocks -= blocks;
+            }
             if matches!(&request, Request::Write { entry, .. } if entry.again) {
                 again += 1;
             } else if !overtakes {

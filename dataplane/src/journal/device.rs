@@ -111,6 +111,34 @@ impl Device {
         Ok(is_file && [libc::TMPFS_MAGIC, RAMFS_MAGIC].contains(&facts.f_type))
     }
 
+    /// Writes all the pieces from block `first` on; durable when this returns.
+    ///
+    /// # Errors
+    /// The device's. A write that is cut short is one of a device that has no room
+    /// or no will.
+    ///
+    /// # Safety
+    /// Each piece is memory that may be read meanwhile.
+    pub unsafe fn write_vectored(&self, pieces: &[libc::iovec], first: u64) -> io::Result<()> {
+        let wanted: usize = pieces.iter().map(|piece| piece.iov_len).sum();
+        let count = libc::c_int::try_from(pieces.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+        let at = libc::off_t::try_from(first * BLOCK_LEN as u64)
+            .map_err(|_| io::ErrorKind::InvalidInput)?;
+        loop {
+            // SAFETY: the caller's.
+            let written =
+                unsafe { libc::pwritev2(self.fd(), pieces.as_ptr(), count, at, libc::RWF_DSYNC) };
+            match usize::try_from(written) {
+                Ok(written) if written == wanted => return Ok(()),
+                Ok(_) => return Err(io::Error::from_raw_os_error(libc::EIO)),
+                Err(_) => match io::Error::last_os_error() {
+                    error if error.kind() == io::ErrorKind::Interrupted => {}
+                    error => return Err(error),
+                },
+            }
+        }
+    }
+
     /// Both headers were never written, so that no one has used it.
     fn is_blank(&mut self) -> io::Result<bool> {
         let held = usize::try_from(self.blocks.min(HEADER_BLOCKS)).expect("at most 2");

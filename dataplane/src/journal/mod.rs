@@ -1,7 +1,7 @@
 //! The journal: what makes an acknowledged write outlive a power loss (A-22).
 //!
 //! ```text
-//! worker ──requests──► thread: core ── what to write ──► io_uring ──► device
+//! worker ──requests──► thread: core ── what to write ──► device
 //!        ◄──durable──              ◄── what has ended ──
 //! ```
 //!
@@ -16,7 +16,8 @@
 //!
 //! [`layout`] draws the bytes, [`core`] decides what is written where,
 //! [`mod@replay`] reads it back, [`begin`] makes a start of what is found, [`restore`] makes it a write log again,
-//! [`device`] is a file or block device, [`thread`] drives it.
+//! [`device`] is a file or block device, [`thread`] drives it, [`gather`] says when a
+//! group waits for more.
 //!
 //! Not for: order towards the storage and what is acknowledged when (the
 //! worker's and the flush queue's), a process crash (the log outlives it).
@@ -24,6 +25,7 @@
 pub mod begin;
 pub mod core;
 pub mod device;
+pub mod gather;
 pub mod line;
 pub mod model;
 pub mod restore;

@@ -2,7 +2,8 @@
 //!
 //! What always holds: one write is under way at a time, from the log's own
 //! pages (`RWF_DSYNC`, O_DIRECT, no copy); what arrives meanwhile is the next
-//! group. The worker never waits: it pushes, and looks at two counts. A fault
+//! group, and what is about to arrive may be ([`super::gather`]). The worker never
+//! waits: it pushes, and looks at two counts. A fault
 //! of the device ends writing, is told by its error number, and leaves the
 //! journal ready to be voided.
 //!
@@ -13,17 +14,16 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use crossbeam::queue::ArrayQueue;
 use crossbeam::utils::CachePadded;
-use io_uring::{IoUring, opcode, types};
 
 use super::core::{Core, Op, Progress, Request, Span};
 use super::device::Device;
+use super::gather::Gather;
 use super::layout::{BLOCK_LEN, Block, HEADER_BLOCKS, Identity};
 
-/// Two writes at most: a group that goes round the end.
-const RING_ENTRIES: u32 = 4;
 /// A head, as many payloads as it has room to name, and one cut in two.
 const PIECES_MAX: usize = 1 + 84 + 1;
 
@@ -70,7 +70,7 @@ impl JournalPort {
     /// keeps off the worker's core, which that spins on.
     ///
     /// # Errors
-    /// The kernel has no io_uring, or no file descriptors are left.
+    /// No thread can be made, or no file descriptors are left.
     ///
     /// # Safety
     /// `log` stays mapped until this is dropped, and the bytes of a
@@ -98,13 +98,15 @@ impl JournalPort {
             to_worker: Event::new()?,
         });
         let driver = Driver {
+            published: core.progress(),
             core,
             device,
             log,
-            ring: IoUring::new(RING_ENTRIES)?,
             shared: Arc::clone(&shared),
             head: Box::new(Block::ZERO),
             spans: Vec::new(),
+            gather: Gather::default(),
+            begun: Instant::now(),
         };
         let thread = std::thread::Builder::new()
             .name("journal".to_owned())
@@ -112,6 +114,7 @@ impl JournalPort {
                 if let Some(cpu) = worker_cpu {
                     keep_off(cpu);
                 }
+                go_first();
                 driver.run();
             })?;
         Ok(JournalPort {
@@ -189,20 +192,33 @@ struct Driver {
     core: Core,
     device: Device,
     log: LogBase,
-    ring: IoUring,
     shared: Arc<Shared>,
     head: Box<Block>,
     spans: Vec<Span>,
+    gather: Gather,
+    /// Where its times begin.
+    begun: Instant,
+    /// What the worker was last told.
+    published: Progress,
 }
 
 impl Driver {
     fn run(mut self) {
         let mut pieces = Vec::with_capacity(PIECES_MAX);
         loop {
-            while let Some(request) = self.shared.requests.pop() {
-                self.core.request(request);
+            self.take_requests();
+            let waiting = self.core.waiting();
+            if !self.core.is_idle()
+                && let Some(more) = self.gather.wait(self.begun.elapsed(), waiting)
+            {
+                if !self.sleep(Some(more)) {
+                    return;
+                }
+                continue;
             }
             if let Some(op) = self.core.next(&mut self.head, &mut self.spans) {
+                let taken = waiting.writes - self.core.waiting().writes;
+                let begun = self.begun.elapsed();
                 let written = self.write(op, &mut pieces);
                 if let Err(error) = &written {
                     log::error!("journal {:?}: {error}", self.device.path());
@@ -212,23 +228,40 @@ impl Driver {
                 }
                 self.core.done(written.is_ok());
                 self.publish();
+                if taken > 0 {
+                    self.take_requests();
+                    let (now, waiting) = (self.begun.elapsed(), self.core.waiting());
+                    self.gather.ended(now, taken, waiting, now - begun);
+                }
                 continue;
             }
             self.publish();
-            if !self.sleep() {
+            if !self.sleep(None) {
                 return;
             }
         }
     }
 
+    fn take_requests(&mut self) {
+        while let Some(request) = self.shared.requests.pop() {
+            self.core.request(request);
+        }
+    }
+
     fn publish(&mut self) {
+        let mut wants = false;
         while !self.shared.wanted.is_full()
             && let Some(wanted) = self.core.wanted()
         {
             // One producer: the room that was seen is still there.
             let _ = self.shared.wanted.push(wanted);
+            wants = true;
         }
         let (progress, shared) = (self.core.progress(), &*self.shared);
+        let is_known = progress == std::mem::replace(&mut self.published, progress);
+        if is_known && !wants && !self.core.has_failed() {
+            return;
+        }
         shared.durable.store(progress.durable, Ordering::Release);
         shared.again.store(progress.again, Ordering::Release);
         shared
@@ -240,14 +273,14 @@ impl Driver {
         shared.to_worker.signal();
     }
 
-    /// Until there is something to do; `false` when it is to end.
-    fn sleep(&self) -> bool {
+    /// Until there is something to do, or so much time is over; `false` when it is to end.
+    fn sleep(&self, time_max: Option<Duration>) -> bool {
         let shared = &*self.shared;
         // SeqCst pairs with `kick` and `drop`: either this sees what they left, or they
         // see that it sleeps.
         shared.asleep.store(true, Ordering::SeqCst);
         if shared.requests.is_empty() && !shared.stop.load(Ordering::SeqCst) {
-            shared.to_thread.wait();
+            shared.to_thread.wait(time_max);
         }
         shared.asleep.store(false, Ordering::SeqCst);
         !shared.stop.load(Ordering::SeqCst)
@@ -279,45 +312,14 @@ impl Driver {
             }
         };
         let (here, rest) = pieces.split_at(round);
-        let parts = [(here, first), (rest, HEADER_BLOCKS)];
-        let mut submitted = 0;
-        for (index, (pieces, block)) in parts.into_iter().enumerate() {
-            if pieces.is_empty() {
-                continue;
-            }
-            let count = u32::try_from(pieces.len()).expect("PIECES_MAX");
-            let entry = opcode::Writev::new(types::Fd(self.device.fd()), pieces.as_ptr(), count)
-                .offset(block * BLOCK_LEN as u64)
-                .rw_flags(libc::RWF_DSYNC)
-                .build()
-                .user_data(index as u64);
-            // SAFETY: head, list and the log's pages outlive the wait below, which ends
-            // only when the kernel is done with them.
-            unsafe { self.ring.submission().push(&entry) }
-                .map_err(|_| io::Error::from_raw_os_error(libc::EBUSY))?;
-            submitted += 1;
-        }
-        let mut outcome = Ok(());
-        while submitted > 0 {
-            match self.ring.submit_and_wait(1) {
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                // The kernel may still read the buffers: there is no way on.
-                Err(error) => panic!("io_uring_enter: {error}"),
-            }
-            for ended in self.ring.completion() {
-                submitted -= 1;
-                let pieces = if ended.user_data() == 0 { here } else { rest };
-                let wanted: usize = pieces.iter().map(|piece| piece.iov_len).sum();
-                match usize::try_from(ended.result()) {
-                    Ok(written) if written == wanted => {}
-                    // A short write is a device that has no room or no will.
-                    Ok(_) => outcome = Err(io::Error::from_raw_os_error(libc::EIO)),
-                    Err(_) => outcome = Err(io::Error::from_raw_os_error(-ended.result())),
-                }
+        for (pieces, block) in [(here, first), (rest, HEADER_BLOCKS)] {
+            if !pieces.is_empty() {
+                // SAFETY: the head is ours, and the log's pages stay as they are until the
+                // worker hears that this is durable, or dropped the port, which waits.
+                unsafe { self.device.write_vectored(pieces, block) }?;
             }
         }
-        outcome
+        Ok(())
     }
 }
 
@@ -344,6 +346,17 @@ fn split(pieces: &mut Vec<libc::iovec>, len: usize) -> usize {
         before += piece.iov_len;
     }
     pieces.len()
+}
+
+/// Every answer with contract `journal` waits for this thread, which itself only
+/// waits for the device: it goes before what else may run on its core. Where the
+/// process may not ask for that, it takes its turn.
+pub fn go_first() {
+    let priority = libc::sched_param { sched_priority: 1 };
+    // SAFETY: the calling thread's own policy, with a priority that every kernel has.
+    unsafe {
+        libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const priority);
+    }
 }
 
 /// The thread has inherited the worker's one core: from here on it may run on
@@ -394,14 +407,23 @@ impl Event {
         unsafe { libc::read(self.fd.as_raw_fd(), (&raw mut count).cast(), 8) };
     }
 
-    fn wait(&self) {
+    /// Until it is signalled, or so much time is over.
+    fn wait(&self, time_max: Option<Duration>) {
+        let time_max = time_max.map(|time| libc::timespec {
+            tv_sec: time.as_secs().try_into().unwrap_or(libc::time_t::MAX),
+            tv_nsec: time.subsec_nanos().into(),
+        });
+        let time_max = time_max
+            .as_ref()
+            .map_or(std::ptr::null(), std::ptr::from_ref);
         let mut poll = libc::pollfd {
             fd: self.fd.as_raw_fd(),
             events: libc::POLLIN,
             revents: 0,
         };
-        // SAFETY: one entry, ours. A signal ends it early, and the caller looks again.
-        unsafe { libc::poll(&raw mut poll, 1, -1) };
+        // SAFETY: one entry and one time, ours; no time is for ever. A signal ends it
+        // early, and the caller looks again.
+        unsafe { libc::ppoll(&raw mut poll, 1, time_max, std::ptr::null()) };
         self.clear();
     }
 }

@@ -118,7 +118,7 @@ fn a22_a_lost_log_is_made_again_from_its_journal() {
     let (base, len) = (log.base(), log.region_len());
     // SAFETY: the log outlives the port, and no record is freed before it is durable.
     let port = unsafe { JournalPort::start(core, device, LogBase { base, len }, 4096, None) };
-    let port = port.expect("io_uring");
+    let port = port.expect("a thread");
     let mut asked = port.progress().durable;
     let mut records = Vec::new();
     for sequence in 1..=120 {
