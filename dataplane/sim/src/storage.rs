@@ -120,6 +120,8 @@ pub struct Storage {
     /// What initiators must prove; none must.
     pub proof: Option<Proof>,
     pub refusals: Vec<Refusal>,
+    /// So many times RELEASE (6) fails.
+    pub releases_fail: Option<(Fault, u32)>,
     pub troubles: Vec<Trouble>,
     pub trouble_counters: TroubleCounters,
     /// One command in so many that change something ends so that it is worth another
@@ -168,6 +170,7 @@ impl Storage {
             offers: TargetConfig::default().offers,
             proof: None,
             refusals: Vec::new(),
+            releases_fail: None,
             troubles: Vec::new(),
             trouble_counters: TroubleCounters::default(),
             hiccup_one_in: 0,

@@ -9,11 +9,11 @@
 use std::time::Duration;
 
 use sluice_proto::scsi::reservation::{Change, Kind};
-use sluice_proto::scsi::{Sense, cdb, opcode, sense};
+use sluice_proto::scsi::{ScsiStatus, Sense, cdb, opcode, sense};
 use sluice_sim::block::{self, BLOCK_LEN};
 use sluice_sim::reservation::InitiatorPort;
 use sluice_sim::site::{BLOCKS, Pdu, Session, Site, Size, op};
-use sluice_sim::storage::LUN;
+use sluice_sim::storage::{Fault, LUN};
 
 const GOOD: u8 = 0x00;
 const CHECK_CONDITION: u8 = 0x02;
@@ -282,6 +282,54 @@ fn c9_a_reset_waits_for_the_release_at_the_storage() {
     assert_eq!((answer.itt(), answer.header[2]), (tag, 0));
     while ready(&mut site, &mut b).0 == CHECK_CONDITION {}
     assert_eq!(sense_of(&mut site, &mut b, &reserve).0, GOOD);
+}
+
+/// A storage that has something else to say to the RELEASE first is asked again; one
+/// that refuses it is not said to have done it.
+#[test]
+fn c9_a_reset_is_complete_only_when_its_release_is_good() {
+    let attention = Answer::Attention(Sense::MODE_PARAMETERS_CHANGED);
+    for (first, complete) in [
+        (attention, true),
+        (Answer::Fails(Fault::Status(ScsiStatus::BUSY), 3), true),
+        (
+            Answer::Fails(Fault::Status(ScsiStatus::TASK_SET_FULL), 3),
+            true,
+        ),
+        (
+            Answer::Fails(Fault::Sense(Sense::INVALID_FIELD_IN_CDB), 1),
+            false,
+        ),
+    ] {
+        let Pair {
+            mut site,
+            mut a,
+            mut b,
+        } = Pair::new(true);
+        let reserve = [opcode::RESERVE_6, 0, 0, 0, 0, 0];
+        assert_eq!(sense_of(&mut site, &mut a, &reserve).0, GOOD);
+        site.run(Duration::from_secs(2));
+        match first {
+            Answer::Attention(sense) => site.storage.announce(sense),
+            Answer::Fails(fault, times) => site.storage.releases_fail = Some((fault, times)),
+        }
+        let tag = send_reset(&mut site, &b);
+        let answer = (0..15).find_map(|_| site.next_pdu(&b));
+        let answer = answer.expect("an answer to the function");
+        let said = if complete { 0 } else { 255 };
+        assert_eq!((answer.itt(), answer.header[2]), (tag, said), "{first:?}");
+        if complete {
+            assert!(site.storage.volumes[0].reservations.is_free(), "{first:?}");
+            while ready(&mut site, &mut b).0 == CHECK_CONDITION {}
+            assert_eq!(sense_of(&mut site, &mut b, &reserve).0, GOOD);
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Answer {
+    Attention(Sense),
+    Fails(Fault, u32),
 }
 
 /// A reset that only the storage can do, while the way there is broken: it is done

@@ -95,7 +95,7 @@ impl Relay {
             return false;
         };
         let flow = lan.flow;
-        let sent = self.transmit_lan(net, now, key);
+        let sent = self.transmit_lan(net, key);
         // Input may have waited for the answers that have gone out now.
         budget == 0 || sent && self.lans.contains(key.0) && net.tcp.recv_available(flow) > 0
     }
@@ -204,7 +204,7 @@ impl Relay {
 
     /// Sends what is queued for a computer, as far as its window and buffer go.
     /// Whether anything went.
-    fn transmit_lan(&mut self, net: &mut Net<'_>, now: Time, key: LanKey) -> bool {
+    fn transmit_lan(&mut self, net: &mut Net<'_>, key: LanKey) -> bool {
         let Some(lan) = self.lans.get_mut(key.0) else {
             return false;
         };
@@ -235,7 +235,7 @@ impl Relay {
             self.detach_lan(key);
         }
         if released {
-            self.feed_starved(net, now);
+            self.feed_starved(net);
         }
         sent_any
     }
@@ -363,27 +363,27 @@ impl Relay {
         match self.tasks[key.0].work {
             // Its data may come; only its commit waits for its turn.
             Work::Write(_) => self.start_write(key),
-            _ if its_turn => self.begin(net, now, key),
+            _ if its_turn => self.begin(net, key),
             _ => self.tasks[key.0].dormant = true,
         }
     }
 
     /// A command other than a write begins: its turn has come.
-    pub(super) fn begin(&mut self, net: &mut Net<'_>, now: Time, key: TaskKey) {
+    pub(super) fn begin(&mut self, net: &mut Net<'_>, key: TaskKey) {
         let task = &self.tasks[key.0];
         if let (TaskAttribute::Ordered, Some(volume)) = (task.attribute, task.volume) {
             self.volume_mut(volume).close_epoch();
         }
         match self.tasks[key.0].work {
             Work::Write(_) => unreachable!("writes begin when they arrive"),
-            Work::Read(_) => self.start_read(net, now, key),
+            Work::Read(_) => self.start_read(net, key),
             Work::Sync(_) => {
                 if let Some((lan, _)) = self.tasks[key.0].lan {
                     self.leave_line(lan, key);
                 }
                 self.start_sync(key);
             }
-            Work::Pass(_) => self.start_pass(now, key),
+            Work::Pass(_) => self.start_pass(key),
         }
     }
 
@@ -429,7 +429,7 @@ impl Relay {
             Work::Write(_) => self.commit_write(now, key),
             Work::Pass(ref mut pass) => {
                 pass.data_complete = true;
-                self.continue_pass(now, key);
+                self.continue_pass(key);
             }
             Work::Read(_) | Work::Sync(_) => {}
         }

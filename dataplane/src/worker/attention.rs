@@ -71,7 +71,7 @@ impl Relay {
         if let Some(lost) = lost {
             // Whatever command meets it, it may be of what was flushed and not synced.
             if let (Some(volume), false) = (volume, flushers) {
-                self.heed_deferred(now, volume, lost);
+                self.heed_deferred(volume, lost);
             }
             return;
         }

@@ -203,13 +203,13 @@ pub(super) fn is_sound(log: &mut Log, record: RecordId) -> bool {
 
 impl Relay {
     /// A record is refused for good; the queue has been told.
-    pub(super) fn fail_record(&mut self, now: Time, key: VolumeKey, record: u32, sense: Sense) {
+    pub(super) fn fail_record(&mut self, key: VolumeKey, record: u32, sense: Sense) {
         self.note_refused(key, record, sense);
-        self.end_what_waits(now, key);
+        self.end_what_waits(key);
     }
 
     /// The storage cannot make durable what it had taken: all of that is refused.
-    pub(super) fn fail_unsynced(&mut self, now: Time, key: VolumeKey, sense: Sense) {
+    pub(super) fn fail_unsynced(&mut self, key: VolumeKey, sense: Sense) {
         // Rare, and the queue cannot be asked while it is walked.
         let mut refused = Vec::new();
         self.flush
@@ -217,7 +217,7 @@ impl Relay {
         for record in refused {
             self.note_refused(key, record, sense);
         }
-        self.end_what_waits(now, key);
+        self.end_what_waits(key);
         // With nothing of the log's refused it is what had passed that cannot
         // be made durable, and who waits for that must hear of it.
         if self.volume(key).failure.sense().is_none() {
@@ -227,7 +227,7 @@ impl Relay {
 
     /// A deferred error: every unsynced write is sent again, some times; a
     /// storage that goes on so does not take them.
-    pub(super) fn heed_deferred(&mut self, now: Time, key: VolumeKey, sense: Sense) {
+    pub(super) fn heed_deferred(&mut self, key: VolumeKey, sense: Sense) {
         let failure = &mut self.volume_mut(key).failure;
         failure.deferred = failure.deferred.saturating_add(1);
         if failure.deferred < DEFERRED_MAX {
@@ -235,7 +235,7 @@ impl Relay {
         }
         self.volume_mut(key).failure.deferred = 0;
         // What is in flight may be sound, and is answered or sent again.
-        self.fail_unsynced(now, key, sense);
+        self.fail_unsynced(key, sense);
     }
 
     /// A sync of the flusher has succeeded.
@@ -337,10 +337,10 @@ impl Relay {
     }
 
     /// Who waits for the flush of a failed volume is told.
-    fn end_what_waits(&mut self, now: Time, key: VolumeKey) {
+    fn end_what_waits(&mut self, key: VolumeKey) {
         if let Some(sense) = self.volume(key).failure.sense() {
             self.end_waiting(key, &sense);
-            self.try_draining(now, key, usize::MAX);
+            self.try_draining(key, usize::MAX);
         }
     }
 

@@ -175,7 +175,7 @@ impl Relay {
             }
             self.counters.records_unsound += 1;
             self.flush.write_done(key.0, record, Outcome::Refused);
-            self.fail_record(now, key, record, Sense::UNRECOVERED_READ_ERROR);
+            self.fail_record(key, record, Sense::UNRECOVERED_READ_ERROR);
             return false;
         }
         let (lba, len) = {
@@ -272,12 +272,12 @@ impl Relay {
             Verdict::Deferred(sense) => {
                 self.flush.write_done(key.0, record, Outcome::Retry);
                 self.flush_again(now, key, ended);
-                self.heed_deferred(now, key, sense);
+                self.heed_deferred(key, sense);
             }
             Verdict::Refused(sense) => {
                 self.counters.flush_failures += 1;
                 self.flush.write_done(key.0, record, Outcome::Refused);
-                self.fail_record(now, key, record, sense);
+                self.fail_record(key, record, sense);
                 // What else would be acknowledged may fare no better.
                 self.doubt(now, key);
             }
@@ -322,11 +322,11 @@ impl Relay {
             Verdict::Again => self.flush_again(now, key, ended),
             Verdict::Deferred(sense) => {
                 self.flush_again(now, key, ended);
-                self.heed_deferred(now, key, sense);
+                self.heed_deferred(key, sense);
             }
             Verdict::Refused(sense) => {
                 self.flush_again(now, key, ended);
-                self.fail_unsynced(now, key, sense);
+                self.fail_unsynced(key, sense);
             }
         }
         self.release_durable(net, now, key);
@@ -448,18 +448,18 @@ impl Relay {
             self.answer(task, ScsiStatus::GOOD, &[], len);
             self.forget(task);
         }
-        self.try_draining(now, key, DRAINING_TRIED_MAX);
+        self.try_draining(key, DRAINING_TRIED_MAX);
     }
 
     /// Looks whether passing commands that wait for clean blocks may go on; at
     /// so many of them.
-    pub(super) fn try_draining(&mut self, now: Time, key: VolumeKey, most: usize) {
+    pub(super) fn try_draining(&mut self, key: VolumeKey, most: usize) {
         let mut at = 0;
         for _ in 0..most {
             let Some(&task) = self.volume(key).draining.get(at) else {
                 break;
             };
-            self.continue_pass(now, task);
+            self.continue_pass(task);
             if self.volume(key).draining.get(at) == Some(&task) {
                 at += 1;
             }

@@ -155,9 +155,9 @@ impl Relay {
             (Work::Sync(_), Some(volume)) => {
                 // It covers what has taken its place meanwhile.
                 self.tasks[key.0].work = self.plan_sync(volume);
-                self.begin(net, now, key);
+                self.begin(net, key);
             }
-            _ => self.begin(net, now, key),
+            _ => self.begin(net, key),
         }
     }
 }

@@ -75,7 +75,7 @@ impl Relay {
         }
         self.give_up_releases(key);
         self.give_up_resets(key, false);
-        self.rest_doubts(now, self.nexuses[key.0].target);
+        let target = self.nexuses[key.0].target;
         let leaves = self.nexuses[key.0].state == WanState::LoggingOut;
         // What it was to leave behind may have come back to it since it said so.
         if leaves && !self.nexuses[key.0].astray && !self.carries_flush(key) {
@@ -84,7 +84,9 @@ impl Relay {
         } else {
             self.back_off(now, key);
         }
-        self.feed_starved(net, now);
+        // It counts as lost by now.
+        self.rest_doubts(now, target);
+        self.feed_starved(net);
     }
 
     pub(super) fn back_off(&mut self, now: Time, key: NexusKey) {

@@ -18,12 +18,12 @@
 use arrayvec::ArrayVec;
 use sluice_proto::Time;
 use sluice_proto::iscsi::{TaskFunction, TaskFunctionResponse, TaskId};
-use sluice_proto::scsi::{Access, ScsiStatus, Sense};
+use sluice_proto::scsi::{Access, ScsiStatus, Sense, SenseKey, sense};
 
 use super::nexus::TARGET_LUNS_MAX;
 use super::relay::{Net, Relay};
 use super::reservation::Release;
-use super::task::{LanKey, NexusKey, PassTask, Task, TaskKey, Work};
+use super::task::{LanKey, NexusKey, PassTask, Task, TaskKey, VolumeKey, Work};
 use super::volume::same_lun;
 use super::wan::Ended;
 
@@ -61,6 +61,8 @@ pub(super) struct Function {
     deadline: Time,
     cold: bool,
     reset: Reset,
+    /// RELEASEs that it waits for and the storage had no time for, to be sent again.
+    releases_again: ArrayVec<(VolumeKey, NexusKey), TARGET_LUNS_MAX>,
 }
 
 /// What a function has the storage reset.
@@ -136,6 +138,7 @@ impl Relay {
             deadline: now + FUNCTION_MAX,
             cold: function == TaskFunction::TargetColdReset,
             reset: Reset::No,
+            releases_again: ArrayVec::new(),
         };
         match scope {
             Scope::Task(task) => waiting.waits = self.end_task(lan, task),
@@ -359,12 +362,42 @@ impl Relay {
         }
     }
 
-    /// A RELEASE that a function waits for has been answered.
-    pub(super) fn released_for_function(&mut self, arrival: u64) {
+    /// A passing command has been answered: if it is a RELEASE that a function waits
+    /// for, GOOD ends that, and what says nothing of it has it sent again, with the
+    /// next sweep. For any other answer the function waits in vain, and is *rejected*.
+    pub(super) fn release_answered(&mut self, key: TaskKey, status: ScsiStatus, sense: &[u8]) {
+        let Task { nexus, volume, .. } = self.tasks[key.0];
+        let arrival = self.pass_mut(key).released_for.take();
         let mut functions = self.functions.iter_mut();
-        if let Some(function) = functions.find(|function| function.arrival == arrival) {
+        let function = functions.find(|function| Some(function.arrival) == arrival);
+        let (Some(function), Some(volume)) = (function, volume) else {
+            return;
+        };
+        let is_attention = status == ScsiStatus::CHECK_CONDITION
+            && sense::parse(sense)
+                .is_some_and(|received| received.sense.key == SenseKey::UNIT_ATTENTION);
+        let is_busy = [ScsiStatus::BUSY, ScsiStatus::TASK_SET_FULL].contains(&status);
+        if status == ScsiStatus::GOOD {
             function.waits -= 1;
             self.functions_moved = true;
+        } else if is_attention || is_busy {
+            // One a unit of the target at most.
+            function.releases_again.push((volume, nexus));
+        }
+    }
+
+    /// Sends again what the storage had no time for. What it holds no more, a reset
+    /// that it has told of having ended it, need not be released.
+    fn release_again(&mut self) {
+        for at in 0..self.functions.len() {
+            let arrival = self.functions[at].arrival;
+            for (volume, nexus) in self.functions[at].releases_again.take() {
+                if self.find_holder(volume) != Some(nexus) {
+                    self.functions[at].waits -= 1;
+                } else if !self.release(volume, nexus, Some(arrival)) {
+                    self.functions[at].releases_again.push((volume, nexus));
+                }
+            }
         }
     }
 
@@ -382,6 +415,7 @@ impl Relay {
     pub(super) fn sweep_functions(&mut self, net: &mut Net<'_>, now: Time) {
         self.functions_moved = false;
         self.ask_for_resets();
+        self.release_again();
         for at in (0..self.functions.len()).rev() {
             let function = &self.functions[at];
             if function.waits > 0 && now < function.deadline {

@@ -177,7 +177,7 @@ impl Relay {
         })
     }
 
-    pub(super) fn start_pass(&mut self, now: Time, key: TaskKey) {
+    pub(super) fn start_pass(&mut self, key: TaskKey) {
         if let (Some(volume), Some(barrier)) =
             (self.tasks[key.0].volume, self.pass_mut(key).barrier)
         {
@@ -189,12 +189,11 @@ impl Relay {
             self.lans[lan.0].conn.grant(number);
             self.touch_lan(lan);
         }
-        self.continue_pass(now, key);
+        self.continue_pass(key);
     }
 
     /// Sends the command on if its data is here and its blocks are clean.
-    pub(super) fn continue_pass(&mut self, now: Time, key: TaskKey) {
-        let _ = now;
+    pub(super) fn continue_pass(&mut self, key: TaskKey) {
         let Task {
             volume, dormant, ..
         } = self.tasks[key.0];
@@ -336,6 +335,7 @@ impl Relay {
             (false, Residual::None, _) => expected_len,
         };
         let (volume, cdb) = (self.tasks[key.0].volume, self.tasks[key.0].cdb);
+        self.release_answered(key, status, sense);
         if settles {
             self.begin_to_settle(now, key, moved);
         } else if status != ScsiStatus::GOOD || !self.wait_for_media(key, moved) {
@@ -353,7 +353,7 @@ impl Relay {
             self.commit_behind(now, volume);
             self.release_durable(net, now, volume);
         }
-        self.feed_starved(net, now);
+        self.feed_starved(net);
     }
 
     /// A write that the storage was left to judge is answered when a SYNCHRONIZE

@@ -53,10 +53,10 @@ impl Relay {
         }))
     }
 
-    pub(super) fn start_read(&mut self, net: &mut Net<'_>, now: Time, key: TaskKey) {
+    pub(super) fn start_read(&mut self, net: &mut Net<'_>, key: TaskKey) {
         let volume = self.tasks[key.0].volume.expect("a read has a volume");
         self.volume_mut(volume).reads += 1;
-        self.continue_read(net, now, key);
+        self.continue_read(net, key);
         if let Some(task) = self.tasks.get(key.0)
             && let Work::Read(read) = &task.work
             && read
@@ -69,14 +69,13 @@ impl Relay {
     }
 
     /// Makes chunks as far as pages go, and delivers what is ready, in order.
-    pub(super) fn continue_read(&mut self, net: &mut Net<'_>, now: Time, key: TaskKey) {
+    pub(super) fn continue_read(&mut self, net: &mut Net<'_>, key: TaskKey) {
         loop {
             self.plan_chunks(net.pool, key);
             if !self.deliver(key) {
                 break;
             }
         }
-        let _ = now;
         let Some(task) = self.tasks.get(key.0) else {
             return;
         };
@@ -305,7 +304,7 @@ impl Relay {
                 }
                 Overlay::Whole | Overlay::Partial | Overlay::Absent => {
                     self.read_mut(key).chunks[at].state = ChunkState::Ready;
-                    self.continue_read(net, now, key);
+                    self.continue_read(net, key);
                 }
             }
         } else {
@@ -320,7 +319,7 @@ impl Relay {
             self.fail_read(key, status, sense);
         }
         self.release_durable(net, now, volume);
-        self.feed_starved(net, now);
+        self.feed_starved(net);
     }
 
     /// Answers a read with a fault; pages not asked for come back now, the others with their answers.
@@ -368,7 +367,7 @@ impl Relay {
 
     /// Pages have come back: reads that had none go on, sessions in turns, each
     /// one's in order of arrival.
-    pub(super) fn feed_starved(&mut self, net: &mut Net<'_>, now: Time) {
+    pub(super) fn feed_starved(&mut self, net: &mut Net<'_>) {
         for _ in 0..self.starving.len().min(FED_MAX) {
             if !self.staging.has_page_for_read() {
                 return;
@@ -381,7 +380,7 @@ impl Relay {
                     break;
                 }
                 if let Some(key) = self.nexuses[nexus.0].starved.pop_front() {
-                    self.continue_read(net, now, key);
+                    self.continue_read(net, key);
                 }
             }
             let state = &mut self.nexuses[nexus.0];

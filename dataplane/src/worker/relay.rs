@@ -460,9 +460,6 @@ impl Relay {
         let Work::Pass(pass) = &task.work else {
             return;
         };
-        if let Some(arrival) = pass.released_for {
-            self.released_for_function(arrival);
-        }
         if pass.aborting {
             self.ended_at_storage(key, &task);
         }

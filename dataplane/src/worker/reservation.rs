@@ -342,8 +342,21 @@ impl Relay {
         }
     }
 
+    /// The nexus that has reserved the unit by RESERVE.
+    pub(super) fn find_holder(&self, volume: VolumeKey) -> Option<NexusKey> {
+        match self.volume(volume).holding.legacy {
+            Legacy::Ours(nexus) if self.nexuses.contains(nexus.0) => Some(nexus),
+            _ => None,
+        }
+    }
+
     /// Sends a RELEASE of the relay's own. False if there is no room for it.
-    fn release(&mut self, volume: VolumeKey, nexus: NexusKey, released_for: Option<u64>) -> bool {
+    pub(super) fn release(
+        &mut self,
+        volume: VolumeKey,
+        nexus: NexusKey,
+        released_for: Option<u64>,
+    ) -> bool {
         if self.tasks.len() == self.tasks.capacity() {
             return false;
         }
@@ -381,7 +394,7 @@ impl Relay {
             }),
         }));
         self.nexuses[nexus.0].tasks += 1;
-        self.start_pass(Time::ZERO, key);
+        self.start_pass(key);
         true
     }
 

@@ -181,7 +181,7 @@ impl Relay {
             self.volume_mut(volume).sample_rates(now);
         }
         self.admit_held(net, now);
-        self.feed_starved(net, now);
+        self.feed_starved(net);
     }
 
     /// What passed through is synced after a flush period, as records are: a
@@ -226,7 +226,7 @@ impl Relay {
                 }
                 _ => self.give_up(TaskKey(at), ScsiStatus::BUSY, &[]),
             }
-            self.feed_starved(net, now);
+            self.feed_starved(net);
         }
     }
 

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use sluice_proto::Time;
-use sluice_proto::scsi::{self, Access, ScsiStatus, Sense, SenseKey};
+use sluice_proto::scsi::{self, Access, ScsiStatus, Sense, SenseKey, opcode};
 
 use super::{Pending, Storage, Volume};
 use crate::random::Random;
@@ -146,6 +146,13 @@ impl Storage {
         pending: &Pending,
         random: &mut Random,
     ) -> Option<Failure> {
+        if pending.cdb[0] == opcode::RELEASE_6
+            && let Some((fault, times @ 1..)) = &mut self.releases_fail
+        {
+            *times -= 1;
+            self.counters.refused += 1;
+            return Some((*fault, 0, 0..0));
+        }
         let access = scsi::classify(&pending.cdb).ok()?;
         let met = self
             .refusals
