@@ -24,6 +24,7 @@ use sluice_proto::iscsi::chap::{self, Algorithms, ChapName, Credential};
 use crate::driver::{self, Port, PortError, PortSpec, TunSpec};
 use crate::journal::begin::begin;
 use crate::journal::layout::{BLOCK_LEN, Identity};
+use crate::journal::left::{Left, Verdict, number_of};
 use crate::journal::replay::Blocks;
 use crate::journal::thread::{JournalPort, LogBase};
 use crate::journal::{self, Device, JournalError, Line};
@@ -58,6 +59,17 @@ pub enum StartError {
          configure [journal] as it was and start again"
     )]
     HalfRestored,
+    #[error(
+        "journal {path:?}: it was left behind by a start without it, or with another one: writes were \
+         acknowledged since that it does not have, and what it holds would come back over them; nothing \
+         on it was changed: remove the file (zero a block device) and start again"
+    )]
+    LeftBehind { path: PathBuf },
+    #[error(
+        "cannot keep in {path:?} which journals were left behind: {source}; mend that file: without it a \
+         journal that is configured again could bring back old data"
+    )]
+    Left { path: PathBuf, source: io::Error },
     #[error("port {name}: {source}")]
     Port { name: String, source: PortError },
     #[error(transparent)]
@@ -334,6 +346,9 @@ enum LogFault {
     Region(RegionError),
     Log(LogError),
     Journal(JournalError),
+    /// Nothing of the journal may be replayed.
+    LeftBehind,
+    Left(io::Error),
 }
 
 impl From<LogError> for LogFault {
@@ -377,7 +392,15 @@ fn open_log(
         });
         Ok::<_, LogFault>(log?)
     };
+    let left = Left::beside(&config.control.state);
     let told = |path: &Path, fault| match fault {
+        LogFault::LeftBehind => StartError::LeftBehind {
+            path: path.to_owned(),
+        },
+        LogFault::Left(source) => StartError::Left {
+            path: left.path().to_owned(),
+            source,
+        },
         LogFault::Region(source) => StartError::Region(source),
         LogFault::Log(source) => StartError::Log(source),
         LogFault::Journal(source) => StartError::Journal {
@@ -392,9 +415,11 @@ fn open_log(
                 Pairing::None => {}
                 Pairing::Restoring(_) => return Err(StartError::HalfRestored),
                 Pairing::With(_) => {
+                    left.goes_on(log.pairing(), None)
+                        .map_err(|fault| told(Path::new(""), LogFault::Left(fault)))?;
                     warn!(
-                        "log: it went with a journal, and none is configured: remove that journal's file, or \
-                         a start that finds it without this log brings back what it holds"
+                        "log: it went with a journal, and none is configured: that one is left behind, and is \
+                         refused when it is configured again; remove its file"
                     );
                     log.pair(Pairing::None);
                 }
@@ -415,6 +440,17 @@ fn open_log(
                 Ok(false) => {}
                 Err(source) => warn!("journal {path:?}: cannot tell its file system: {source}"),
             }
+            let found = number_of(&mut device);
+            let mut pairing = Pairing::None;
+            let mut open = |anew: bool| {
+                let (log, recovery) = open(anew)?;
+                pairing = log.pairing();
+                let verdict = found.map(|id| left.judge(pairing, id)).transpose();
+                match verdict.map_err(LogFault::Left)? {
+                    Some(Verdict::LeftBehind) => Err(LogFault::LeftBehind),
+                    _ => Ok((log, recovery)),
+                }
+            };
             let begun = begin(&mut device, id, &mut open, |entry| {
                 is_journalled(config, entry)
             });
@@ -423,6 +459,8 @@ fn open_log(
                 Region::discard(&spec)?;
             }
             let begun = begun.map_err(told)?;
+            left.goes_on(pairing, Some(begun.core.id()))
+                .map_err(|fault| told(LogFault::Left(fault)))?;
             info!(
                 "journal {path:?}: {} MiB",
                 (device.blocks() * BLOCK_LEN as u64) >> 20

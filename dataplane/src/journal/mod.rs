@@ -15,7 +15,8 @@
 //!   not surprises: [`core`] stops, and can still be told to void the journal.
 //!
 //! [`layout`] draws the bytes, [`core`] decides what is written where,
-//! [`mod@replay`] reads it back, [`begin`] makes a start of what is found, [`restore`] makes it a write log again,
+//! [`mod@replay`] reads it back, [`begin`] makes a start of what is found, [`left`] knows which journal
+//! must not be one's, [`restore`] makes it a write log again,
 //! [`device`] is a file or block device, [`thread`] drives it, [`gather`] says when a
 //! group waits for more.
 //!
@@ -26,6 +27,7 @@ pub mod begin;
 pub mod core;
 pub mod device;
 pub mod gather;
+pub mod left;
 pub mod line;
 pub mod model;
 pub mod restore;
