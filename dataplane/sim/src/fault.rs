@@ -45,10 +45,12 @@ pub enum FaultKind {
     Departure,
     /// A computer ends its own commands, or everybody's.
     Management,
+    /// A computer takes a volume for itself.
+    Reservations,
 }
 
 /// All kinds, with the names that `sim --without` takes.
-pub const KINDS: [(FaultKind, &str); 23] = [
+pub const KINDS: [(FaultKind, &str); 24] = [
     (FaultKind::Loss, "loss"),
     (FaultKind::Duplicate, "duplicate"),
     (FaultKind::Reorder, "reorder"),
@@ -72,6 +74,7 @@ pub const KINDS: [(FaultKind, &str); 23] = [
     (FaultKind::Slow, "slow"),
     (FaultKind::Departure, "departure"),
     (FaultKind::Management, "management"),
+    (FaultKind::Reservations, "reservations"),
 ];
 
 /// Kinds that are left out.

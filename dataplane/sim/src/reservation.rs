@@ -59,6 +59,11 @@ impl Reservations {
         self.held.is_none() && self.reserved.is_none()
     }
 
+    /// Nobody is registered, or holds anything.
+    pub fn is_unused(&self) -> bool {
+        self.is_free() && self.registrants.is_empty()
+    }
+
     /// Power is lost: all of it.
     pub fn forget(&mut self) {
         self.registrants.clear();

@@ -20,7 +20,7 @@ use sluice_proto::iscsi::{
     TaskFunctionResponse, TaskId, login_status,
 };
 use sluice_proto::scsi::reservation::Change;
-use sluice_proto::scsi::{self, Access, ScsiStatus, Sense, opcode};
+use sluice_proto::scsi::{self, Access, ScsiStatus, Sense, SenseKey, opcode};
 use smoltcp::iface::SocketHandle;
 use smoltcp::socket::tcp::State;
 
@@ -101,6 +101,8 @@ pub struct StorageCounters {
     pub write_through: u64,
     pub reinstated: u64,
     pub busy: u64,
+    /// Commands that somebody's reservation kept out.
+    pub conflicts: u64,
     pub destaged: u64,
     /// Commands that were made to fail.
     pub refused: u64,
@@ -134,6 +136,8 @@ pub struct Storage {
     pub lost: BTreeSet<usize>,
     /// Answers no command while set; pings it does.
     pub hangs: bool,
+    /// Answers no task management function while set.
+    pub ignores_functions: bool,
     /// A command that ABORT TASK names is carried out and answered first: the
     /// function comes too late, and is *complete* all the same.
     pub finishes_aborted: bool,
@@ -177,6 +181,7 @@ impl Storage {
             refused_with: Vec::new(),
             lost: BTreeSet::new(),
             hangs: false,
+            ignores_functions: false,
             finishes_aborted: false,
             hides_capacity: false,
             unmaps: false,
@@ -289,6 +294,19 @@ impl Storage {
         Ok(())
     }
 
+    /// Nobody holds any volume or is registered any more; every nexus is told.
+    pub fn clear_reservations(&mut self) {
+        for (at, volume) in self.volumes.iter_mut().enumerate() {
+            if !volume.reservations.is_unused() {
+                volume.reservations.forget();
+                for session in &mut self.sessions {
+                    let told = &mut session.attentions[at].told;
+                    told.push_back(Sense::new(SenseKey::UNIT_ATTENTION, 0x2A, 0x03));
+                }
+            }
+        }
+    }
+
     /// Drops the storage's end of every session but the first without a word.
     /// They stay at the relay, and cost this model nothing more.
     pub fn forget_all_but_first(&mut self) {
@@ -374,7 +392,7 @@ impl Storage {
             .iter()
             .chain(&self.left)
             .flat_map(|session| session.pending.iter())
-            .filter(|pending| pending.complete)
+            .filter(|pending| pending.complete && !self.hangs)
             .map(|pending| pending.due)
             .min();
         self.host.deadline(now).min(due.unwrap_or(Time::FAR))
@@ -598,6 +616,7 @@ impl Storage {
                     pending.complete = true;
                 }
             }
+            Some(Simple::Management(..)) if self.ignores_functions => {}
             Some(Simple::Management(tag, function, lun, task)) => {
                 if function == TaskFunction::LunReset {
                     self.reset_tasks(lun);
@@ -821,6 +840,11 @@ impl Storage {
         let reservations = &mut self.volumes[volume].reservations;
         let judged = access.map(|access| reservations.judge(&port, cdb, access));
         if let Ok(Err(conflict)) = judged {
+            self.counters.conflicts += 1;
+            if !self.refused_with.contains(&Sense::WRITE_PROTECTED) {
+                // What the relay makes of it when none of its nexuses gets past.
+                self.refused_with.push(Sense::WRITE_PROTECTED);
+            }
             return refused(conflict);
         }
         match Change::from_cdb(cdb) {

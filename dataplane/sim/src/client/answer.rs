@@ -26,6 +26,7 @@ pub(super) fn answered(
         match status {
             ScsiStatus::BUSY | ScsiStatus::TASK_SET_FULL => counters.busy += 1,
             ScsiStatus::TASK_ABORTED => counters.task_aborted += 1,
+            ScsiStatus::RESERVATION_CONFLICT => counters.conflicts += 1,
             ScsiStatus::CHECK_CONDITION if attention => counters.attentions += 1,
             ScsiStatus::CHECK_CONDITION if key == Some(SenseKey::MISCOMPARE) => {
                 counters.compares_failed += 1;
@@ -89,6 +90,13 @@ pub(super) fn answered(
         }
         Kind::Verify => counters.verifies_good += u64::from(good),
         Kind::Unmap => counters.unmaps_good += u64::from(good),
+        Kind::Reserve { .. } if key == Some(SenseKey::ABORTED_COMMAND) => {
+            oracle.reserve_lost();
+        }
+        Kind::Reserve { ticket } => {
+            counters.reserves_good += u64::from(good);
+            oracle.reserve_answered(*ticket, good);
+        }
         Kind::Read { .. } | Kind::Sync { .. } => {}
     }
 }

@@ -8,7 +8,7 @@
 mod answer;
 mod request;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ use crate::host::Host;
 use crate::oracle::Oracle;
 use crate::proof::Proof;
 use crate::random::Random;
-use request::{Kind, Request};
+use request::{Kind, Request, Standing};
 
 /// Silence after which the computer asks by NOP, and once more after which it gives up.
 const SILENCE_MAX: Duration = Duration::from_secs(3);
@@ -48,6 +48,10 @@ pub struct Workload {
     pub management_one_in: u64,
     /// One in so many is to leave, or to drop dead; 0 for none.
     pub departure_one_in: u64,
+    /// One command in so many is about who holds the volume; 0 for none.
+    pub reserve_one_in: u64,
+    /// On the same volumes, itself included.
+    pub computers: u8,
     /// Commands that it issues, at most.
     pub commands_max: u64,
     /// Volumes, by bit, that it leaves alone.
@@ -93,6 +97,8 @@ pub struct ClientCounters {
     pub unmaps_good: u64,
     pub reads_good: u64,
     pub syncs_good: u64,
+    pub reserves_good: u64,
+    pub conflicts: u64,
     pub busy: u64,
     pub attentions: u64,
     pub errors: u64,
@@ -133,6 +139,10 @@ pub struct Client {
     requests: Vec<Request>,
     /// What a session that has begun reads through before anything else: volume and LBA.
     to_look_at: VecDeque<(Unit, u64)>,
+    /// What it takes itself for, by volume.
+    standing: BTreeMap<usize, Standing>,
+    /// Volumes of PERSISTENT RESERVE OUTs whose session was lost, and its ISID.
+    reserves_astray: Vec<(u8, usize)>,
     /// Commands issued.
     issued: u64,
     /// A task management function is out since then.
@@ -166,6 +176,8 @@ impl Client {
             leaving: false,
             requests: Vec::new(),
             to_look_at: VecDeque::new(),
+            standing: BTreeMap::new(),
+            reserves_astray: Vec::new(),
             issued: 0,
             function: None,
             astray: Vec::new(),
@@ -303,6 +315,10 @@ impl Client {
                 oracles[volume].write_unknown(number);
                 self.astray.push((self.isid, volume, number));
             }
+            if let Kind::Reserve { .. } = request.kind {
+                oracles[volume].reserve_lost();
+                self.reserves_astray.push((self.isid, volume));
+            }
         }
         self.next_action = now + Duration::from_millis(50);
     }
@@ -420,6 +436,9 @@ impl Client {
             if let Some(number) = request.kind.write() {
                 oracles[request.unit.volume].write_ended(number);
             }
+            if let Kind::Reserve { ticket } = request.kind {
+                oracles[request.unit.volume].reserve_answered(ticket, false);
+            }
             false
         });
     }
@@ -439,6 +458,13 @@ impl Client {
             its != isid
         });
         self.counters.came_back_as_before += u64::from(any);
+        self.reserves_astray.retain(|&(its, volume)| {
+            if its == isid {
+                oracles[volume].reserve_ended();
+            }
+            its != isid
+        });
+        self.standing.clear();
         // Every other session begins with a look at all there is.
         self.to_look_at.clear();
         if self.counters.logins.is_multiple_of(2) {

@@ -2,11 +2,14 @@
 
 use sluice_proto::Time;
 use sluice_proto::iscsi::{Command, Direction, TaskAttribute};
+use sluice_proto::scsi::reservation::Kind as Reserved;
 use sluice_proto::scsi::{cdb, opcode};
 
 use super::{Client, Unit};
 use crate::block;
-use crate::oracle::{Oracle, ReadTicket, SyncTicket, WriteKind, WriteNumber};
+use crate::oracle::{
+    Computer, Oracle, ReadTicket, ReserveTicket, Reserving, SyncTicket, WriteKind, WriteNumber,
+};
 use crate::random::Random;
 
 /// Longest request, in bytes: some slow links carry little more in a second.
@@ -37,6 +40,10 @@ pub(super) enum Kind {
     Sync {
         ticket: SyncTicket,
     },
+    /// PERSISTENT RESERVE OUT.
+    Reserve {
+        ticket: ReserveTicket,
+    },
 }
 
 #[derive(Debug)]
@@ -63,6 +70,7 @@ impl Kind {
             Self::Unmap => "an UNMAP",
             Self::Read { .. } => "a read",
             Self::Sync { .. } => "a SYNCHRONIZE CACHE",
+            Self::Reserve { .. } => "a PERSISTENT RESERVE OUT",
         }
     }
 
@@ -94,7 +102,13 @@ impl Client {
         let len = count * u32::try_from(unit.block_len).expect("512 or 4096");
         let mut payload = Vec::new();
         let mut attribute = TaskAttribute::Simple;
-        let (kind, cdb, data) = if random.chance(self.workload.pass_percent) {
+        let by = self.identity.number;
+        let one_in = self.workload.reserve_one_in;
+        let (kind, cdb, data) = if one_in > 0 && random.of(one_in) == 0 {
+            let computers = u64::from(self.workload.computers);
+            let standing = self.standing.entry(unit.volume).or_default();
+            reserving((by, standing), computers, &mut payload, random, oracle)
+        } else if random.chance(self.workload.pass_percent) {
             // Often a long one, over whole writes that may still be in the log.
             let longest = self.workload.request_blocks_max.min(most);
             let (lba, count) = if random.chance(30) {
@@ -103,7 +117,7 @@ impl Client {
             } else {
                 (lba, count)
             };
-            passing(unit, lba, count, &mut payload, random, oracle)
+            passing(by, unit, lba, count, &mut payload, random, oracle)
         } else if random.chance(self.workload.sync_percent) {
             (
                 Kind::Sync {
@@ -121,7 +135,7 @@ impl Client {
             } else {
                 WriteKind::Plain
             };
-            let number = oracle.write_issued(lba, count, kind);
+            let number = oracle.write_issued_by(by, lba, count, kind);
             stamp(unit, &mut payload, number, lba, count);
             let cdb = if kind == WriteKind::Fua {
                 cdb::write_fua(lba, count)
@@ -130,7 +144,7 @@ impl Client {
             };
             (Kind::Write { number, kind }, cdb, Direction::Out(len))
         } else {
-            reading(lba, count, len, oracle)
+            reading(by, lba, count, len, oracle)
         };
         self.issue(now, unit, (kind, cdb, data), payload, attribute);
     }
@@ -142,7 +156,8 @@ impl Client {
         }
         let count = u32::try_from(LOOK_BLOCKS).expect("small");
         let len = count * u32::try_from(unit.block_len).expect("512 or 4096");
-        let read = reading(lba, count, len, &mut oracles[unit.volume]);
+        let by = self.identity.number;
+        let read = reading(by, lba, count, len, &mut oracles[unit.volume]);
         self.issue(now, unit, read, Vec::new(), TaskAttribute::Simple);
     }
 
@@ -183,9 +198,9 @@ impl Client {
 /// A command: what it is to the oracle, its CDB, and which way its data goes.
 type Asked = (Kind, [u8; 16], Direction);
 
-fn reading(lba: u64, blocks: u32, len: u32, oracle: &mut Oracle) -> Asked {
+fn reading(by: Computer, lba: u64, blocks: u32, len: u32, oracle: &mut Oracle) -> Asked {
     let read = Kind::Read {
-        ticket: oracle.read_issued(),
+        ticket: oracle.read_issued_by(by),
         lba,
         data: vec![0; len as usize],
     };
@@ -204,6 +219,7 @@ fn stamp(unit: Unit, payload: &mut Vec<u8>, number: WriteNumber, lba: u64, block
 /// A command that the relay passes on: WRITE AND VERIFY, WRITE SAME of a
 /// block, COMPARE AND WRITE, VERIFY, or an UNMAP, which the storage may take for a hint.
 fn passing(
+    by: Computer,
     unit: Unit,
     lba: u64,
     blocks: u32,
@@ -220,7 +236,7 @@ fn passing(
         0..4 => {
             cdb = cdb::write(lba, blocks);
             cdb[0] = opcode::WRITE_AND_VERIFY_10;
-            let number = oracle.write_issued(lba, blocks, WriteKind::Passed);
+            let number = oracle.write_issued_by(by, lba, blocks, WriteKind::Passed);
             stamp(unit, payload, number, lba, blocks);
             Kind::Write {
                 number,
@@ -230,7 +246,7 @@ fn passing(
         4..6 => {
             cdb[0] = opcode::WRITE_SAME_16;
             sixteen(&mut cdb, 1);
-            let number = oracle.write_issued(lba, 1, WriteKind::Passed);
+            let number = oracle.write_issued_by(by, lba, 1, WriteKind::Passed);
             stamp(unit, payload, number, lba, 1);
             Kind::Write {
                 number,
@@ -242,14 +258,14 @@ fn passing(
             cdb[0] = opcode::COMPARE_AND_WRITE;
             cdb[2..10].copy_from_slice(&lba.to_be_bytes());
             cdb[13] = u8::try_from(blocks).expect("at most 4");
-            let ticket = oracle.read_issued();
+            let ticket = oracle.read_issued_by(by);
             let expected: Vec<_> = (lba..lba + u64::from(blocks))
                 .map(|block| oracle.expected(block))
                 .collect();
             for (&number, lba) in expected.iter().zip(lba..) {
                 stamp(unit, payload, number, lba, 1);
             }
-            let number = oracle.write_issued(lba, blocks, WriteKind::Passed);
+            let number = oracle.write_issued_by(by, lba, blocks, WriteKind::Passed);
             stamp(unit, payload, number, lba, blocks);
             Kind::Compare {
                 number,
@@ -276,4 +292,67 @@ fn passing(
     };
     let len = u32::try_from(payload.len()).expect("a short request");
     (kind, cdb, Direction::Out(len))
+}
+
+/// A computer's key: its number, told from no key.
+const fn key(computer: u64) -> u64 {
+    0xA100 + computer
+}
+
+/// What a computer takes itself for, of a volume.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) enum Standing {
+    #[default]
+    Nothing,
+    Registered,
+    Holder(Reserved),
+}
+
+/// Registers, takes the volume for itself or gives it back, or drives another out.
+fn reserving(
+    (by, standing): (Computer, &mut Standing),
+    computers: u64,
+    payload: &mut Vec<u8>,
+    random: &mut Random,
+    oracle: &mut Oracle,
+) -> Asked {
+    let kind = [
+        Reserved::WriteExclusive,
+        Reserved::WriteExclusive,
+        Reserved::ExclusiveAccess,
+        Reserved::WriteExclusiveRegistrants,
+        Reserved::ExclusiveAccessRegistrants,
+        Reserved::WriteExclusiveAll,
+    ][random.below(6)];
+    let what = match (*standing, random.of(10)) {
+        (Standing::Nothing, 0..8) | (_, 0) => Reserving::Register,
+        (Standing::Holder(held), 1..5) => Reserving::Release(held),
+        (Standing::Registered, 1..4) => Reserving::Reserve(kind),
+        (_, 8) => Reserving::Clear,
+        (_, 9) => Reserving::Unregister,
+        _ => Reserving::Preempt(kind),
+    };
+    let own = key(u64::from(by));
+    // Service action, key, key that it is about, TYPE.
+    let (action, registered, about, held, then) = match what {
+        Reserving::Register => (6, 0, own, None, Standing::Registered),
+        Reserving::Unregister => (6, 0, 0, None, Standing::Nothing),
+        Reserving::Reserve(kind) => (1, own, 0, Some(kind), Standing::Holder(kind)),
+        Reserving::Release(kind) => (2, own, 0, Some(kind), Standing::Registered),
+        Reserving::Clear => (3, own, 0, None, Standing::Nothing),
+        Reserving::Preempt(kind) => {
+            let other = key(random.of(computers));
+            (4, own, other, Some(kind), Standing::Holder(kind))
+        }
+    };
+    *standing = then;
+    let mut cdb = [0; 16];
+    (cdb[0], cdb[1]) = (opcode::PERSISTENT_RESERVE_OUT, action);
+    cdb[2] = held.map_or(0, Reserved::code);
+    cdb[8] = 24;
+    payload.extend(registered.to_be_bytes());
+    payload.extend(about.to_be_bytes());
+    payload.resize(24, 0);
+    let ticket = oracle.reserve_issued(by, what);
+    (Kind::Reserve { ticket }, cdb, Direction::Out(24))
 }

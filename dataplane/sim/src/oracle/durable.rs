@@ -14,8 +14,9 @@ impl Oracle {
                 continue;
             };
             // What went into the journal is on stable media, what passed by it is not.
-            if self.contract == Durability::Journal && self.write(number).kind != WriteKind::Passed
-            {
+            let write = self.write(number);
+            let passed = write.kind == WriteKind::Passed && !write.may_pass;
+            if self.contract == Durability::Journal && !passed {
                 continue;
             }
             let promised = self.promised[block];
@@ -66,7 +67,7 @@ impl Oracle {
     pub fn storage_lost_cache(&mut self) {
         for at in 0..self.writes.len() {
             let write = self.writes[at];
-            if write.kind != WriteKind::Passed {
+            if write.kind != WriteKind::Passed && !write.may_pass {
                 continue;
             }
             let number = WriteNumber::try_from(at + 1).expect("a trace is short");

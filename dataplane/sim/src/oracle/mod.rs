@@ -25,6 +25,8 @@
 //!   of one that was issued after the end;
 //! - **refused means refused** (A-12): a plain write answered BUSY never shows;
 //!   nor does a COMPARE AND WRITE that found something else;
+//! - **fencing** (C-9): while a computer is known to hold a volume for itself, no write
+//!   of another is acknowledged;
 //! - **nothing lost** (A-21): when all is drained, every acknowledged write, or
 //!   one not before it, is on the media.
 //!
@@ -33,6 +35,7 @@
 
 mod damage;
 mod durable;
+mod fence;
 mod lost;
 mod order;
 mod reading;
@@ -42,6 +45,8 @@ use std::fmt;
 use std::ops::Range;
 
 pub use damage::Damage;
+use fence::Fence;
+pub use fence::{Computer, ReserveTicket, Reserving};
 use sluice_hugepages::tables::Durability;
 
 /// A write's number; 0 is what a block holds before the first.
@@ -81,6 +86,10 @@ struct Write {
     issued: u64,
     fate: Fate,
     kind: WriteKind,
+    /// Whose it is, where that matters.
+    by: Option<Computer>,
+    /// Somebody may have held the volume: it may have passed the cache by.
+    may_pass: bool,
     /// Under way when what it relies on was lost, a passed write the storage's cache
     /// or a plain one the relay's log: its GOOD may be older than the loss.
     may_be_lost: bool,
@@ -135,6 +144,8 @@ pub struct Oracle {
     promised: Image,
     /// Blocks of writes that were damaged and given up.
     excused: BTreeSet<(usize, WriteNumber)>,
+    fence: Fence,
+    pub fences: u64,
     pub violations: Vec<Violation>,
     pub reads_checked: u64,
     pub images_checked: u64,
@@ -144,6 +155,7 @@ pub struct Oracle {
 #[derive(Clone, Copy, Debug)]
 pub struct ReadTicket {
     issued: u64,
+    by: Option<Computer>,
 }
 
 /// A SYNCHRONIZE CACHE under way.
@@ -168,6 +180,8 @@ impl Oracle {
             media: vec![0; blocks],
             promised: vec![0; blocks],
             excused: BTreeSet::new(),
+            fence: Fence::default(),
+            fences: 0,
             violations: Vec::new(),
             reads_checked: 0,
             images_checked: 0,
@@ -188,13 +202,29 @@ impl Oracle {
             issued,
             fate: Fate::Pending,
             kind,
+            by: None,
+            may_pass: self.fence.taken,
             may_be_lost: false,
         });
         WriteNumber::try_from(self.writes.len()).expect("a trace is short")
     }
 
+    /// As [`Oracle::write_issued`], by this computer.
+    pub fn write_issued_by(
+        &mut self,
+        by: Computer,
+        lba: u64,
+        blocks: u32,
+        kind: WriteKind,
+    ) -> WriteNumber {
+        let number = self.write_issued(lba, blocks, kind);
+        self.write_mut(number).by = Some(by);
+        number
+    }
+
     pub fn write_acknowledged(&mut self, number: WriteNumber) {
         let at = self.now();
+        self.check_write_fenced(number);
         let write = self.write_mut(number);
         if write.may_be_lost {
             write.fate = Fate::Unknown;
@@ -293,7 +323,16 @@ impl Oracle {
     }
 
     pub fn read_issued(&mut self) -> ReadTicket {
-        ReadTicket { issued: self.now() }
+        let issued = self.now();
+        ReadTicket { issued, by: None }
+    }
+
+    /// As [`Oracle::read_issued`], by this computer.
+    pub fn read_issued_by(&mut self, by: Computer) -> ReadTicket {
+        ReadTicket {
+            by: Some(by),
+            ..self.read_issued()
+        }
     }
 
     /// The storage's state has changed: what it would answer, and its stable media.

@@ -8,6 +8,7 @@ impl Oracle {
     pub fn read_answered(&mut self, ticket: ReadTicket, lba: u64, numbers: &[WriteNumber]) {
         self.now();
         self.reads_checked += 1;
+        self.check_read_fenced(ticket);
         for (&number, block) in numbers.iter().zip(lba..) {
             if let Some(why) = self.impossible(number, block) {
                 self.report(

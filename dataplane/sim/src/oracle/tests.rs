@@ -181,3 +181,26 @@ fn what_was_damaged_is_excused_when_it_is_given_up() {
     assert_eq!(rules(&oracle), ["fresh reads"]);
     assert_eq!(oracle.expected(2), later);
 }
+
+/// A computer that another keeps out is acknowledged nothing; a doubt excuses it.
+#[test]
+fn what_is_acknowledged_past_a_fence_is_seen() {
+    let reserve = Reserving::Reserve(sluice_proto::scsi::reservation::Kind::WriteExclusive);
+    for doubt in [false, true] {
+        let mut oracle = Oracle::new(2);
+        let before = oracle.write_issued_by(1, 0, 1, WriteKind::Plain);
+        let ticket = oracle.reserve_issued(0, reserve);
+        oracle.reserve_answered(ticket, true);
+        // It was under way before.
+        oracle.write_acknowledged(before);
+        let own = oracle.write_issued_by(0, 1, 1, WriteKind::Plain);
+        oracle.write_acknowledged(own);
+        let other = oracle.write_issued_by(1, 0, 1, WriteKind::Plain);
+        if doubt {
+            let _ = oracle.reserve_issued(1, Reserving::Clear);
+        }
+        assert!(oracle.violations.is_empty());
+        oracle.write_acknowledged(other);
+        assert_eq!(oracle.violations.is_empty(), doubt);
+    }
+}

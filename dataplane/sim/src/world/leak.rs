@@ -7,6 +7,7 @@ use std::time::Duration;
 use sluice_hugepages::pool::PoolStats;
 
 use super::World;
+use crate::client::Client;
 
 /// In which whatever is left must be gone: a nexus logs out for 15 s at most, and may
 /// have to come back first.
@@ -21,14 +22,17 @@ impl World {
         let records = worker.relay.log().records().count();
         let pool = worker.pool.stats();
         let busy = |of: &PoolStats| (of.pages_leased, of.page_frames_in_use, of.frames_in_use);
+        // The nexus of a computer that may be registered stays, with its flow: the computer
+        // must find its registration (C-9).
+        let registered = |client: &Client| client.counters.reserves_good > 0;
+        let registered = self.clients.iter().any(registered);
         let nothing = usage.sessions == 0
             && usage.tasks == 0
             && usage.wan_tasks == 0
             && usage.staging_pages == 0
             && usage.held == 0
-            && usage.nexuses == 0
             && records == 0
-            && busy(&pool) == busy(&fresh);
+            && (registered || usage.nexuses == 0 && busy(&pool) == busy(&fresh));
         (!nothing).then(|| format!("{usage:?}, {records} records, {pool:?}; at start {fresh:?}"))
     }
 

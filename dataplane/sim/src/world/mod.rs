@@ -149,6 +149,7 @@ struct Met {
     half_cuts: u64,
     pauses: u64,
     leaps: u64,
+    hangs: u64,
     leak_checks: u64,
     payloads_rotted: u64,
     headers_rotted: u64,
@@ -194,6 +195,7 @@ struct World {
     /// Towards the storage, and from it.
     cut_until: [Time; 2],
     paused_until: Time,
+    hangs_until: Time,
     faults_over: Time,
     /// So far is the relay's clock ahead.
     ahead: Duration,
@@ -201,6 +203,8 @@ struct World {
     rotten: Vec<Rotten>,
     operator_random: Random,
     operator_looks: Time,
+    /// Nobody holds a volume any more.
+    cleared: bool,
 }
 
 /// What is left to be done when nothing goes wrong any more, and when it last became less.
@@ -319,11 +323,13 @@ impl World {
             next_event: 0,
             cut_until: [Time::FAR; 2],
             paused_until: Time::FAR,
+            hangs_until: Time::FAR,
             faults_over: Time::ZERO + options.work,
             ahead: Duration::ZERO,
             rotten: Vec::new(),
             operator_random: chance(OPERATOR),
             operator_looks: Time::ZERO,
+            cleared: false,
             options,
         };
         world.start(Some(Region::anonymous(plan.log_len)));
@@ -632,7 +638,7 @@ impl World {
         next = next.min(self.storage.deadline(now));
         next = next.min(self.operator_looks);
         let [outward, inward] = self.cut_until;
-        next = next.min(outward).min(inward);
+        next = next.min(outward).min(inward).min(self.hangs_until);
         if now < self.faults_over {
             next = next.min(self.faults_over);
         }

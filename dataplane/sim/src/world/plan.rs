@@ -128,6 +128,8 @@ fn workload(random: &mut Random, without: Without) -> Workload {
         think_max: Duration::from_micros(200 + random.of(5000)),
         management_one_in: [0, 100, 500, 1000][random.below(4)],
         departure_one_in: [0, 500, 2000, 2000][random.below(4)],
+        reserve_one_in: 0,
+        computers: 1,
         commands_max: u64::MAX,
         leaves_alone: 0,
     };
@@ -186,6 +188,16 @@ impl Plan {
         } else {
             Mode::Transparent
         };
+        let reserve_one_in = match random.of(10) {
+            0 | 1 if shared => 12,
+            2 | 3 if shared => 40,
+            _ => 0,
+        };
+        let reserve_one_in = if options.without.has(FaultKind::Reservations) {
+            0
+        } else {
+            reserve_one_in
+        };
         let clients = (0..computers)
             .map(|number| {
                 let target = if shared { 0 } else { number };
@@ -215,6 +227,8 @@ impl Plan {
                 let workload = Workload {
                     commands_max: options.commands_max(usize::from(number)),
                     leaves_alone: options.volumes_off,
+                    reserve_one_in,
+                    computers: u8::try_from(computers).expect("few computers"),
                     ..workload(random, options.without)
                 };
                 Client::new(identity, units, workload, random.draw())

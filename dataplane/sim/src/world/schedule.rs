@@ -70,6 +70,10 @@ pub enum Event {
     /// A connection of the storage breaks while it has writes under way, or any;
     /// it is slow to do them.
     BrokenConnection,
+    /// It answers pings alone.
+    Hang {
+        lasts: Duration,
+    },
     /// Commands of one of its volumes fail: so many, or all for a while, which only
     /// somebody who looks after it can end.
     Trouble {
@@ -99,6 +103,7 @@ impl Event {
             Self::StorageReset => FaultKind::Reset,
             Self::StoragePower => FaultKind::PowerFailure,
             Self::BrokenConnection => FaultKind::BrokenConnection,
+            Self::Hang { .. } => FaultKind::Slow,
             Self::Trouble {
                 times: u32::MAX, ..
             } => FaultKind::Refusing,
@@ -135,10 +140,6 @@ pub(super) fn draw(random: &mut Random, until: Time, durability: Durability) -> 
 fn of_site(random: &mut Random, durability: Durability) -> Event {
     let lasts = Duration::from_millis(random.of(4000));
     match random.of(15) {
-        // Longer than a task management function waits for the storage's.
-        0 if random.chance(30) => Event::Cut {
-            lasts: Duration::from_millis(10_500 + random.of(4000)),
-        },
         0 => Event::Cut { lasts },
         1 => Event::HalfCut {
             lasts,
@@ -165,7 +166,11 @@ fn of_site(random: &mut Random, durability: Durability) -> Event {
             // From a hiccup to some minutes.
             by: Duration::from_millis(1 << random.of(19)),
         },
-        9..=11 => of_storage(random),
+        // Half of them longer than a task management function waits for the storage's.
+        9 => Event::Hang {
+            lasts: Duration::from_millis(random.of(4000) + 12_000 * random.of(2)),
+        },
+        10..=11 => of_storage(random),
         _ => Event::BrokenConnection,
     }
 }

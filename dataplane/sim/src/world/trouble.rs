@@ -7,6 +7,7 @@ use sluice_proto::Time;
 use super::World;
 use super::rot::Rot;
 use super::schedule::{Event, Scheduled};
+use crate::oracle::Oracle;
 use crate::storage::Trouble;
 
 impl World {
@@ -20,6 +21,9 @@ impl World {
         }
         if now >= self.paused_until {
             self.paused_until = Time::FAR;
+        }
+        if now >= self.hangs_until {
+            self.hang(None);
         }
         if now >= self.faults_over {
             return self.mend();
@@ -47,6 +51,12 @@ impl World {
         self.storage.busy_percent = 0;
         self.storage.hiccup_one_in = 0;
         self.storage.troubles.clear();
+        self.hang(None);
+        if !self.cleared {
+            self.cleared = true;
+            self.storage.clear_reservations();
+            self.oracles.iter_mut().for_each(Oracle::fence_forgotten);
+        }
         if let Some(journal) = &mut self.journal {
             journal.stalled_until = Time::ZERO;
             journal.disk.fails = false;
@@ -92,6 +102,11 @@ impl World {
             Event::StoragePower => {
                 self.forget_what_passed();
                 self.storage.fail_power();
+                self.oracles.iter_mut().for_each(Oracle::fence_forgotten);
+            }
+            Event::Hang { lasts } => {
+                self.met.hangs += 1;
+                self.hang(Some(now + lasts));
             }
             Event::BrokenConnection => self.storage.break_soon = true,
             Event::Trouble {
@@ -152,6 +167,12 @@ impl World {
         // With the file goes what was damaged in it.
         self.rotten.clear();
         self.end(false, None);
+    }
+
+    fn hang(&mut self, until: Option<Time>) {
+        self.hangs_until = until.unwrap_or(Time::FAR);
+        self.storage.hangs = until.is_some();
+        self.storage.ignores_functions = until.is_some();
     }
 
     fn forget_what_passed(&mut self) {
