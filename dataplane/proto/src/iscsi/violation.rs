@@ -28,6 +28,8 @@ pub enum Violation {
     DuplicateTag,
     /// CmdSN left a gap; on a single connection none can be filled (4.2.2.1).
     CmdSnGap,
+    /// StatSN left a gap: a status was lost (7.9).
+    StatSnGap,
     /// DataSN or R2TSN is not the next one.
     DataSn,
     /// A transfer tag that no open R2T has, or data without one where
@@ -66,6 +68,7 @@ impl Violation {
             }
             Self::Phase
             | Self::CmdSnGap
+            | Self::StatSnGap
             | Self::DataSn
             | Self::TransferTag
             | Self::BurstLength

@@ -212,6 +212,8 @@ pub struct InitiatorConn {
     targets: Vec<u8>,
     ping_due: bool,
     text_due: bool,
+    /// A Logout Request has gone out.
+    logout_due: bool,
     /// The next CmdSN, and the last that the storage takes.
     cmd_sn: u32,
     max_cmd_sn: u32,
@@ -253,6 +255,7 @@ impl InitiatorConn {
             targets: Vec::new(),
             ping_due: false,
             text_due: false,
+            logout_due: false,
             cmd_sn: 1,
             max_cmd_sn: 0,
             exp_stat_sn: 0,

@@ -4,7 +4,7 @@
 //! here, before the caller hears of it; a PDU that ends a task waits while that
 //! task's data is still being fetched.
 
-use super::transmit::{Burst, Control, PING_TAG};
+use super::transmit::{Burst, Control, LOGOUT_TAG, PING_TAG, TEXT_TAG};
 use super::{CONTROL_MAX, InitiatorConn, InitiatorEvent, Phase, TaskManagement};
 use crate::iscsi::inbound::Framed;
 use crate::iscsi::wire::{
@@ -150,39 +150,53 @@ impl InitiatorConn {
                 Current::TaskManagement(TaskManagementResponse::parse(&bhs)?)
             }
             Opcode::TextResponse => {
-                if !self.text_due {
+                let pdu = TextResponse::parse(&bhs)?;
+                if !self.text_due || pdu.itt != TEXT_TAG {
                     return Err(Violation::UnknownTask);
                 }
-                Current::Text(TextResponse::parse(&bhs)?)
+                Current::Text(pdu)
             }
             Opcode::NopIn => {
                 let pdu = NopIn::parse(&bhs);
                 advances = pdu.itt != RESERVED_TAG;
+                if advances && !(pdu.itt == PING_TAG && self.ping_due) {
+                    return Err(Violation::UnknownTask);
+                }
                 Current::NopIn(pdu)
             }
             Opcode::AsyncMessage => {
                 self.sense.clear();
                 Current::Async(AsyncMessage::parse(&bhs))
             }
-            Opcode::LogoutResponse => Current::Logout(LogoutResponse::parse(&bhs)),
+            Opcode::LogoutResponse => {
+                let pdu = LogoutResponse::parse(&bhs);
+                if !self.logout_due || pdu.itt != LOGOUT_TAG {
+                    return Err(Violation::UnknownTask);
+                }
+                Current::Logout(pdu)
+            }
             Opcode::Reject => Current::Reject(Reject::parse(&bhs)),
             _ => return Err(Violation::Opcode),
         };
-        self.take_numbering(&bhs, advances);
-        Ok(())
+        self.take_numbering(&bhs, advances)
     }
 
-    /// 4.2.2: the numbers in a PDU of the storage.
-    fn take_numbering(&mut self, bhs: &Bhs, advances: bool) {
+    /// 4.2.2: the numbers in a PDU of the storage. A status that is ahead of its
+    /// turn shows that one was lost before it (7.9), and with it what it said: at
+    /// recovery level 0 the session ends (7.4).
+    fn take_numbering(&mut self, bhs: &Bhs, advances: bool) -> Result<(), Violation> {
         let numbering = bhs.numbering();
         let sane = !serial::after(numbering.exp_cmd_sn.wrapping_sub(1), numbering.max_cmd_sn);
         if sane && serial::after(numbering.max_cmd_sn, self.max_cmd_sn) {
             self.max_cmd_sn = numbering.max_cmd_sn;
         }
-        let next = numbering.stat_sn.wrapping_add(1);
-        if advances && serial::after(next, self.exp_stat_sn) {
-            self.exp_stat_sn = next;
+        if advances && serial::after(numbering.stat_sn, self.exp_stat_sn) {
+            return Err(Violation::StatSnGap);
         }
+        if advances && numbering.stat_sn == self.exp_stat_sn {
+            self.exp_stat_sn = numbering.stat_sn.wrapping_add(1);
+        }
+        Ok(())
     }
 
     fn r2t(&mut self, r2t: &R2t) -> Result<(), Violation> {

@@ -166,6 +166,7 @@ impl InitiatorConn {
                     cmd_sn: self.cmd_sn,
                     exp_stat_sn: self.exp_stat_sn,
                 };
+                self.logout_due = true;
                 self.outbound.begin(logout.emit(), Payload::None);
             }
         }

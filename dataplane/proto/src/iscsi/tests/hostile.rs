@@ -5,8 +5,8 @@ use super::login::{pdu, split};
 use super::pair::{Pair, Random, initiator_config, target_config};
 use crate::iscsi::violation::reason;
 use crate::iscsi::wire::{
-    Bhs, DataIn, DataOut, LoginRequestPdu, NopOut, Opcode, R2t, RESERVED_TAG, Reject, Residual,
-    ScsiCommand, ScsiResponse, Stage, TaskAttribute,
+    Bhs, DataIn, DataOut, LoginRequestPdu, NopIn, NopOut, Numbering, Opcode, R2t, RESERVED_TAG,
+    Reject, Residual, ScsiCommand, ScsiResponse, Stage, TaskAttribute,
 };
 use crate::iscsi::{
     DigestPolicy, Direction, InitiatorConn, InitiatorEvent, Offers, TargetConn, TargetEvent,
@@ -378,6 +378,15 @@ fn a_flood_of_pings_waits_for_its_answers() {
     );
 }
 
+fn numbered(mut bhs: Bhs, stat_sn: u32) -> Bhs {
+    let numbering = bhs.numbering();
+    bhs.set_numbering(Numbering {
+        stat_sn,
+        ..numbering
+    });
+    bhs
+}
+
 #[test]
 fn a_storage_that_breaks_the_rules() {
     let response = ScsiResponse {
@@ -516,6 +525,32 @@ fn a_storage_that_breaks_the_rules() {
             Bhs::new(Opcode::NopOut),
             none(),
             Violation::Opcode,
+        ),
+        (
+            "a status lost before this one",
+            read,
+            numbered(response.emit(), 1000),
+            none(),
+            Violation::StatSnGap,
+        ),
+        (
+            "an answer to a ping of nobody's",
+            read,
+            NopIn {
+                lun: 0,
+                itt: 7,
+                ttt: RESERVED_TAG,
+            }
+            .emit(),
+            none(),
+            Violation::UnknownTask,
+        ),
+        (
+            "an answer to a logout of nobody's",
+            read,
+            Bhs::new(Opcode::LogoutResponse),
+            none(),
+            Violation::UnknownTask,
         ),
         (
             "text nobody asked for",
