@@ -91,6 +91,8 @@ const HEAD_LEN: usize = 64;
 /// Units of entries that a head holds.
 pub const UNITS_MAX: usize = (BLOCK_LEN - HEAD_LEN) / UNIT_LEN;
 const WRITE_UNITS: usize = 3;
+/// Writes that a head has room to name.
+pub const HEAD_WRITES_MAX: usize = UNITS_MAX / WRITE_UNITS;
 const ROW_UNITS: usize = 1 + ROW_BODY_LEN / UNIT_LEN;
 const _: () = assert!(ROW_BODY_LEN.is_multiple_of(UNIT_LEN));
 

@@ -18,14 +18,13 @@ use std::time::Duration;
 
 use super::GROUP_BLOCKS_MAX;
 use super::core::Waiting;
+use super::layout::HEAD_WRITES_MAX;
 
 /// The part of a write's time that a group waits at most.
 const PATIENCE_PART: u32 = 2;
 const PATIENCE_MAX: Duration = Duration::from_millis(1);
 /// Groups that do not wait, after many in vain.
 const UNHELD_MAX: u32 = 64;
-/// Writes whose names fit a group's head: more are not waited for.
-const GROUP_WRITES_MAX: usize = 84;
 
 /// Whether the next group is to wait. Times are since any moment.
 #[derive(Debug, Default)]
@@ -50,7 +49,7 @@ impl Gather {
         } else {
             (self.write_time * 7 + write_time) / 8
         };
-        self.together = (writes + waiting.writes).min(GROUP_WRITES_MAX);
+        self.together = (writes + waiting.writes).min(HEAD_WRITES_MAX);
         self.until = now + (self.write_time / PATIENCE_PART).min(PATIENCE_MAX);
     }
 

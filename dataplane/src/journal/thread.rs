@@ -22,10 +22,10 @@ use crossbeam::utils::CachePadded;
 use super::core::{Core, Op, Progress, Request, Span};
 use super::device::Device;
 use super::gather::Gather;
-use super::layout::{BLOCK_LEN, Block, HEADER_BLOCKS, Identity};
+use super::layout::{BLOCK_LEN, Block, HEAD_WRITES_MAX, HEADER_BLOCKS, Identity};
 
 /// A head, as many payloads as it has room to name, and one cut in two.
-const PIECES_MAX: usize = 1 + 84 + 1;
+const PIECES_MAX: usize = 1 + HEAD_WRITES_MAX + 1;
 
 /// What the two threads share.
 #[derive(Debug)]

@@ -444,16 +444,16 @@ impl Relay {
     }
 
     /// In the volume's row, which outlives the process.
-    fn set_flag(&mut self, key: VolumeKey, flag: VolumeFlags, on: bool) {
+    pub(super) fn set_flag(&mut self, key: VolumeKey, flag: VolumeFlags, on: bool) {
         let id = super::log_volume(key);
-        let mut row = self
+        let row = self
             .log
             .volume(id)
-            .expect("a volume is a row of the directory")
-            .clone();
+            .expect("a volume is a row of the directory");
         if row.flags.contains(flag) == on {
             return;
         }
+        let mut row = row.clone();
         row.flags = if on {
             row.flags.with(flag)
         } else {

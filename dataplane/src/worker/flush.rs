@@ -20,15 +20,11 @@ use super::task::{NexusKey, VolumeKey, WanKind, WanTask, Work, WriteState, Write
 use super::volume::Retired;
 use super::wan::Ended;
 
-/// How much of one volume may be under way, in bytes as [`super::flight`] measures; and a
-/// sync every 16 MiB, so that the log is freed while a long flush goes on.
-const LIMITS: FlushLimits = FlushLimits {
-    writes_in_flight_max: 64,
-    bytes_in_flight_max: 0,
-    unsynced_bytes_max: 16 * 1024 * 1024,
-    awaited: None,
-    epoch_held: false,
-};
+/// Writes of one volume under way, so that the transport does not run dry for want of
+/// them; how many bytes is [`super::flight`]'s to say.
+const WRITES_IN_FLIGHT_MAX: usize = 64;
+/// A sync every 16 MiB, so that the log is freed while a long flush goes on.
+const UNSYNCED_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
 /// Passing commands that are tried whenever something became durable: each may
 /// cost a look at every granule of its range.
@@ -51,10 +47,11 @@ impl Relay {
         {
             let volume = self.volume(key);
             let limits = FlushLimits {
-                awaited: volume.gate.asked(),
+                writes_in_flight_max: WRITES_IN_FLIGHT_MAX,
                 bytes_in_flight_max: volume.flight.bytes_max(),
+                unsynced_bytes_max: UNSYNCED_BYTES_MAX,
+                awaited: volume.gate.asked(),
                 epoch_held: self.is_epoch_held(key),
-                ..LIMITS
             };
             let Some(action) = self.flush.next(key.0, &limits, volume.storage_wce) else {
                 break;

@@ -41,23 +41,12 @@ impl Relay {
         self.flush.hold(volume.0, token_of(key), barrier, epoch)
     }
 
-    /// Whether it goes now: all else of its blocks is durable and gone.
-    pub(super) fn passes_over(&mut self, key: TaskKey, volume: VolumeKey, barrier: Access) -> bool {
-        let epoch = self.volume(volume).epoch;
-        let token = token_of(key);
-        if self.flush.overwrite_point(volume.0, token, epoch).is_some() {
-            return false;
-        }
-        let is_pinned = self.volume(volume).durable.iter().any(|&record| {
+    /// Whether a read still needs a record of the blocks that is durable already.
+    pub(super) fn is_pinned(&self, volume: VolumeKey, barrier: Access) -> bool {
+        self.volume(volume).durable.iter().any(|&record| {
             let (lba, blocks) = self.blocks_of(volume, record);
             bars(barrier, lba, blocks)
-        });
-        !is_pinned
-            && self.is_freed(key, volume)
-            && self
-                .flush
-                .overwrite(volume.0, token, barrier, epoch)
-                .is_ok()
+        })
     }
 
     /// Whether a command that the storage has just said GOOD to has records to give up.

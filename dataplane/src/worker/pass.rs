@@ -203,19 +203,17 @@ impl Relay {
         }
         let barrier = pass.barrier;
         if let (Some(volume), Some(barrier)) = (volume, barrier) {
-            let passes = if self.holds(key, volume, barrier) {
-                self.passes_over(key, volume, barrier)
+            let epoch = self.volume(volume).epoch;
+            let is_clean = if self.holds(key, volume, barrier) {
+                !self.is_pinned(volume, barrier)
             } else {
-                let epoch = self.volume(volume).epoch;
                 self.is_clean(volume, barrier)
-                    && self.flush.drain_point(volume.0, barrier, epoch).is_none()
-                    && self.is_freed(key, volume)
-                    && self
-                        .flush
-                        .pass(volume.0, token_of(key), barrier, epoch)
-                        .is_ok()
             };
-            if !passes {
+            let token = token_of(key);
+            if !is_clean
+                || !self.is_freed(key, volume, barrier)
+                || self.flush.pass(volume.0, token, barrier, epoch).is_err()
+            {
                 if self.cannot_drain(key, volume) {
                     return;
                 }
@@ -245,11 +243,18 @@ impl Relay {
         }
     }
 
-    /// Nothing of the blocks, which are drained, can come back by a replay of the
+    /// Nothing of the blocks, which are clean, can come back by a replay of the
     /// journal over what the command changes, or lets others change.
-    pub(super) fn is_freed(&mut self, key: TaskKey, volume: VolumeKey) -> bool {
+    fn is_freed(&mut self, key: TaskKey, volume: VolumeKey, barrier: Access) -> bool {
         if self.journal.is_none() {
             return true;
+        }
+        let epoch = self.volume(volume).epoch;
+        let drained = self
+            .flush
+            .drain_point(volume.0, token_of(key), barrier, epoch);
+        if drained.is_some() {
+            return false;
         }
         let reserves = Change::from_cdb(&self.tasks[key.0].cdb).is_some();
         let number = match self.pass_mut(key).freed {

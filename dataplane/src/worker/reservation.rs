@@ -28,7 +28,6 @@ use sluice_proto::scsi::{Access, ScsiStatus, Sense, SenseKey, sense};
 use super::holding::{Deed, Legacy, Standing};
 use super::relay::{Net, Relay};
 use super::task::{NexusKey, PASS_BYTES_MAX, PassTask, Task, TaskKey, VolumeKey, WanKind, Work};
-use crate::journal::layout::RowTable;
 
 /// How long a login keeps back what its computer writes, if the storage does not
 /// say who holds the volume: several round trips of a long path, with a loss.
@@ -165,24 +164,7 @@ impl Relay {
 
     /// The directory says whether a start may take the volume for free.
     pub(super) fn mark_reserved(&mut self, key: VolumeKey, reserved: bool) {
-        let id = super::log_volume(key);
-        let row = self
-            .log
-            .volume(id)
-            .expect("a volume is a row of the directory");
-        if row.flags.contains(VolumeFlags::RESERVED) == reserved {
-            return;
-        }
-        let mut row = row.clone();
-        row.flags = if reserved {
-            row.flags.with(VolumeFlags::RESERVED)
-        } else {
-            row.flags.without(VolumeFlags::RESERVED)
-        };
-        self.log
-            .update_volume(id, row)
-            .expect("a row of the same size");
-        self.journal_row(RowTable::Volume, id.0);
+        self.set_flag(key, VolumeFlags::RESERVED, reserved);
     }
 
     /// A command that may reserve the volume goes to the storage now.

@@ -1,10 +1,7 @@
 //! Starts that were stopped in the middle, and starts over what a worse start,
 //! or a worse disk, has left behind.
 
-use arrayvec::ArrayString;
-use sluice_hugepages::log::{
-    Log, LogError, Pairing, RecordFlags, Recovery, VolumeEntry, VolumeFlags, VolumeId,
-};
+use sluice_hugepages::log::{Log, LogError, Pairing, RecordFlags, Recovery, VolumeId};
 use sluice_hugepages::region::Region;
 
 use super::*;
@@ -29,17 +26,6 @@ impl From<JournalError> for Fault {
 impl From<LogError> for Fault {
     fn from(fault: LogError) -> Self {
         Self::Log(fault)
-    }
-}
-
-fn volume() -> VolumeEntry {
-    VolumeEntry {
-        target_name: ArrayString::from("iqn.2004-03.example.storage:vol0").expect("short"),
-        lun: 1 << 48,
-        storage: "198.19.0.10:3260".parse().expect("an address"),
-        block_len: 512,
-        blocks: 1 << 20,
-        flags: VolumeFlags::default(),
     }
 }
 

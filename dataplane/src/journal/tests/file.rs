@@ -6,9 +6,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use arrayvec::ArrayString;
-use sluice_hugepages::log::{
-    Log, NexusEntry, Pairing, RecordFlags, RecordId, VolumeEntry, VolumeFlags, VolumeId,
-};
+use sluice_hugepages::log::{Log, NexusEntry, Pairing, RecordFlags, RecordId, VolumeId};
 use sluice_hugepages::region::Region;
 
 use super::*;
@@ -32,17 +30,6 @@ impl TestFile {
 impl Drop for TestFile {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.0);
-    }
-}
-
-fn volume() -> VolumeEntry {
-    VolumeEntry {
-        target_name: ArrayString::from("iqn.2004-03.example.storage:vol0").expect("short"),
-        lun: 1 << 48,
-        storage: "198.19.0.10:3260".parse().expect("an address"),
-        block_len: 512,
-        blocks: 1 << 20,
-        flags: VolumeFlags::default(),
     }
 }
 

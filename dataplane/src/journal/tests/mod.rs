@@ -7,10 +7,24 @@ mod full;
 mod hostile;
 mod power;
 
+use arrayvec::ArrayString;
+use sluice_hugepages::log::{VolumeEntry, VolumeFlags};
+
 use super::core::{AREA_BLOCKS_MIN, Core, Op, Request, Span};
 use super::layout::{BLOCK_LEN, Block, HEADER_BLOCKS, Identity, RowTable, WriteEntry};
 use super::model::{ModelDisk, Pieces, pieces};
 use super::replay::{Found, Replay, replay};
+
+fn volume() -> VolumeEntry {
+    VolumeEntry {
+        target_name: ArrayString::from("iqn.2004-03.example.storage:vol0").expect("short"),
+        lun: 1 << 48,
+        storage: "198.19.0.10:3260".parse().expect("an address"),
+        block_len: 512,
+        blocks: 1 << 20,
+        flags: VolumeFlags::default(),
+    }
+}
 
 /// Bytes that stand for the log's region.
 const LOG_LEN: usize = 16 << 20;

@@ -256,11 +256,10 @@ impl Model {
             blocks: blocks as u64,
             changes: true,
         };
-        let passes = if overwrites && self.queue.hold(0, TOKEN, access, self.epoch) {
-            self.queue.overwrite(0, TOKEN, access, self.epoch)
-        } else {
-            self.queue.pass(0, TOKEN, access, self.epoch)
-        };
+        if overwrites {
+            self.queue.hold(0, TOKEN, access, self.epoch);
+        }
+        let passes = self.queue.pass(0, TOKEN, access, self.epoch);
         if passes.is_err() {
             // It does not wait here: another may.
             self.queue.release_hold(0, TOKEN);

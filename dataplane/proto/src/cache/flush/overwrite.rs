@@ -11,7 +11,7 @@
 //! Not for: when the command is answered (the relay).
 
 use super::node::{Node, State};
-use super::passing::{Blocked, passes};
+use super::passing::passes;
 use super::volume::{Span, Volume};
 use super::{FlushQueue, NONE};
 use crate::scsi::Access;
@@ -36,15 +36,24 @@ impl Volume {
     fn held_by(&self, token: u32) -> Option<Hold> {
         self.hold.filter(|hold| hold.token == token)
     }
+
+    /// Whether the command is to overwrite this record, and holds it back.
+    pub fn is_held_by(&self, token: u32, node: &Node) -> bool {
+        let hold = self.held_by(token);
+        node.state == State::Waiting && hold.is_some_and(|hold| hold.span.overlaps(node.span()))
+    }
 }
 
 impl FlushQueue {
     /// Holds back what waits inside the range of a command that is about to
     /// overwrite it, in the open `epoch`; what is under way there ends first.
-    /// Looks anew each time, and says whether anything is held:
-    /// if not, or no more, the command is one for [`FlushQueue::pass`]. So it is where a record
+    /// Looks anew each time, and says whether anything is held, for which
+    /// [`FlushQueue::pass`] then does not wait. Nothing is, or no more, where a record
     /// reaches over the range's edge, may be at the storage already, or is of an
     /// epoch that has been closed; and while another command holds some.
+    ///
+    /// The hold outlives [`FlushQueue::passed`], until [`FlushQueue::next_overwritten`]
+    /// has none or [`FlushQueue::release_hold`].
     ///
     /// # Panics
     /// If `access` is neither a range nor the whole medium.
@@ -84,48 +93,6 @@ impl FlushQueue {
             any = true;
         }
         any
-    }
-
-    /// As [`FlushQueue::drain_point`], for the command that holds back what
-    /// waits in its range: `None` if only that is left there.
-    ///
-    /// # Panics
-    /// If it holds nothing.
-    #[must_use]
-    pub fn overwrite_point(&self, volume: u16, token: u32, epoch: u64) -> Option<u64> {
-        let queue = &self.volumes[usize::from(volume)];
-        let hold = queue.held_by(token).expect("the command holds records");
-        let dirty = |node: &Node| {
-            let is_held = node.state == State::Waiting;
-            node.epoch < epoch || node.span().overlaps(hold.span) && !is_held
-        };
-        if queue.passed_unsynced_before(epoch) {
-            Some(queue.newest.1)
-        } else {
-            self.newest_dirty_where(volume, dirty)
-        }
-    }
-
-    /// As [`FlushQueue::pass`], for the command that holds back what waits in
-    /// its range. After [`FlushQueue::passed`] the hold stays, until
-    /// [`FlushQueue::next_overwritten`] has none or [`FlushQueue::release_hold`].
-    ///
-    /// # Errors
-    /// [`Blocked`]: what to wait for before asking again.
-    ///
-    /// # Panics
-    /// If it holds nothing.
-    pub fn overwrite(
-        &mut self,
-        volume: u16,
-        token: u32,
-        access: Access,
-        epoch: u64,
-    ) -> Result<(), Blocked> {
-        if let Some(sequence) = self.overwrite_point(volume, token, epoch) {
-            return Err(Blocked::Until { sequence });
-        }
-        self.pass_drained(volume, token, access, epoch)
     }
 
     /// Whether the command holds records back.

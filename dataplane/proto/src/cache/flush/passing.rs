@@ -85,12 +85,13 @@ pub(super) fn passes(access: Access) -> Option<(Span, bool)> {
 }
 
 impl FlushQueue {
-    /// The sequence that must be durable before a command may pass or end:
+    /// The sequence that must be durable before the command may pass or end:
     /// all for [`Access::Sync`] and [`Access::Medium`]; what overlaps for
-    /// [`Access::Range`], and all of the epochs before `epoch`, the one now
-    /// open, if it changes blocks. `None`: nothing.
+    /// [`Access::Range`], but for what it holds back itself ([`FlushQueue::hold`]), and
+    /// all of the epochs before `epoch`, the one now open, if it changes blocks.
+    /// `None`: nothing.
     #[must_use]
-    pub fn drain_point(&self, volume: u16, access: Access, epoch: u64) -> Option<u64> {
+    pub fn drain_point(&self, volume: u16, token: u32, access: Access, epoch: u64) -> Option<u64> {
         let queue = &self.volumes[usize::from(volume)];
         // A change that passed has no record; waiting for the newest one waits
         // for the sync that covers it too.
@@ -110,7 +111,8 @@ impl FlushQueue {
                     end: lba + blocks,
                 };
                 let dirty = self.newest_dirty_where(volume, |node| {
-                    node.span().overlaps(span) || (changes && node.epoch < epoch)
+                    let older = changes && node.epoch < epoch;
+                    older || node.span().overlaps(span) && !queue.is_held_by(token, node)
                 });
                 (dirty, changes && queue.passed_unsynced_before(epoch))
             }
@@ -135,21 +137,10 @@ impl FlushQueue {
         access: Access,
         epoch: u64,
     ) -> Result<(), Blocked> {
-        if let Some(sequence) = self.drain_point(volume, access, epoch) {
+        let (span, changes) = passes(access).expect("only ranges and whole media pass");
+        if let Some(sequence) = self.drain_point(volume, token, access, epoch) {
             return Err(Blocked::Until { sequence });
         }
-        self.pass_drained(volume, token, access, epoch)
-    }
-
-    /// What it waits for has been drained.
-    pub(super) fn pass_drained(
-        &mut self,
-        volume: u16,
-        token: u32,
-        access: Access,
-        epoch: u64,
-    ) -> Result<(), Blocked> {
-        let (span, changes) = passes(access).expect("only ranges and whole media pass");
         if self.durable_overlaps(volume, span) {
             return Err(Blocked::Unfreed);
         }

@@ -395,11 +395,11 @@ fn a20_a_change_drains_its_overlap_and_every_earlier_epoch() {
         blocks: 4,
         changes: false,
     };
-    assert_eq!(lab.queue.drain_point(0, change(50), 1), None);
-    assert_eq!(lab.queue.drain_point(0, change(50), 2), Some(1), "A-19");
-    assert_eq!(lab.queue.drain_point(0, look(50), 2), None);
-    assert_eq!(lab.queue.drain_point(0, look(104), 2), Some(2));
-    assert_eq!(lab.queue.drain_point(0, Access::Medium, 2), Some(2));
+    assert_eq!(lab.queue.drain_point(0, 7, change(50), 1), None);
+    assert_eq!(lab.queue.drain_point(0, 7, change(50), 2), Some(1), "A-19");
+    assert_eq!(lab.queue.drain_point(0, 7, look(50), 2), None);
+    assert_eq!(lab.queue.drain_point(0, 7, look(104), 2), Some(2));
+    assert_eq!(lab.queue.drain_point(0, 7, Access::Medium, 2), Some(2));
     assert!(lab.queue.overlaps_dirty(0, 107, u64::MAX) && !lab.queue.overlaps_dirty(0, 8, 92));
     assert_eq!(
         lab.queue.pass(0, 7, look(0), 2),
@@ -490,10 +490,10 @@ fn a21_what_was_passing_when_the_session_was_lost_may_have_been_applied() {
         blocks: 8,
         immed: false,
     };
-    assert_eq!(lab.queue.drain_point(0, sync, 1), Some(0));
+    assert_eq!(lab.queue.drain_point(0, 7, sync, 1), Some(0));
     assert_eq!(lab.sends(), "S");
     lab.queue.sync_done(0, true);
-    assert_eq!(lab.queue.drain_point(0, sync, 1), None);
+    assert_eq!(lab.queue.drain_point(0, 7, sync, 1), None);
 }
 
 #[test]
@@ -581,7 +581,7 @@ fn a17_what_is_overwritten_is_given_up_when_that_is_durable() {
     assert_eq!(lab.sends(), "0 1");
     assert!(lab.queue.hold(0, 7, whole(10, 30), 1));
     assert_eq!(
-        lab.queue.overwrite(0, 7, whole(10, 30), 1),
+        lab.queue.pass(0, 7, whole(10, 30), 1),
         Err(Blocked::Until { sequence: 2 }),
         "what is under way ends first"
     );
@@ -589,7 +589,7 @@ fn a17_what_is_overwritten_is_given_up_when_that_is_durable() {
     assert_eq!(lab.sends(), "S", "2 and 3 are held back, and 4 behind them");
     lab.queue.sync_done(0, true);
     assert_eq!(lab.freed(), [0, 1]);
-    assert_eq!(lab.queue.overwrite(0, 7, whole(10, 30), 1), Ok(()));
+    assert_eq!(lab.queue.pass(0, 7, whole(10, 30), 1), Ok(()));
     assert_eq!(lab.sends(), "");
     lab.queue.passed(0, 7);
     let mark = lab.queue.sync_mark(0);
@@ -614,7 +614,7 @@ fn a_sync_sent_before_an_answer_does_not_cover_it() {
     assert_eq!(lab.sends(), "S");
     lab.push(0, 8);
     assert!(lab.queue.hold(0, 7, whole(0, 8), 1));
-    assert_eq!(lab.queue.overwrite(0, 7, whole(0, 8), 1), Ok(()));
+    assert_eq!(lab.queue.pass(0, 7, whole(0, 8), 1), Ok(()));
     lab.queue.passed(0, 7);
     let mark = lab.queue.sync_mark(0);
     lab.queue.sync_done(0, true);
@@ -627,7 +627,7 @@ fn what_was_held_back_is_sent_if_the_command_fails() {
     let mut lab = Lab::new();
     lab.push(0, 8);
     assert!(lab.queue.hold(0, 7, whole(0, 8), 1));
-    assert_eq!(lab.queue.overwrite(0, 7, whole(0, 8), 1), Ok(()));
+    assert_eq!(lab.queue.pass(0, 7, whole(0, 8), 1), Ok(()));
     lab.queue.passed(0, 7);
     assert_eq!(lab.sends(), "S", "it may have changed something");
     lab.queue.release_hold(0, 7);
