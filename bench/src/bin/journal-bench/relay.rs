@@ -1,6 +1,7 @@
 //! The real worker on memory ports, one computer, and the real journal: its
 //! thread, its ring and its file. Time is the machine's.
 
+use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -206,6 +207,19 @@ impl Sender<'_> {
 fn start_journal(site: &Site, path: &Path, off: Option<usize>) -> Result<Line, JournalError> {
     let blocks = (JOURNAL_LEN / JOURNAL_BLOCK_LEN) as u64;
     let device = Device::open(path, blocks)?;
+    let failed = |what, source| JournalError::Os {
+        what,
+        path: path.to_owned(),
+        source,
+    };
+    // What is in memory syncs nothing: that would be no measure.
+    if device
+        .is_memory()
+        .map_err(|source| failed("look at", source))?
+    {
+        let source = io::Error::other("it is in memory, and this measures a disk");
+        return Err(failed("use", source));
+    }
     let log = site.worker.relay.log();
     let id = Random::new(u64::from(std::process::id())).bits();
     let core = Core::format(id, blocks, log.records_max());
@@ -216,10 +230,6 @@ fn start_journal(site: &Site, path: &Path, off: Option<usize>) -> Result<Line, J
     // SAFETY: the relay owns both, and drops the port before the log; it frees no
     // record before the journal has what it was asked for.
     let port = unsafe { JournalPort::start(core, device, base, REQUESTS, off) };
-    let port = port.map_err(|source| JournalError::Os {
-        what: "run the thread of",
-        path: path.to_owned(),
-        source,
-    })?;
+    let port = port.map_err(|source| failed("run the thread of", source))?;
     Ok(Line::Thread(port))
 }

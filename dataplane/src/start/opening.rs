@@ -1,0 +1,202 @@
+//! The log of before, and the journal that goes with it: finds both, sees that they
+//! belong together, and makes the one from the other where that is lost (A-22).
+//!
+//! Not for: how that is done ([`crate::journal::begin`]).
+
+use std::io;
+use std::path::Path;
+
+use log::{error, info, warn};
+use sluice_config::{Config, Durability};
+use sluice_hugepages::log::{Log, LogError, Pairing, Recovery, VolumeEntry};
+use sluice_hugepages::region::{Backing, Region, RegionError};
+
+use super::{StartError, Waiting, region, share};
+use crate::journal::begin::begin;
+use crate::journal::layout::{BLOCK_LEN, Identity};
+use crate::journal::left::{Left, Verdict, number_of};
+use crate::journal::replay::Blocks;
+use crate::journal::{self, Device, JournalError};
+
+pub(super) struct OpenedLog {
+    pub log: Log,
+    pub recovery: Recovery,
+    pub backing: Backing,
+    /// It was there, with what it held.
+    pub found: bool,
+    pub journal: Option<OpenedJournal>,
+}
+
+pub(super) struct OpenedJournal {
+    pub core: journal::Core,
+    pub device: Device,
+    /// Writes that it held, and that cannot be read any more.
+    pub torn: Vec<Identity>,
+    /// The log was lost, and this is what it was made from.
+    pub restored: bool,
+}
+
+/// What [`open_log`] meets on its way.
+enum LogFault {
+    Region(RegionError),
+    Log(LogError),
+    Journal(JournalError),
+    /// Nothing of the journal may be replayed.
+    LeftBehind,
+    Left(io::Error),
+}
+
+impl From<LogError> for LogFault {
+    fn from(fault: LogError) -> Self {
+        Self::Log(fault)
+    }
+}
+
+impl From<JournalError> for LogFault {
+    fn from(fault: JournalError) -> Self {
+        Self::Journal(fault)
+    }
+}
+
+/// Opens the log, and the journal that goes with it: where one of the two is
+/// lost, it is made from the other.
+pub(super) fn open_log(
+    config: &Config,
+    seed: u64,
+    waiting: &mut Waiting<'_>,
+) -> Result<OpenedLog, StartError> {
+    let spec = region(config, "log", config.dataplane.log_bytes);
+    let mut opened = None;
+    let mut open = |anew: bool| {
+        if anew {
+            warn!(
+                "log: it was being made from the journal when the data plane stopped: begun again"
+            );
+            Region::discard(&spec).map_err(LogFault::Region)?;
+        }
+        let region = Region::open(&spec).map_err(LogFault::Region)?;
+        let (backing, found) = (region.backing().clone(), region.reattached());
+        info!(
+            "log: {} MiB on {backing}{}",
+            spec.len >> 20,
+            if found { ", found" } else { "" }
+        );
+        opened = Some((backing, found));
+        let log = Log::open_with_progress(region, &mut |at| {
+            waiting.tell(share(at.segments_done, at.segments), at.records);
+        });
+        Ok::<_, LogFault>(log?)
+    };
+    let left = Left::beside(&config.control.state);
+    let unkept = |source| StartError::Left {
+        path: left.path().to_owned(),
+        source,
+    };
+    let told = |path: &Path, fault| match fault {
+        LogFault::LeftBehind => StartError::LeftBehind {
+            path: path.to_owned(),
+        },
+        LogFault::Left(source) => unkept(source),
+        LogFault::Region(source) => StartError::Region(source),
+        LogFault::Log(source) => StartError::Log(source),
+        LogFault::Journal(source) => StartError::Journal {
+            path: path.to_owned(),
+            source,
+        },
+    };
+    let (log, recovery, journal) = match &config.journal {
+        None => {
+            let (mut log, recovery) = open(false).map_err(|fault| told(Path::new(""), fault))?;
+            match log.pairing() {
+                Pairing::None => {}
+                Pairing::Restoring(_) => return Err(StartError::HalfRestored),
+                Pairing::With(_) => {
+                    left.goes_on(log.pairing(), None).map_err(unkept)?;
+                    warn!(
+                        "log: it went with a journal, and none is configured: that one is left behind, and is \
+                         refused when it is configured again; remove its file"
+                    );
+                    log.pair(Pairing::None);
+                }
+            }
+            (log, recovery, None)
+        }
+        Some(journal) => {
+            let path = &journal.path;
+            let told = |fault| told(path, fault);
+            let mut device = Device::open(path, journal.size_bytes / BLOCK_LEN as u64)
+                .map_err(|fault| told(fault.into()))?;
+            // It tells journals apart, and is no secret.
+            let id = (seed >> 32) as u32;
+            match device.is_memory() {
+                Ok(true) => warn!(
+                    "journal {path:?}: it is in memory, and lost with the power: name a file on a disk"
+                ),
+                Ok(false) => {}
+                Err(source) => warn!("journal {path:?}: cannot tell its file system: {source}"),
+            }
+            let found = number_of(&mut device);
+            let mut pairing = Pairing::None;
+            let mut open = |anew: bool| {
+                let (log, recovery) = open(anew)?;
+                pairing = log.pairing();
+                let verdict = found.map(|id| left.judge(pairing, id)).transpose();
+                match verdict.map_err(LogFault::Left)? {
+                    Some(Verdict::LeftBehind) => Err(LogFault::LeftBehind),
+                    _ => Ok((log, recovery)),
+                }
+            };
+            let begun = begin(&mut device, id, &mut open, |entry| {
+                is_journalled(config, entry)
+            });
+            if let Err(LogFault::Journal(JournalError::NoRoom { .. })) = &begun {
+                // A part of what the journal holds, and of the wrong length for the next start.
+                Region::discard(&spec)?;
+            }
+            let begun = begun.map_err(told)?;
+            left.goes_on(pairing, Some(begun.core.id()))
+                .map_err(unkept)?;
+            info!(
+                "journal {path:?}: {} MiB",
+                (device.blocks() * BLOCK_LEN as u64) >> 20
+            );
+            let was_lost = begun.restored.is_some();
+            let restored = begun.restored.unwrap_or_default();
+            if restored.records > 0 {
+                warn!(
+                    "log: it was lost; {} writes ({} bytes) were put back from the journal",
+                    restored.records, restored.bytes
+                );
+            }
+            for name in &restored.torn {
+                error!(
+                    "journal {path:?}: write {} of volume {} cannot be read: it is lost, and its volume fails",
+                    name.sequence, name.volume
+                );
+            }
+            let journal = OpenedJournal {
+                core: begun.core,
+                device,
+                torn: restored.torn,
+                restored: was_lost,
+            };
+            (begun.log, begun.recovery, Some(journal))
+        }
+    };
+    let (backing, found) = opened.expect("it was opened");
+    Ok(OpenedLog {
+        log,
+        recovery,
+        backing,
+        found,
+        journal,
+    })
+}
+
+/// What no target is configured for keeps what it had.
+fn is_journalled(config: &Config, entry: &VolumeEntry) -> bool {
+    let target = config.targets.iter().find(|target| {
+        target.name == entry.target_name.as_str() && target.address == entry.storage
+    });
+    target.is_none_or(|target| target.durability == Durability::Journal)
+}
