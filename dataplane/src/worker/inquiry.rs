@@ -10,7 +10,7 @@ use std::time::Duration;
 use arrayvec::ArrayVec;
 use sluice_proto::Time;
 use sluice_proto::iscsi::Direction;
-use sluice_proto::scsi::reservation::{self, Held, Kind, ReserveIn};
+use sluice_proto::scsi::reservation::{self, Change, Held, Kind, ReserveIn};
 use sluice_proto::scsi::{ScsiStatus, SenseKey, sense};
 
 use super::holding::{Legacy, Registrant};
@@ -267,7 +267,7 @@ impl Relay {
         if unexplained {
             holding.legacy = Legacy::Other;
         }
-        if !holding.is_held() && stamp > holding.doubted {
+        if !holding.is_held() && stamp > holding.doubted && !self.is_reserving(key) {
             self.mark_reserved(key, false);
         }
         let holding = &self.volume(key).holding;
@@ -276,5 +276,11 @@ impl Relay {
         }
         self.commit_behind(now, key);
         self.flush_volume(now, key);
+    }
+    /// A command that may reserve the volume waits to pass, or is at the storage: what
+    /// the directory says for its sake stays.
+    fn is_reserving(&self, key: VolumeKey) -> bool {
+        let mut barriers = self.volume(key).barriers.iter();
+        barriers.any(|&(task, _)| Change::from_cdb(&self.tasks[task.0].cdb).is_some())
     }
 }
