@@ -52,6 +52,7 @@ pub mod op {
     pub const TEXT: u8 = 0x04;
     pub const DATA_OUT: u8 = 0x05;
     pub const LOGOUT: u8 = 0x06;
+    pub const NOP_IN: u8 = 0x20;
     pub const RESPONSE: u8 = 0x21;
     pub const LOGIN_RESPONSE: u8 = 0x23;
     pub const TEXT_RESPONSE: u8 = 0x24;
@@ -128,6 +129,25 @@ impl Pdu {
     }
 }
 
+/// Takes a ping of the relay's from the front of what has come, and gives the answer
+/// (RFC 7143 11.18): as an initiator does it that is idle, or reads what it is sent.
+fn take_ping(received: &mut Vec<u8>) -> Option<[u8; 48]> {
+    let ping: [u8; 48] = *received.first_chunk()?;
+    let asks = ping[20..24] != [0xff; 4];
+    if ping[0] & 0x3f != op::NOP_IN || ping[16..20] != [0xff; 4] || !asks {
+        return None;
+    }
+    received.drain(..48);
+    let mut pong = [0; 48];
+    (pong[0], pong[1]) = (op::NOP_OUT | op::IMMEDIATE, 0x80);
+    pong[16..20].fill(0xff);
+    pong[20..24].copy_from_slice(&ping[20..24]);
+    // Its CmdSN is the one that is expected, which an immediate command does not use up.
+    pong[24..28].copy_from_slice(&ping[28..32]);
+    pong[28..32].copy_from_slice(&ping[24..28]);
+    Some(pong)
+}
+
 /// A connection of a computer, and where its numbers stand.
 #[derive(Clone, Copy, Debug)]
 pub struct Session {
@@ -162,6 +182,8 @@ pub struct Size {
     pub chap: bool,
     /// When plain writes are acknowledged.
     pub durability: Durability,
+    /// Initiator names that the relay lets in; empty for any.
+    pub initiators: &'static [&'static str],
 }
 
 impl Size {
@@ -178,6 +200,7 @@ impl Size {
         apart: false,
         chap: false,
         durability: Durability::Memory,
+        initiators: &[],
     };
 }
 
@@ -194,6 +217,8 @@ pub struct Site {
     received: Vec<(SocketHandle, usize, Vec<u8>)>,
     /// Sessions whose computer reads nothing: their window closes.
     unread: Vec<(SocketHandle, usize)>,
+    /// Computers leave the relay's pings unanswered.
+    pub mute: bool,
     random: Random,
     next_port: u16,
     /// Where the contract is `journal`.
@@ -243,6 +268,7 @@ impl Site {
             computers: [host(0), host(1)],
             received: Vec::new(),
             unread: Vec::new(),
+            mute: false,
             random,
             next_port: 40_000,
             journal,
@@ -368,6 +394,11 @@ impl Site {
                             bytes.extend_from_slice(new);
                             (new.len(), ())
                         });
+                    }
+                    while !self.mute
+                        && let Some(pong) = take_ping(bytes)
+                    {
+                        let _ = socket.send_slice(&pong);
                     }
                 }
             }
@@ -693,7 +724,11 @@ fn start(
                     },
                     PORT,
                 ),
-                initiators: Vec::new(),
+                initiators: size
+                    .initiators
+                    .iter()
+                    .map(|&name| name.to_owned())
+                    .collect(),
                 shared: size.shared,
                 own_identity: size.own_identity,
                 luns: vec![LUN],

@@ -111,12 +111,6 @@ impl Failing {
         self.site.run(Duration::from_secs(seconds));
     }
 
-    /// So long that a computer that answers no ping is gone meanwhile.
-    fn wait(&mut self, seconds: u64) {
-        self.run(seconds);
-        self.session = self.site.login(0, 0, 1);
-    }
-
     fn drained(&self) -> bool {
         self.site.worker.relay.is_drained()
     }
@@ -350,7 +344,7 @@ fn deferred_errors_without_end_fail_the_volume() {
     let mut failing = Failing::new(Fault::Deferred(MEDIUM_ERROR), u32::MAX);
     assert_eq!(failing.write(OTHER, 1), GOOD);
     assert_eq!(failing.write(BLOCK, 2), GOOD);
-    failing.wait(20);
+    failing.run(20);
     assert_eq!(failing.sync(), Err(MEDIUM_ERROR));
     failing.site.storage.refusals.clear();
     assert_eq!(failing.retry(), (Outcome::Done, 1));
@@ -484,7 +478,8 @@ fn a23_a_torn_record_fails_its_volume_by_its_blocks() {
         .site
         .restart_over(|region| damage(region, 0, |word| word == payload));
     failing.site.storage.hangs = false;
-    failing.wait(3);
+    failing.run(3);
+    failing.session = failing.site.login(0, 0, 1);
     let failed = failing.failed();
     assert_eq!(failed.len(), 1);
     assert_eq!((failed[0].lba, failed[0].bytes), (BLOCK, 512));
@@ -514,7 +509,8 @@ fn a23_a_damaged_header_fails_its_whole_volume() {
         .site
         .restart_over(|region| damage(region, 0, |word| word == LBA));
     failing.site.storage.hangs = false;
-    failing.wait(4);
+    failing.run(4);
+    failing.session = failing.site.login(0, 0, 1);
     let failed = failing.failed();
     assert_eq!(failed.len(), 1);
     assert_eq!((failed[0].lba, failed[0].blocks), (0, BLOCKS as u64));
@@ -542,7 +538,7 @@ fn a23_a_damaged_header_fails_its_whole_volume() {
 fn a_conflict_that_no_nexus_gets_past_fails_the_volume() {
     let mut failing = Failing::new(Fault::Status(ScsiStatus::RESERVATION_CONFLICT), u32::MAX);
     assert_eq!(failing.write(BLOCK, 1), GOOD);
-    failing.wait(20);
+    failing.run(20);
     assert_eq!(failing.failed().len(), 1);
     assert_eq!(failing.read(BLOCK), Err(Sense::WRITE_PROTECTED));
     failing.site.storage.refusals.clear();

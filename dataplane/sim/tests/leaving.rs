@@ -10,7 +10,7 @@
 use std::time::Duration;
 
 use sluice_proto::scsi::cdb;
-use sluice_sim::site::{Pdu, Session, Site, Size, op};
+use sluice_sim::site::{Pdu, Session, Site, Size, TARGETS, op};
 use sluice_sim::storage::LUN;
 
 const GOOD: u8 = 0;
@@ -213,4 +213,64 @@ fn a_storage_that_asks_to_be_left() {
     }
     assert_eq!(site.storage.volumes[0].media[..40], [5; 40]);
     assert_eq!(site.storage.volumes[0].media[200], 6);
+}
+
+/// The relay's own refusals, as RFC 7143 11.13.5 tells them: the storage hears of
+/// neither, and neither leaves anything behind.
+#[test]
+fn a8_an_unknown_target_and_a_foreign_initiator_are_refused_by_the_relay() {
+    let size = Size {
+        initiators: &["iqn.2004-03.example.sim:computer0"],
+        ..Size::SMALL
+    };
+    let mut site = Site::of(size, |_| ());
+    let session = site.connect(0);
+    let login = Site::login_pdu(0, 0, 1);
+    let text = String::from_utf8(login.data.clone()).unwrap();
+    let text = text.replace(TARGETS[0], "iqn.2004-03.example.sim:nobody");
+    site.send(&session, &login.data(text.as_bytes()).bytes());
+    let answer = site.next_pdu(&session).expect("an answer to the login");
+    assert_eq!(
+        (answer.opcode(), answer.header[36], answer.header[37]),
+        (op::LOGIN_RESPONSE, 2, 3),
+        "not found"
+    );
+    assert_eq!(try_login(&mut site, 1, 1, 2), (2, 2), "not let in");
+    assert_eq!(site.counter("login_refused"), 2);
+    site.run(Duration::from_secs(6));
+    assert!(!site.is_open(&session));
+    let usage = site.usage();
+    assert_eq!((usage.sessions, usage.nexuses), (0, 0), "{usage:?}");
+    assert_eq!(site.counter("wan_login"), 0);
+    assert_eq!(try_login(&mut site, 0, 0, 3), (0, 0), "the one it is for");
+}
+
+/// Its TCP is there, but it answers no NOP: it is asked once, then given up, its row
+/// is another's to have, and what it was told is kept reaches the storage.
+#[test]
+fn a10_a_computer_that_falls_silent_is_given_up_and_its_data_flushed() {
+    let silence = Size::SMALL.silence_max;
+    let mut site = Site::small();
+    site.mute = true;
+    let mut session = site.login(0, 0, 1);
+    site.storage.hangs = true;
+    assert_eq!(site.write(&mut session, 3, 9), Some(GOOD));
+    site.run(silence + Duration::from_secs(1));
+    let ping = site.next_pdu(&session).expect("a NOP-In");
+    assert_eq!((ping.opcode(), ping.itt()), (op::NOP_IN, u32::MAX));
+    assert!(site.is_open(&session));
+    assert_eq!(site.usage().sessions, 1);
+    site.run(silence);
+    assert!(!site.is_open(&session));
+    assert_eq!(site.usage().sessions, 0);
+    assert_eq!(site.storage.volumes[0].media[3], 0, "not flushed yet");
+    site.storage.hangs = false;
+    site.run(Duration::from_secs(15));
+    assert_eq!(site.storage.volumes[0].media[3], 9);
+    assert!(site.worker.relay.is_drained());
+    assert_eq!(
+        try_login(&mut site, 1, 0, 2),
+        (0, 0),
+        "another takes its place"
+    );
 }

@@ -69,8 +69,6 @@ fn ping(site: &mut Site, session: &Session) -> Duration {
 fn a_log_that_fills_slows_its_writer_down() {
     let size = Size {
         log_len: 16 * 1024 * 1024,
-        // Nobody answers the relay's pings here.
-        silence_max: Duration::from_secs(600),
         ..Size::SMALL
     };
     let mut site = Site::of(size, |_| ());
@@ -170,7 +168,6 @@ fn writes_that_never_send_their_data() {
             assert_eq!(pdu.status(), BUSY);
             busy += 1;
         }
-        // The bystander answers no pings: it must say something before it is asked.
         assert_eq!(site.write(&mut bystander, 3, 6), Some(GOOD));
     }
     assert!(site.counter("busy_no_data") >= 4);
@@ -266,11 +263,7 @@ fn a_write_that_the_log_could_never_hold() {
 #[test]
 fn what_moves_is_waited_for_longer() {
     for (writes, expected) in [(16, GOOD), (90, BUSY)] {
-        let size = Size {
-            silence_max: Duration::from_secs(60),
-            ..Size::SMALL
-        };
-        let mut site = Site::of(size, |_| ());
+        let mut site = Site::small();
         let mut session = site.login(0, 0, 1);
         site.storage.latency_max = Duration::from_secs(1);
         // Each is an epoch: a write and a SYNCHRONIZE CACHE, one after the other.

@@ -212,6 +212,8 @@ fn a16_load_rates_and_what_was_not_sent_are_shown() {
     let mut computer = shown.site.login(0, 0, 1);
     shown.site.storage.hangs = true;
     let begun = shown.volume();
+    let load = (begun.load_us, begun.load_p99_us);
+    assert!(load.0 > 0 && load.1 == 0, "the login's, none yet: {load:?}");
     assert_eq!((begun.epochs_pending, begun.superseded_bytes), (0, 0));
     assert_eq!((begun.drained_in_ms, begun.full_in_ms), (Some(0), None));
     for _ in 0..30 {

@@ -20,6 +20,7 @@ const GOOD: u8 = 0;
 const CHECK_CONDITION: u8 = 2;
 const READ: u8 = 0x40;
 const WRITE: u8 = 0x20;
+const ORDERED: u8 = 2;
 /// As `BLOCK_LEN`, in the width of the header's fields.
 const BLOCK_BYTES: u32 = 512;
 
@@ -100,6 +101,45 @@ fn write_same_over_dirty_blocks_wins() {
     assert_eq!(site.read(&mut session, 20), Some((GOOD, Some(7))));
     site.run(Duration::from_secs(3));
     assert_eq!(site.read(&mut session, 20), Some((GOOD, Some(7))));
+}
+
+/// Cached writes of a block and commands that change it, ORDERED and all sent at
+/// once: each comparison holds only if the storage had what came before it, and no more.
+#[test]
+fn a4_commands_that_change_media_pass_in_their_order_among_cached_writes() {
+    const LBA: u64 = 60;
+    let mut site = Site::small();
+    site.storage.unmaps = true;
+    let mut session = site.login(0, 0, 1);
+    let mut compare = [0; 16];
+    (compare[0], compare[9], compare[13]) = (0x89, 60, 1);
+    let mut sent = Vec::new();
+    for number in (1..20).step_by(3) {
+        let cdb = sluice_proto::scsi::cdb::write(LBA, 1);
+        let write = Site::command(&mut session, WRITE, BLOCK_BYTES, &cdb);
+        sent.push(write.data(&stamped(LBA, number)));
+        let both = [stamped(LBA, number), stamped(LBA, number + 1)].concat();
+        let compared = Site::command(&mut session, WRITE, 2 * BLOCK_BYTES, &compare);
+        sent.push(compared.data(&both));
+    }
+    for command in &mut sent {
+        command.header[1] = command.header[1] & !7 | ORDERED;
+    }
+    let bytes: Vec<u8> = sent.iter().flat_map(Pdu::bytes).collect();
+    site.send(&session, &bytes);
+    for _ in 0..sent.len() {
+        let answer = site.next_pdu(&session).unwrap();
+        assert_eq!((answer.opcode(), answer.status()), (op::RESPONSE, GOOD));
+    }
+    assert_eq!(site.storage.volumes[0].visible[60], 20);
+    assert_eq!(site.write(&mut session, LBA, 30), Some(GOOD));
+    let (cdb, list) = unmap(LBA, 1);
+    assert_eq!(run(&mut site, &mut session, &cdb, &list), GOOD);
+    assert_eq!(site.storage.volumes[0].visible[60], 0);
+    assert_eq!(site.write(&mut session, LBA, 31), Some(GOOD));
+    site.run(Duration::from_secs(3));
+    assert!(site.worker.relay.is_drained());
+    assert_eq!(site.storage.volumes[0].media[60], 31);
 }
 
 #[test]

@@ -53,6 +53,8 @@ impl Relay {
                 Arrived::Login => self.login(net, now, key),
                 Arrived::LoggedIn => {
                     self.lans[key.0].state = LanState::FullFeature;
+                    // From now on it is its silence that ends it.
+                    self.look_at_lan(key);
                     self.end_of_login(key);
                     if !self.accepting {
                         self.lose_lan(net, key);

@@ -26,7 +26,7 @@ const RATE_PERIOD: Duration = Duration::from_millis(500);
 /// Response times of the storage to a volume's requests.
 #[derive(Clone, Debug)]
 pub struct Load {
-    /// One eighth new; zero before the first.
+    /// One eighth new; before the first what the login took.
     smoothed: Duration,
     newest: [u32; BUCKETS],
     before: [u32; BUCKETS],
@@ -41,6 +41,14 @@ impl Load {
             newest: [0; BUCKETS],
             before: [0; BUCKETS],
             begun: now,
+        }
+    }
+
+    /// How long the storage took to let the relay in: all that is known
+    /// until a request has been answered.
+    pub fn begin(&mut self, login_response: Duration) {
+        if self.smoothed.is_zero() {
+            self.smoothed = login_response;
         }
     }
 
@@ -59,7 +67,7 @@ impl Load {
         *bucket = bucket.saturating_add(1);
     }
 
-    /// The smoothed response time; zero before the first answer.
+    /// The smoothed response time; zero before the first login.
     pub const fn smoothed(&self) -> Duration {
         self.smoothed
     }

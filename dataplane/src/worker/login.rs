@@ -332,6 +332,7 @@ impl Relay {
         nexus.attempts = 0;
         let first = !nexus.established;
         nexus.established = true;
+        let login_response = nexus.login_response;
         if let Some(lan) = nexus.lan
             && first
             && self.lans[lan.0].state == LanState::Login
@@ -341,6 +342,7 @@ impl Relay {
         self.wake_doubts(now, self.nexuses[key.0].target);
         for volume in self.volume_keys() {
             if self.volume(volume).target == Some(self.nexuses[key.0].target) {
+                self.volume_mut(volume).load.begin(login_response);
                 self.flush_volume(now, volume);
             }
         }

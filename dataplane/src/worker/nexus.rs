@@ -111,6 +111,9 @@ pub struct Nexus {
     /// In the worker's list of connections to serve.
     pub queued: bool,
     pub last_heard: Time,
+    /// When its newest login began, and how long the newest that succeeded took.
+    pub login_begun: Time,
+    pub login_response: Duration,
     /// Bytes given to the connection's stream, and those that its peer is known to have.
     pub sent: u64,
     pub acknowledged: u64,
@@ -239,6 +242,8 @@ impl Relay {
             unfinished: 0,
             queued: false,
             last_heard: Time::ZERO,
+            login_begun: Time::ZERO,
+            login_response: Duration::ZERO,
             sent: 0,
             acknowledged: 0,
             progressed: Time::ZERO,

@@ -162,6 +162,8 @@ pub struct Counters {
     pub volumes_failed: u64,
     /// Of those, what the operator threw away.
     pub writes_discarded: u64,
+    /// Asynchronous messages of a storage other than its wish to be left (RFC 7143 11.9.1).
+    pub wan_async_events: u64,
     /// Times that a thin volume was turned to write-through.
     pub thin_warnings: u64,
     /// Times that the journal stalled or its device failed, and that it was given up.
@@ -170,7 +172,7 @@ pub struct Counters {
 }
 
 impl Counters {
-    pub fn rows(&self) -> [(&'static str, u64); 37] {
+    pub fn rows(&self) -> [(&'static str, u64); 38] {
         [
             ("login_accepted", self.logins),
             ("login_refused", self.logins_refused),
@@ -180,6 +182,7 @@ impl Counters {
             ("wan_login_unproved", self.wan_unproved),
             ("wan_login", self.wan_logins),
             ("wan_session_lost", self.wan_losses),
+            ("wan_async_event", self.wan_async_events),
             ("write_held_for_room", self.writes_held),
             ("busy_no_room", self.busy_no_room),
             ("busy_wait_limit", self.busy_wait_max),

@@ -128,6 +128,7 @@ impl Relay {
         let nexus = &mut self.nexuses[key.0];
         nexus.state = WanState::LoggingIn;
         nexus.state_deadline = now + STEP_MAX;
+        nexus.login_begun = now;
         nexus.last_heard = now;
         nexus.progressed = now;
         self.touch_nexus(key);
@@ -144,6 +145,7 @@ impl Relay {
                     self.no_longer_astray(key);
                     let nexus = &mut self.nexuses[key.0];
                     nexus.logins += 1;
+                    nexus.login_response = now.since(nexus.login_begun);
                     nexus.state = WanState::Probing;
                     nexus.state_deadline = now + STEP_MAX * 2;
                     nexus.probe = Probe {
@@ -304,7 +306,10 @@ impl Relay {
                             parameters: [_, _, within_s],
                             ..
                         }) => Some(Arrived::LogoutRequested { within_s }),
-                        Some(InitiatorEvent::Async { .. }) => None,
+                        Some(InitiatorEvent::Async { .. }) => {
+                            self.counters.wan_async_events += 1;
+                            None
+                        }
                         Some(InitiatorEvent::LoggedOut { .. }) => Some(Arrived::LoggedOut),
                         // As if the storage had refused: nothing of it is to be believed.
                         Some(InitiatorEvent::Violation(Violation::Authentication)) => {

@@ -595,6 +595,24 @@ fn a_storage_that_breaks_the_rules() {
     }
 }
 
+/// An exchange is under way, and the answer is to another one.
+#[test]
+fn text_with_a_tag_that_was_not_asked_by() {
+    let mut pair = Pair::logged_in(Offers::lan(), Offers::lan(), 1, 1000);
+    pair.initiator.send_targets();
+    pair.initiator.transmit(&mut [0; 4096], |_, _, _| {});
+    let mut bhs = Bhs::new(Opcode::TextResponse);
+    bhs.0[1] = 0x80;
+    bhs.0[16..20].copy_from_slice(&7_u32.to_be_bytes());
+    bhs.0[20..24].copy_from_slice(&RESERVED_TAG.to_be_bytes());
+    let bytes = pdu(bhs, &[]);
+    let (_, event) = pair.initiator.receive(&bytes);
+    assert_eq!(
+        event,
+        Some(InitiatorEvent::Violation(Violation::UnknownTask))
+    );
+}
+
 /// A PDU of any kind: a real header with some bytes drawn anew.
 fn mutated(random: &mut Random) -> Vec<u8> {
     let opcodes = [
