@@ -41,6 +41,7 @@ fn write(sequence: u64, payload: &[u8]) -> Entry {
         len: u32::try_from(payload.len()).unwrap(),
         payload_crc: crc32c::crc32c(payload),
         again: false,
+        damaged: false,
     })
 }
 

@@ -241,6 +241,9 @@ pub struct WriteEntry {
     pub payload_crc: u32,
     /// Written once more: all parts of its write were durable before.
     pub again: bool,
+    /// Its payload was not what the checksum says when it was written here: damage
+    /// that a group is whole with, and that is told like any other.
+    pub damaged: bool,
 }
 
 impl WriteEntry {
@@ -341,7 +344,8 @@ impl<'a> HeadWriter<'a> {
                 self.block.set(at + 2, write.lba);
                 self.block.set(at + 3, write.epoch);
                 self.block.set(at + 4, sequence);
-                self.block.set(at + 5, u64::from(write.again));
+                let bits = u64::from(write.again) | u64::from(write.damaged) << 1;
+                self.block.set(at + 5, bits);
             }
             Entry::Free(identity) => {
                 let word = u64::from(identity.volume) << 48
@@ -443,6 +447,7 @@ impl<'a> Head<'a> {
         match byte(word, 0) {
             WRITE if left >= WRITE_UNITS => {
                 let sizes = self.block.word(at + 1);
+                let bits = self.block.word(at + 5);
                 let write = WriteEntry {
                     identity: identity(self.block.word(at + 4)),
                     parts: byte(word, 24),
@@ -451,9 +456,11 @@ impl<'a> Head<'a> {
                     lba: self.block.word(at + 2),
                     len: low(sizes),
                     payload_crc: high(sizes),
-                    again: self.block.word(at + 5) == 1,
+                    again: bits & 1 != 0,
+                    damaged: bits & 2 != 0,
                 };
-                let sound = (1..=RECORD_LEN_MAX).contains(&(write.len as usize))
+                let sound = bits < 4
+                    && (1..=RECORD_LEN_MAX).contains(&(write.len as usize))
                     && write.identity.part < write.parts
                     && usize::from(write.parts) <= WRITE_PARTS_MAX;
                 sound.then_some(Entry::Write(write))

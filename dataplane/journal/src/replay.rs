@@ -114,7 +114,10 @@ pub fn replay(disk: &mut impl Blocks) -> Result<Found, JournalError> {
     }
     if let Some((index, entries)) = last {
         let (address, blocks) = replay.groups[index];
-        if payloads_agree(&mut window, address, &entries)? {
+        // A start has counted on what is older than its run: that was not torn.
+        if replay.next.group <= header.run_start.group
+            || payloads_agree(&mut window, address, &entries)?
+        {
             replay.take(index, &entries, &mut whole);
         } else {
             replay.groups.pop();
@@ -204,6 +207,7 @@ fn payloads_agree(
     let mut at = address + 1;
     for entry in entries {
         if let Entry::Write(write) = entry
+            && !write.damaged
             && window.crc(at, write.len)? != write.payload_crc
             && !planted(Mutation::SkipChecksum)
         {

@@ -143,6 +143,7 @@ pub fn reconcile(log: &Log, replay: &Replay, journalled: impl Fn(VolumeId) -> bo
             kept.entry
                 == WriteEntry {
                     again: kept.entry.again,
+                    damaged: kept.entry.damaged,
                     ..entry
                 }
         }) {
@@ -202,11 +203,15 @@ pub fn again_request(log: &Log, id: RecordId) -> Request {
     write_request(log, id, entry)
 }
 
-/// The request that makes a record of the log durable.
+/// The request that makes a record of the log durable, damaged though it may be: the
+/// others of its group are to be replayed all the same.
 pub fn write_request(log: &Log, id: RecordId, entry: WriteEntry) -> Request {
     Request::Write {
         record: id.0,
-        entry,
+        entry: WriteEntry {
+            damaged: !log.is_sound(id),
+            ..entry
+        },
         offset: log.payload_offset(id) as u64,
     }
 }
@@ -227,6 +232,7 @@ pub fn entry_of(log: &Log, id: RecordId) -> WriteEntry {
         len: record.len,
         payload_crc: log.payload_crc(id),
         again: false,
+        damaged: false,
     }
 }
 

@@ -211,6 +211,18 @@ impl Log {
         self.slab.get_mut(id.0).phase = Phase::Live { verified: true };
     }
 
+    /// Whether the payload is what its checksum says; looks at it, if that was not
+    /// verified before.
+    pub fn is_sound(&self, id: RecordId) -> bool {
+        let (_, is_verified) = self.slab.live(id);
+        let entry = self.slab.get(id.0);
+        let bytes = || {
+            self.memory
+                .bytes(entry.payload_offset(), entry.record.len as usize)
+        };
+        is_verified || crc32c::crc32c(bytes()) == entry.payload_crc
+    }
+
     #[cold]
     fn verify_payload(&mut self, id: RecordId) -> Result<(), Torn> {
         let entry = self.slab.get_mut(id.0);

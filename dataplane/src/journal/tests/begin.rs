@@ -167,6 +167,13 @@ fn settle_over(core: &mut Core, disk: &mut ModelDisk, log: &Log) {
     .expect("a working disk");
 }
 
+fn unsound(log: &mut Log) -> Vec<u64> {
+    let all: Vec<_> = log.records().collect();
+    let torn = all.into_iter().filter(|&id| log.verify(id).is_err());
+    let torn: Vec<_> = torn.collect();
+    torn.into_iter().map(|id| log.record(id).sequence).collect()
+}
+
 /// A write that cannot be read any more is lost, and stays so over every start
 /// until the operator has given it up: none of them passes it over.
 #[test]
@@ -187,12 +194,6 @@ fn a23_what_the_journal_cannot_read_is_told_at_every_start() {
     let begun = begun(&mut disk, None);
     let told = begun.restored.expect("made from the journal").torn;
     assert_eq!(told, [torn.entry.identity]);
-    let unsound = |log: &mut Log| -> Vec<u64> {
-        let all: Vec<_> = log.records().collect();
-        let torn = all.into_iter().filter(|&id| log.verify(id).is_err());
-        let torn: Vec<_> = torn.collect();
-        torn.into_iter().map(|id| log.record(id).sequence).collect()
-    };
     let mut log = begun.log;
     assert_eq!(unsound(&mut log), [2]);
     // The process is killed; then the power goes.
@@ -203,4 +204,52 @@ fn a23_what_the_journal_cannot_read_is_told_at_every_start() {
         (unsound(&mut log), sequences(&log)),
         (vec![2], vec![1, 2, 3, 4])
     );
+}
+
+/// What is damaged in the log and not yet in the journal comes into one group with what
+/// is not: that is durable all the same, and the damage is told.
+#[test]
+fn a23_what_the_log_has_lost_takes_nothing_else_with_it() {
+    let (mut disk, mut log) = log_and_journal(&[4096]);
+    for sequence in 2..5 {
+        put(&mut log, sequence, 8192);
+    }
+    let lost = log.records().find(|&id| log.record(id).sequence == 3);
+    let place = log.payload_offset(lost.expect("it is there")) + 5000;
+    let region = log.into_region();
+    assert!(place < region.len());
+    // SAFETY: inside the region, which nobody else uses while it has no log.
+    unsafe { *region.ptr().add(place) ^= 4 };
+    let mut log = begun(&mut disk, Some(region)).log;
+    assert_eq!(unsound(&mut log), [3]);
+    // The power goes, and goes again.
+    for _ in 0..2 {
+        let begun = begun(&mut disk, None);
+        let told = begun.restored.expect("made from the journal").torn;
+        let told: Vec<_> = told.iter().map(|name| name.sequence).collect();
+        let mut log = begun.log;
+        let unsound = unsound(&mut log);
+        assert_eq!((told, unsound), (vec![3], vec![3]));
+        assert_eq!(sequences(&log), [1, 2, 3, 4]);
+    }
+}
+
+/// The last group of an earlier run was there when a start counted on it: it is not
+/// taken for one that was torn, and dropped.
+#[test]
+fn a23_rot_in_the_last_group_of_an_earlier_run_is_told() {
+    let (mut disk, log) = log_and_journal(&[4096, 4096]);
+    begun(&mut disk, Some(log.into_region()));
+    let replay = found(&mut disk);
+    assert_eq!(
+        replay.next.group, replay.header.run_start.group,
+        "nothing since"
+    );
+    let kept = replay.records.values().next_back().copied().expect("two");
+    let place = usize::try_from(HEADER_BLOCKS + kept.payload).expect("small");
+    disk.blocks[place].0[7] ^= 1;
+    let begun = begun(&mut disk, None);
+    let told = begun.restored.expect("made from the journal").torn;
+    assert_eq!(told, [kept.entry.identity]);
+    assert_eq!(sequences(&begun.log), [1, 2]);
 }

@@ -93,6 +93,7 @@ fn write(record: u32, sequence: u64, log: &[u8], offset: usize, len: usize) -> R
             len: u32::try_from(len).expect("small"),
             payload_crc: crc32c::crc32c(&log[offset..offset + len]),
             again: false,
+            damaged: false,
         },
         offset: offset as u64,
     }

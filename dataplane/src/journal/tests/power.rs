@@ -159,6 +159,7 @@ impl World {
                 len: u32::try_from(len).expect("small"),
                 payload_crc: crc32c::crc32c(bytes),
                 again: false,
+                damaged: false,
             };
             let offset = offset as u64;
             self.live.insert(record, (entry, offset));
@@ -338,6 +339,7 @@ impl World {
             self.log[offset..offset + bytes.len()].copy_from_slice(&bytes);
             let entry = WriteEntry {
                 again: false,
+                damaged: false,
                 ..kept.entry
             };
             self.live.insert(record, (entry, offset as u64));
