@@ -1,5 +1,6 @@
 //! What the end of a command means to the oracle.
 
+use sluice_proto::iscsi::Residual;
 use sluice_proto::scsi::{ScsiStatus, SenseKey, sense};
 
 use super::ClientCounters;
@@ -7,16 +8,18 @@ use super::request::{Kind, Request};
 use crate::block;
 use crate::oracle::{Oracle, WriteKind, WriteNumber};
 
-/// A command was answered with this status and this sense data.
+/// A command was answered with this status, residual and sense data.
 pub(super) fn answered(
     request: &Request,
-    status: ScsiStatus,
+    (status, residual): (ScsiStatus, Residual),
     bytes: &[u8],
     counters: &mut ClientCounters,
     oracle: &mut Oracle,
 ) {
     let Request { unit, kind, .. } = request;
-    let good = status == ScsiStatus::GOOD;
+    // GOOD of a part of the data is no GOOD: of which part nobody says (RFC 7143 11.4.5).
+    let short = status == ScsiStatus::GOOD && residual != Residual::None;
+    let good = status == ScsiStatus::GOOD && !short;
     let key = (status == ScsiStatus::CHECK_CONDITION)
         .then(|| sense::parse(bytes))
         .flatten()
@@ -31,6 +34,7 @@ pub(super) fn answered(
             ScsiStatus::CHECK_CONDITION if key == Some(SenseKey::MISCOMPARE) => {
                 counters.compares_failed += 1;
             }
+            _ if short => counters.short += 1,
             _ => counters.errors += 1,
         }
     }
@@ -59,6 +63,9 @@ pub(super) fn answered(
             if status == ScsiStatus::TASK_ABORTED =>
         {
             oracle.write_ended(*number);
+        }
+        Kind::Write { number, .. } | Kind::Compare { number, .. } if short => {
+            oracle.write_unknown(*number);
         }
         // The storage may have done it, and the answer be lost.
         Kind::Write {
@@ -90,7 +97,7 @@ pub(super) fn answered(
         }
         Kind::Verify => counters.verifies_good += u64::from(good),
         Kind::Unmap => counters.unmaps_good += u64::from(good),
-        Kind::Reserve { .. } if key == Some(SenseKey::ABORTED_COMMAND) => {
+        Kind::Reserve { .. } if short || key == Some(SenseKey::ABORTED_COMMAND) => {
             oracle.reserve_lost();
         }
         Kind::Reserve { ticket } => {

@@ -102,6 +102,8 @@ pub struct ClientCounters {
     pub busy: u64,
     pub attentions: u64,
     pub errors: u64,
+    /// Passed commands that the storage ended GOOD with a part of their data.
+    pub short: u64,
     pub sessions_lost: u64,
     pub dropped_by_choice: u64,
     pub dropped_in_silence: u64,
@@ -516,11 +518,17 @@ impl Client {
                             data[from..from + bytes.len()].copy_from_slice(bytes);
                         }
                     }
-                    Some(InitiatorEvent::Response { token, status, .. }) => {
+                    Some(InitiatorEvent::Response {
+                        token,
+                        status,
+                        residual,
+                        ..
+                    }) => {
                         let at = requests.iter().position(|request| request.token == token);
                         let request = requests.remove(at.expect("an answer to a request"));
                         let oracle = &mut oracles[request.unit.volume];
-                        answer::answered(&request, status, conn.sense(), counters, oracle);
+                        let ended = (status, residual);
+                        answer::answered(&request, ended, conn.sense(), counters, oracle);
                     }
                     Some(InitiatorEvent::TaskManagementResponse { response, .. }) => {
                         told = Some(Told::Function(response));

@@ -102,6 +102,7 @@ impl World {
             ("busy", client(|of| of.busy)),
             ("attentions", client(|of| of.attentions)),
             ("errors", client(|of| of.errors)),
+            ("short_answers", client(|of| of.short)),
             ("reserves_good", client(|of| of.reserves_good)),
             ("reservation_conflicts", client(|of| of.conflicts)),
             ("storage_reservation_conflicts", storage.conflicts),
