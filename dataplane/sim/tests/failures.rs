@@ -168,6 +168,56 @@ const FOR_GOOD: [(Fault, Sense); 7] = [
     (Fault::Short(1), Sense::INTERNAL_TARGET_FAILURE),
 ];
 
+/// Neighbours go as one write; when the storage refuses that, each goes by
+/// itself, and only the one to blame fails (C-4).
+#[test]
+fn a16_of_joined_writes_only_the_one_to_blame_fails() {
+    let mut failing = Failing::new(Fault::Sense(MEDIUM_ERROR), u32::MAX);
+    failing.site.storage.hangs = true;
+    let writes = failing.site.storage.counters.writes;
+    assert_eq!(failing.write(OTHER, 9), GOOD);
+    for lba in [BLOCK, BLOCK + 2, BLOCK - 1, BLOCK + 1, BLOCK - 2] {
+        assert_eq!(failing.write(lba, 2), GOOD);
+    }
+    failing.site.storage.hangs = false;
+    failing.run(3);
+    let failed = failing.failed();
+    assert_eq!(failed.len(), 1, "{failed:?}");
+    assert_eq!((failed[0].lba, failed[0].blocks), (BLOCK, 1));
+    assert_eq!(failing.stored(BLOCK), 0);
+    assert_eq!(failing.site.counter("write_taken_apart"), 1);
+    // The storage takes it: the rest is sent.
+    failing.site.storage.refusals.clear();
+    failing.retry();
+    failing.run(3);
+    assert!(failing.drained());
+    for lba in BLOCK - 2..=BLOCK + 2 {
+        assert_eq!(failing.stored(lba), 2, "{lba}");
+    }
+    assert_eq!(failing.stored(OTHER), 9);
+    let sent = failing.site.storage.counters.writes - writes;
+    assert!(sent <= 7, "{sent} writes for 6 records, one of them twice");
+}
+
+#[test]
+fn a16_what_was_written_in_order_goes_as_few_long_writes() {
+    let mut site = Site::small();
+    let mut session = site.login(0, 0, 1);
+    site.storage.hangs = true;
+    for lba in 0..100 {
+        assert_eq!(site.write(&mut session, lba, 5), Some(GOOD));
+    }
+    let writes = site.storage.counters.writes;
+    site.storage.hangs = false;
+    site.run(Duration::from_secs(3));
+    assert!(site.worker.relay.is_drained());
+    assert_eq!(site.storage.volumes[0].media[..100], [5; 100]);
+    let sent = site.storage.counters.writes - writes;
+    // What was sent before it hung, and the rest by 64 KiB, which is 128 blocks.
+    assert!(sent <= 3, "{sent} writes of 100 records");
+    assert!(site.counter("record_joined") >= 90);
+}
+
 /// A doubt whether the storage still takes writes holds them until it is asked; when
 /// it goes away first, that is an outage, and does not stop a write.
 #[test]

@@ -22,7 +22,14 @@ use super::wan::Ended;
 
 /// Writes of one volume under way, so that the transport does not run dry for want of
 /// them; how many bytes is [`super::flight`]'s to say.
-const WRITES_IN_FLIGHT_MAX: usize = 64;
+const WRITES_IN_FLIGHT_MAX: usize = 128;
+/// Commands of a session's window that the flush leaves to reads and to what passes.
+const WINDOW_FOR_OTHERS: usize = 8;
+/// Longest write that records are joined to: so long that its header costs nothing, and
+/// so short that a lost session, or a read behind it, costs little.
+const JOINED_BYTES_MAX: u32 = 256 * 1024;
+/// So long it may be though the storage asks for it: many are under way at once.
+const JOINED_BYTES_MIN: u32 = 64 * 1024;
 /// A sync every 16 MiB, so that the log is freed while a long flush goes on.
 const UNSYNCED_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
@@ -43,17 +50,22 @@ impl Relay {
             return;
         }
         let mut sent = false;
-        while self.nexuses[nexus.0].window() > 0 && self.wan_tasks.len() < self.wan_tasks.capacity()
+        while self.has_window_to_flush(nexus, key)
+            && self.wan_tasks.len() < self.wan_tasks.capacity()
         {
             let volume = self.volume(key);
+            let storage_wce = volume.storage_wce;
             let limits = FlushLimits {
                 writes_in_flight_max: WRITES_IN_FLIGHT_MAX,
                 bytes_in_flight_max: volume.flight.bytes_max(),
+                joined_bytes_max: self.joined_bytes_max(nexus, key),
                 unsynced_bytes_max: UNSYNCED_BYTES_MAX,
                 awaited: volume.gate.asked(),
                 epoch_held: self.is_epoch_held(key),
             };
-            let Some(action) = self.flush.next(key.0, &limits, volume.storage_wce) else {
+            let Self { flush, index, .. } = self;
+            let newest = |lba| index.newest(key.0, lba);
+            let Some(action) = flush.next(key.0, &limits, storage_wce, newest) else {
                 break;
             };
             match action {
@@ -62,7 +74,7 @@ impl Relay {
                     if self.flush.in_flight(key.0).0 == 1 {
                         self.volume_mut(key).flight.begin(now);
                     }
-                    if !self.send_record(now, nexus, key, record) {
+                    if !self.send_records(now, nexus, key, record) {
                         break;
                     }
                 }
@@ -85,6 +97,12 @@ impl Relay {
         if sent {
             self.touch_nexus(nexus);
         }
+    }
+
+    /// Whether the storage takes one more command; the last few are for others.
+    fn has_window_to_flush(&self, nexus: NexusKey, key: VolumeKey) -> bool {
+        let window = self.nexuses[nexus.0].window();
+        window > WINDOW_FOR_OTHERS || window > 0 && self.flush.in_flight(key.0).0 == 0
     }
 
     /// A-15, and not while it backs off after a refusal.
@@ -162,30 +180,45 @@ impl Relay {
         }
     }
 
-    /// False if the record is unsound: it is never sent, and the volume
-    /// has failed; what is newer waits behind it (C-4).
-    fn send_record(&mut self, now: Time, nexus: NexusKey, key: VolumeKey, record: u32) -> bool {
-        if !is_sound(&mut self.log, RecordId(record)) {
+    /// How long a write may become by joining: what goes without an R2T, so that
+    /// it costs no round trip more, where that is worth joining for; and no longer than
+    /// the storage takes.
+    fn joined_bytes_max(&self, nexus: NexusKey, key: VolumeKey) -> u32 {
+        let conn = self.nexuses[nexus.0].conn.as_ref();
+        let unsolicited = conn.map_or(0, |conn| conn.parameters().unsolicited_max());
+        let joined = unsolicited.clamp(JOINED_BYTES_MIN, JOINED_BYTES_MAX);
+        joined.min(self.volume(key).transfer_bytes_max)
+    }
+
+    /// Sends a record and what is joined to it. False if one of them is unsound:
+    /// it is never sent, and the volume has failed; what is newer waits behind it (C-4).
+    fn send_records(&mut self, now: Time, nexus: NexusKey, key: VolumeKey, first: u32) -> bool {
+        let Self { flush, log, .. } = self;
+        let unsound = flush
+            .joined(first)
+            .find(|&record| !is_sound(log, RecordId(record)));
+        if let Some(record) = unsound {
             if planted(Mutation::UnsoundAsDurable) {
-                self.flush.write_done(key.0, record, Outcome::Good);
+                self.flush.write_done(key.0, first, Outcome::Good);
                 return true;
             }
             self.counters.records_unsound += 1;
-            self.flush.write_done(key.0, record, Outcome::Refused);
+            self.flush.write_done(key.0, first, Outcome::Retry);
+            self.flush.refuse_unsent(key.0, record);
             self.fail_record(key, record, Sense::UNRECOVERED_READ_ERROR);
             return false;
         }
-        let (lba, len) = {
-            let record = self.log.record(RecordId(record));
-            (record.lba, record.len)
-        };
+        let joined = self.flush.joined(first).skip(1).count() as u64;
+        self.counters.records_joined += joined;
+        let lba = self.log.record(RecordId(first)).lba;
+        let len = self.joined_len(first);
         let volume = self.volume_mut(key);
         volume.begun = true;
         let lun = volume.lun;
         let blocks = len / volume.block_len();
         let kind = WanKind::Flush {
             volume: key,
-            record,
+            record: first,
         };
         self.submit(
             now,
@@ -196,9 +229,17 @@ impl Relay {
             Direction::Out(len),
         );
         if planted(Mutation::FreeBeforeGood) {
-            self.log.retire(RecordId(record));
+            self.log.retire(RecordId(first));
         }
         true
+    }
+
+    /// Bytes of a record and what was joined to it when it was sent last.
+    fn joined_len(&self, first: u32) -> u32 {
+        let records = self.flush.joined(first);
+        records
+            .map(|record| self.log.record(RecordId(record)).len)
+            .sum()
     }
 
     /// Gives a command to a nexus whose window has room; the caller has looked.
@@ -246,7 +287,7 @@ impl Relay {
         wan_task
     }
 
-    /// A flushed record's answer.
+    /// The answer to a record, and to all that was joined to it.
     pub(super) fn flush_answered(
         &mut self,
         net: &mut Net<'_>,
@@ -257,7 +298,7 @@ impl Relay {
     ) {
         match self.judge_flush(now, key, ended) {
             Verdict::Good => {
-                let len = self.log.record(RecordId(record)).len;
+                let len = self.joined_len(record);
                 self.volume_mut(key).flight.answered(now, len);
                 self.flush_agreed(key);
                 self.flush.write_done(key.0, record, Outcome::Good);
@@ -270,6 +311,11 @@ impl Relay {
                 self.flush.write_done(key.0, record, Outcome::Retry);
                 self.flush_again(now, key, ended);
                 self.heed_deferred(key, sense);
+            }
+            Verdict::Refused(_) if self.flush.joined(record).nth(1).is_some() => {
+                self.counters.flush_failures += 1;
+                self.counters.writes_taken_apart += 1;
+                self.flush.write_done(key.0, record, Outcome::Apart);
             }
             Verdict::Refused(sense) => {
                 self.counters.flush_failures += 1;

@@ -1,5 +1,5 @@
 //! What a nexus asks the storage after each login, before anything else goes
-//! out: its LUNs, and each one's capacity and caching mode.
+//! out: its LUNs, and each one's capacity, caching mode and longest transfer.
 //!
 //! Not for: who holds a volume, which is asked again as often as it may have
 //! changed ([`super::inquiry`]).
@@ -7,7 +7,7 @@
 use arrayvec::ArrayVec;
 use sluice_proto::Time;
 use sluice_proto::iscsi::Direction;
-use sluice_proto::scsi::{Capacity, ScsiStatus, Sense, SenseKey, cdb, mode::ModeSense, sense};
+use sluice_proto::scsi::{Capacity, ScsiStatus, Sense, SenseKey, cdb, mode::ModeSense, sense, vpd};
 
 use super::nexus::TARGET_LUNS_MAX;
 use super::relay::{Net, Relay};
@@ -19,6 +19,8 @@ use super::volume::Geometry;
 const PROBE_TRIES_MAX: u32 = 8;
 /// Bytes that a question's answer may have.
 const PROBE_LEN: u32 = 512;
+/// A Block Limits page, whole.
+const BLOCK_LIMITS_LEN: u16 = 64;
 
 impl Relay {
     /// Asks the question that the nexus' probe stands at; the caller has logged in.
@@ -40,12 +42,14 @@ impl Relay {
             ProbeStep::Capacity16 => cdb::read_capacity_16(32),
             ProbeStep::Capacity10 => cdb::read_capacity_10(),
             ProbeStep::CachingMode => ModeSense::caching_page_cdb(192),
+            ProbeStep::BlockLimits => vpd::block_limits_cdb(BLOCK_LIMITS_LEN),
         };
         let len = match step {
             ProbeStep::ReportLuns => PROBE_LEN,
             ProbeStep::Capacity16 => 32,
             ProbeStep::Capacity10 => 8,
             ProbeStep::CachingMode => 192,
+            ProbeStep::BlockLimits => u32::from(BLOCK_LIMITS_LEN),
         };
         self.submit(
             now,
@@ -139,6 +143,16 @@ impl Relay {
                     if state.is_some_and(|state| state.write_protected) {
                         volume.refusal = Some(Sense::WRITE_PROTECTED.fixed());
                     }
+                }
+                Some(ProbeStep::BlockLimits)
+            }
+            ProbeStep::BlockLimits => {
+                let blocks_max = good.then(|| vpd::transfer_blocks_max(data)).flatten();
+                let target = self.nexuses[key.0].target;
+                if let Some(volume) = self.find_volume(target, lun) {
+                    let volume = self.volume_mut(volume);
+                    let bytes_max = blocks_max.map(|max| max.saturating_mul(volume.block_len()));
+                    volume.transfer_bytes_max = bytes_max.unwrap_or(u32::MAX);
                 }
                 self.next_lun(key)
             }

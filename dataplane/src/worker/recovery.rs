@@ -208,7 +208,7 @@ impl Relay {
             } = *self.log.record(id);
             let block_len = self.volume(VolumeKey(volume.0)).block_len();
             let blocks = len / block_len;
-            self.index.insert(volume.0, lba, blocks, id.0);
+            let overlaps = self.index.insert(volume.0, lba, blocks, id.0);
             self.flush.push(
                 volume.0,
                 Entry {
@@ -220,6 +220,7 @@ impl Relay {
                     bytes: len,
                     arrived: now,
                     maybe_sent: true,
+                    overlaps,
                 },
             );
         }

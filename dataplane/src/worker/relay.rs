@@ -147,6 +147,10 @@ pub struct Counters {
     pub writes_behind: u64,
     pub commands_passed: u64,
     pub records_superseded: u64,
+    /// Sent in a write together with a neighbour; such writes that the storage refused,
+    /// whose records were sent one by one then.
+    pub records_joined: u64,
+    pub writes_taken_apart: u64,
     /// Passing commands that overwrote records which were then given up unsent.
     pub commands_overwrote: u64,
     /// Task management functions that were done.
@@ -172,7 +176,7 @@ pub struct Counters {
 }
 
 impl Counters {
-    pub fn rows(&self) -> [(&'static str, u64); 38] {
+    pub fn rows(&self) -> [(&'static str, u64); 40] {
         [
             ("login_accepted", self.logins),
             ("login_refused", self.logins_refused),
@@ -200,6 +204,8 @@ impl Counters {
             ("write_behind_command", self.writes_behind),
             ("command_passed", self.commands_passed),
             ("record_superseded", self.records_superseded),
+            ("record_joined", self.records_joined),
+            ("write_taken_apart", self.writes_taken_apart),
             ("command_overwrote", self.commands_overwrote),
             ("task_management", self.functions),
             ("unit_attention_kept", self.attentions_kept),

@@ -1,6 +1,7 @@
 //! What goes out to the storage: the commands that wait for a nexus, and the
 //! bytes of all that are under way, from the log or a staging page.
 
+use sluice_hugepages::log::{Log, RecordId};
 use sluice_proto::Time;
 use sluice_proto::iscsi::Direction;
 use sluice_proto::scsi::{cdb, opcode};
@@ -12,6 +13,25 @@ use super::task::{ChunkState, NexusKey, TaskKey, WanKind, Work};
 use super::upkeep::nexus_slot;
 use super::volume::ReadOut;
 
+/// Copies from the payloads of these records, one after the other, beginning so far in.
+fn copy_joined(log: &Log, records: impl Iterator<Item = u32>, from: usize, into: &mut [u8]) {
+    let (mut skip, mut done) = (from, 0);
+    for record in records {
+        let payload = log.payload(RecordId(record));
+        let Some(rest) = payload.get(skip..) else {
+            skip -= payload.len();
+            continue;
+        };
+        let len = rest.len().min(into.len() - done);
+        into[done..done + len].copy_from_slice(&rest[..len]);
+        (skip, done) = (0, done + len);
+        if done == into.len() {
+            return;
+        }
+    }
+    unreachable!("a write is as long as its records")
+}
+
 impl Relay {
     /// Sends what is queued for the storage, as far as its window and buffer go.
     pub(super) fn transmit_nexus(&mut self, net: &mut Net<'_>, now: Time, key: NexusKey) {
@@ -21,6 +41,7 @@ impl Relay {
             wan_tasks,
             staging,
             log,
+            flush,
             nexus_timers,
             ..
         } = self;
@@ -47,10 +68,7 @@ impl Relay {
                         | WanKind::Stray {
                             record: Some(record),
                             ..
-                        } => {
-                            let payload = log.payload(sluice_hugepages::log::RecordId(record));
-                            into.copy_from_slice(&payload[from..from + into.len()]);
-                        }
+                        } => copy_joined(log, flush.joined(record), from, into),
                         WanKind::Forward { task } => {
                             let Work::Pass(pass) = &tasks[task.0].work else {
                                 unreachable!("only passing commands forward data")

@@ -306,4 +306,5 @@ pub enum ProbeStep {
     Capacity16,
     Capacity10,
     CachingMode,
+    BlockLimits,
 }

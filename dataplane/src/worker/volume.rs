@@ -48,6 +48,8 @@ pub struct Volume {
     pub geometry: Option<Geometry>,
     /// The storage's own write cache (WCE): GOOD is durable only after a SYNCHRONIZE CACHE.
     pub storage_wce: bool,
+    /// The longest write that the storage takes.
+    pub transfer_bytes_max: u32,
     /// Ordering points seen: records of an epoch reach the storage before any of the next.
     pub epoch: u64,
     /// Place of the next record in the order of arrival.
@@ -156,6 +158,7 @@ impl Volume {
             target: None,
             geometry: None,
             storage_wce: true,
+            transfer_bytes_max: u32::MAX,
             epoch: 1,
             next_sequence: 1,
             policy,

@@ -213,20 +213,18 @@ impl Relay {
             };
             let blocks = len / block_len;
             let record = part.0;
-            self.flush.push(
-                volume_key.0,
-                Entry {
-                    record,
-                    lba,
-                    blocks,
-                    epoch,
-                    sequence,
-                    bytes: len,
-                    arrived: now,
-                    maybe_sent: false,
-                },
-            );
-            self.place(volume_key, lba, blocks, record);
+            let entry = Entry {
+                record,
+                lba,
+                blocks,
+                epoch,
+                sequence,
+                bytes: len,
+                arrived: now,
+                maybe_sent: false,
+                overlaps: false,
+            };
+            self.place(volume_key, entry);
         }
         if planted(Mutation::FreeBeforeHidingWrite) {
             self.journal_write(volume_key, &parts);
@@ -357,9 +355,10 @@ impl Relay {
         }
     }
 
-    /// Makes the record the newest copy of its blocks. What it hides whole, of
-    /// its own epoch and not under way, is never sent.
-    fn place(&mut self, volume: VolumeKey, lba: u64, blocks: u32, record: u32) {
+    /// Puts a record at the end of its volume's queue, and makes it the newest copy of
+    /// its blocks. What it hides whole, of its own epoch and not under way, is never
+    /// sent.
+    fn place(&mut self, volume: VolumeKey, entry: Entry) {
         // A stray write may still be sending a record's bytes; and where the storage
         // acknowledges, each write's own blocks are to be durable there.
         let kept = self.contract(volume) != Durability::Storage;
@@ -368,9 +367,16 @@ impl Relay {
         let Self {
             index, superseded, ..
         } = self;
-        index.insert_with(volume.0, lba, blocks, record, |hidden| {
+        let Entry {
+            lba,
+            blocks,
+            record,
+            ..
+        } = entry;
+        let overlaps = index.insert_with(volume.0, lba, blocks, record, |hidden| {
             superseded.push(hidden)
         });
+        self.flush.push(volume.0, Entry { overlaps, ..entry });
         while let Some(hidden) = self.superseded.pop() {
             if whole && self.flush.supersede(hidden, record) {
                 self.give_up_hidden(volume, hidden);

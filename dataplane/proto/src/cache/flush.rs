@@ -11,6 +11,8 @@
 //! What always holds:
 //! * records are sent in order of arrival, many in flight together, but never
 //!   two that overlap: the later waits for the earlier's GOOD (C-6);
+//! * only neighbours on the medium go before their turn, joined to the one whose turn
+//!   it is, and of them only what had no older record under it ([`join`], A-16);
 //! * a record of a later epoch is sent only when every record of the earlier
 //!   ones is durable, so at every moment the storage holds a state that
 //!   the computer could have left behind;
@@ -24,6 +26,7 @@
 //! log). The queue has no clock: after [`Outcome::Retry`] or a failed sync it
 //! would offer the same at once, and the back-off is the caller's.
 
+mod join;
 mod node;
 mod overwrite;
 mod passing;
@@ -59,6 +62,9 @@ pub struct Entry {
     pub arrived: Time,
     /// A process before this one may have sent it.
     pub maybe_sent: bool,
+    /// A record was in the index that has a block in common with it, when it was put
+    /// there ([`super::index::Index::insert_with`]).
+    pub overlaps: bool,
 }
 
 /// How much may be on its way at once.
@@ -68,6 +74,8 @@ pub struct FlushLimits {
     pub writes_in_flight_max: usize,
     /// One write is always allowed.
     pub bytes_in_flight_max: u64,
+    /// Neighbours are joined to a write of so many bytes at most; 0: to none.
+    pub joined_bytes_max: u32,
     /// GOOD bytes that no sync covers yet before one is sent in mid-epoch, so
     /// that the log is freed while the flush goes on.
     pub unsynced_bytes_max: u64,
@@ -82,7 +90,8 @@ pub struct FlushLimits {
 /// What to send on the storage session now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FlushAction {
-    /// The record, as a WRITE. Answer with [`FlushQueue::write_done`].
+    /// The record and what is joined to it ([`FlushQueue::joined`]), as one WRITE.
+    /// Answer with [`FlushQueue::write_done`].
     Write { record: u32 },
     /// SYNCHRONIZE CACHE of the whole volume. Answer with [`FlushQueue::sync_done`].
     Sync,
@@ -94,6 +103,9 @@ pub enum Outcome {
     Good,
     /// BUSY, TASK SET FULL, a unit attention: to be sent again.
     Retry,
+    /// The storage will not take it as it is: each of the joined records is to be
+    /// sent by itself, so that the one to blame is known.
+    Apart,
     /// The storage will not take it (C-4): the volume is failed until the
     /// operator retries or discards.
     Refused,
@@ -103,6 +115,8 @@ pub enum Outcome {
 #[derive(Debug)]
 pub struct FlushQueue {
     nodes: Box<[Node]>,
+    /// By record: the one that follows it in the write it was last sent in.
+    joined: Box<[u32]>,
     volumes: Box<[Volume]>,
 }
 
@@ -112,6 +126,7 @@ impl FlushQueue {
     pub fn new(records_max: u32, volumes_max: u16) -> Self {
         Self {
             nodes: vec![Node::ABSENT; records_max as usize].into(),
+            joined: vec![NONE; records_max as usize].into(),
             volumes: (0..volumes_max).map(|_| Volume::new()).collect(),
         }
     }
@@ -131,6 +146,7 @@ impl FlushQueue {
             bytes,
             arrived,
             maybe_sent,
+            overlaps,
         } = entry;
         let queue = &mut self.volumes[usize::from(volume)];
         let order = (epoch, sequence);
@@ -156,6 +172,7 @@ impl FlushQueue {
             older: queue.tail,
             state: State::Waiting,
             maybe_sent,
+            overlaps,
             ..Node::ABSENT
         };
         match queue.tail {
@@ -172,7 +189,8 @@ impl FlushQueue {
     }
 
     /// What to send for the volume now, if anything. Call it again until it has
-    /// nothing. `storage_wce`: the storage has a volatile write cache.
+    /// nothing. `storage_wce`: the storage has a volatile write cache. `newest`: the
+    /// record that is the newest copy of a block ([`super::index::Index::newest`]).
     ///
     /// A sync is due when an epoch has been GOOD to its end, when nothing else
     /// is left to send, when `unsynced_bytes_max` is reached, or when it ends a
@@ -182,6 +200,7 @@ impl FlushQueue {
         volume: u16,
         limits: &FlushLimits,
         storage_wce: bool,
+        newest: impl Fn(u64) -> Option<u32>,
     ) -> Option<FlushAction> {
         let queue = &mut self.volumes[usize::from(volume)];
         queue.volatile = storage_wce;
@@ -204,37 +223,60 @@ impl FlushQueue {
             return Some(FlushAction::Sync);
         }
         let node = candidate?;
-        if !queue.room_in_flight(node.bytes, limits) || queue.guards(node.span()) {
+        if !queue.room_in_flight(u64::from(node.bytes), limits) || queue.guards(node.span()) {
             return None;
         }
-        let record = queue.cursor;
-        queue.write_sent(record, &node);
+        let cursor = queue.cursor;
         queue.cursor = node.newer;
-        let sent = &mut self.nodes[record as usize];
-        sent.state = State::InFlight;
-        sent.maybe_sent = true;
-        sent.sent_volatile = storage_wce;
+        let (record, sent) = self.join(cursor, limits, newest);
+        let mut at = record;
+        while at != NONE {
+            let node = &mut self.nodes[at as usize];
+            node.state = State::InFlight;
+            node.maybe_sent = true;
+            node.sent_volatile = storage_wce;
+            at = self.joined[at as usize];
+        }
+        self.volumes[usize::from(volume)].write_sent(sent);
         Some(FlushAction::Write { record })
     }
 
-    /// A write in flight ended.
+    /// The records of a write in the order of their blocks, the one that
+    /// [`FlushAction::Write`] named first. As it was sent, until one of them is sent again.
+    pub fn joined(&self, record: u32) -> impl Iterator<Item = u32> + '_ {
+        std::iter::successors(Some(record), |&at| {
+            Some(self.joined[at as usize]).filter(|&next| next != NONE)
+        })
+    }
+
+    /// A write in flight ended: the record that [`FlushAction::Write`] named, and all
+    /// that is joined to it.
     ///
     /// # Panics
     /// If it is not in flight: completions of a lost session must not arrive
     /// after [`FlushQueue::session_lost`].
     pub fn write_done(&mut self, volume: u16, record: u32, outcome: Outcome) {
-        let node = &self.nodes[record as usize];
-        assert!(
-            node.state == State::InFlight && node.volume == volume,
-            "record {record} is not in flight"
-        );
-        let outcome = match outcome {
-            Outcome::Good if self.goes_again(volume, record) => Outcome::Retry,
-            outcome => outcome,
-        };
-        let queue = &mut self.volumes[usize::from(volume)];
+        let mut at = record;
+        while at != NONE {
+            let node = &self.nodes[at as usize];
+            assert!(
+                node.state == State::InFlight && node.volume == volume,
+                "record {at} is not in flight"
+            );
+            let outcome = match outcome {
+                Outcome::Good if self.goes_again(volume, at) => Outcome::Retry,
+                outcome => outcome,
+            };
+            self.record_done(at, outcome);
+            at = self.joined[at as usize];
+        }
+        self.volumes[usize::from(volume)].write_ended(record);
+        self.advance(volume);
+    }
+
+    fn record_done(&mut self, record: u32, outcome: Outcome) {
         let node = &mut self.nodes[record as usize];
-        queue.write_ended(record, node.bytes);
+        let queue = &mut self.volumes[usize::from(node.volume)];
         match outcome {
             // Beside unsynced ones it waits for their sync too: else an older
             // one that it overlaps could be sent again over it.
@@ -249,10 +291,10 @@ impl FlushQueue {
             Outcome::Good => {
                 node.state = State::Durable;
                 queue.dirty.sub(node.bytes);
-                self.advance(volume);
             }
-            Outcome::Retry => {
+            Outcome::Retry | Outcome::Apart => {
                 node.state = State::Waiting;
+                node.apart |= outcome == Outcome::Apart;
                 queue.cursor = queue.undurable;
             }
             Outcome::Refused => {
@@ -288,7 +330,12 @@ impl FlushQueue {
     /// 2Fh): every record that is not durable is sent again, in order.
     pub fn session_lost(&mut self, volume: u16) {
         let queue = &mut self.volumes[usize::from(volume)];
-        let mut sent = queue.in_flight.len() + queue.good_before.records + queue.good_after.records;
+        let sent = queue
+            .in_flight
+            .iter()
+            .map(|sent| sent.records)
+            .sum::<usize>();
+        let mut sent = sent + queue.good_before.records + queue.good_after.records;
         let mut at = queue.undurable;
         while sent > 0 {
             let node = &mut self.nodes[at as usize];

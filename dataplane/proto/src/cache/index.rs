@@ -143,16 +143,18 @@ impl Index {
         *known = Some(shift);
     }
 
-    /// Adds a record that is newer than every record of the volume.
+    /// Adds a record that is newer than every record of the volume. Gives whether a
+    /// record was there that has a block in common with it.
     ///
     /// # Panics
     /// As [`Index::insert_with`].
-    pub fn insert(&mut self, volume: u16, lba: u64, blocks: u32, record: u32) {
-        self.insert_with(volume, lba, blocks, record, |_| ());
+    pub fn insert(&mut self, volume: u16, lba: u64, blocks: u32, record: u32) -> bool {
+        self.insert_with(volume, lba, blocks, record, |_| ())
     }
 
     /// As [`Index::insert`]; `hidden` is called with every record that is no
-    /// longer the newest copy of any block.
+    /// longer the newest copy of any block. Gives whether a record was there that has
+    /// a block in common with it.
     ///
     /// # Panics
     /// If the record is in the index already, holds no block or lies beyond
@@ -165,7 +167,7 @@ impl Index {
         blocks: u32,
         record: u32,
         mut hidden: impl FnMut(u32),
-    ) {
+    ) -> bool {
         let shift = self.shift(volume);
         assert!(blocks > 0, "a record holds at least a block");
         let end = lba
@@ -185,10 +187,12 @@ impl Index {
             visible: blocks,
             volume,
         };
+        let mut overlaps = false;
         for granule in granules.first..=granules.last {
             let mask = granules.mask(granule);
-            self.insert_version(granules.key(granule), mask, record, &mut hidden);
+            overlaps |= self.insert_version(granules.key(granule), mask, record, &mut hidden);
         }
+        overlaps
     }
 
     /// Removes a record's copies, and nothing else: what it hid of older
@@ -269,7 +273,14 @@ impl Index {
         }
     }
 
-    fn insert_version(&mut self, key: u64, mask: u8, record: u32, hidden: &mut impl FnMut(u32)) {
+    /// Whether another version has one of the blocks.
+    fn insert_version(
+        &mut self,
+        key: u64,
+        mask: u8,
+        record: u32,
+        hidden: &mut impl FnMut(u32),
+    ) -> bool {
         let bucket = self.bucket(key);
         let found = self.find(bucket, key);
         let at = self.take_entry();
@@ -286,7 +297,7 @@ impl Index {
                 covered: mask,
             };
             self.heads[bucket] = at;
-            return;
+            return false;
         };
         let Entry {
             next,
@@ -306,6 +317,7 @@ impl Index {
             covered: covered | mask,
         };
         self.link(bucket, before, at);
+        covered & mask != 0
     }
 
     /// Takes `mask` away from the versions at and below `at` that show it.

@@ -16,6 +16,27 @@ pub fn requested_page(cdb: &[u8]) -> Option<u8> {
     }
 }
 
+/// INQUIRY for the Block Limits page (SPC-5).
+#[must_use]
+pub fn block_limits_cdb(allocation_len: u16) -> [u8; 16] {
+    let mut cdb = [0; 16];
+    (cdb[0], cdb[1], cdb[2]) = (opcode::INQUIRY, 0x01, BLOCK_LIMITS);
+    cdb[3..5].copy_from_slice(&allocation_len.to_be_bytes());
+    cdb
+}
+
+/// Blocks that a transfer may have by a Block Limits page: MAXIMUM TRANSFER LENGTH, and
+/// OPTIMAL TRANSFER LENGTH, beyond which the unit may be slow. `None`: it names no limit.
+#[must_use]
+pub fn transfer_blocks_max(page: &[u8]) -> Option<u32> {
+    let listed = be16(page, 2).map_or(0, |len| usize::from(len) + 4);
+    let limit = |at: usize| be32(page, at).filter(|&blocks| blocks > 0 && listed >= at + 4);
+    if page.get(1) != Some(&BLOCK_LIMITS) {
+        return None;
+    }
+    limit(8).into_iter().chain(limit(12)).min()
+}
+
 /// Caps MAXIMUM TRANSFER LENGTH at `bytes_max`, the largest write that the
 /// relay takes as one, where the storage says more or says nothing (zero), and
 /// OPTIMAL TRANSFER LENGTH and MAXIMUM COMPARE AND WRITE LENGTH (which brings
@@ -61,6 +82,23 @@ mod tests {
         page[8..12].copy_from_slice(&maximum.to_be_bytes());
         page[12..16].copy_from_slice(&optimal.to_be_bytes());
         page
+    }
+
+    #[test]
+    fn the_longest_transfer_is_the_lower_of_two() {
+        let mut page = [0; 64];
+        (page[1], page[3]) = (BLOCK_LIMITS, 60);
+        assert_eq!(transfer_blocks_max(&page), None, "it names none");
+        page[8..12].copy_from_slice(&2048_u32.to_be_bytes());
+        assert_eq!(transfer_blocks_max(&page), Some(2048));
+        page[12..16].copy_from_slice(&128_u32.to_be_bytes());
+        assert_eq!(transfer_blocks_max(&page), Some(128));
+        assert_eq!(transfer_blocks_max(&page[..12]), Some(2048), "cut off");
+        page[3] = 4;
+        assert_eq!(transfer_blocks_max(&page), None, "older, shorter pages");
+        page[1] = 0xB1;
+        assert_eq!(transfer_blocks_max(&page), None, "another page");
+        assert_eq!(requested_page(&block_limits_cdb(64)), Some(BLOCK_LIMITS));
     }
 
     #[test]

@@ -144,6 +144,8 @@ impl World {
             ("reads_partly_cached", relay("read_partly_cached")),
             ("reads_uncached", relay("read_uncached")),
             ("records_superseded", relay("record_superseded")),
+            ("records_joined", relay("record_joined")),
+            ("writes_taken_apart", relay("write_taken_apart")),
             ("commands_overwrote", relay("command_overwrote")),
             ("computer_reinstatements", relay("session_reinstated")),
             ("busy_wait_limit", relay("busy_wait_limit")),

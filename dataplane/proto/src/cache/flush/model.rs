@@ -64,8 +64,8 @@ struct Model {
     /// Live records and their versions.
     live: Vec<(u32, Version)>,
     storage: Vec<Block>,
-    /// Sent, not answered; and whether it has landed.
-    in_flight: Vec<(u32, bool)>,
+    /// Sent, not answered: the records of each write, and whether each has landed.
+    in_flight: Vec<Vec<(u32, bool)>>,
     /// The change at the storage, and whether it has landed.
     passing: Option<(Version, bool)>,
     /// One that has overwritten what it held back, and the mark that a sync has to pass.
@@ -120,7 +120,11 @@ enum Op {
 }
 
 fn op() -> impl Strategy<Value = Op> {
-    let outcome = prop_oneof![6 => Just(Outcome::Good), 1 => Just(Outcome::Retry)];
+    let outcome = prop_oneof![
+        6 => Just(Outcome::Good),
+        1 => Just(Outcome::Retry),
+        1 => Just(Outcome::Apart),
+    ];
     prop_oneof![
         6 => (0..BLOCKS - 1, 1..6usize).prop_map(|(lba, blocks)| Op::Push { lba, blocks }),
         2 => (0..BLOCKS - 1, 1..6usize).prop_map(|(lba, blocks)| Op::Change { lba, blocks }),
@@ -195,11 +199,13 @@ impl Model {
             bytes: blocks * 1024,
             arrived: Time::ZERO,
             maybe_sent: false,
+            overlaps: false,
         };
-        self.queue.push(0, entry);
         let mut hidden = Vec::new();
-        self.index
+        let overlaps = self
+            .index
             .insert_with(0, lba as u64, blocks, record, |old| hidden.push(old));
+        self.queue.push(0, Entry { overlaps, ..entry });
         for old in hidden {
             if self.queue.supersede(old, record) {
                 self.drop_record(old);
@@ -213,7 +219,8 @@ impl Model {
     }
 
     fn next(&mut self) -> bool {
-        match self.queue.next(0, &self.limits, self.wce) {
+        let newest = |lba| self.index.newest(0, lba);
+        match self.queue.next(0, &self.limits, self.wce, newest) {
             None => return false,
             Some(FlushAction::Sync) => {
                 assert!(self.syncing.is_none(), "one sync at a time");
@@ -225,19 +232,42 @@ impl Model {
                 );
             }
             Some(FlushAction::Write { record }) => {
-                self.check_guard(self.version(record));
-                self.in_flight.push((record, false));
+                let records: Vec<u32> = self.queue.joined(record).collect();
+                let mut end = None;
+                for &record in &records {
+                    let version = self.version(record);
+                    self.check_guard(version);
+                    self.check_joined(version);
+                    let blocks = self.writes[version].blocks;
+                    let begin = blocks.trailing_zeros();
+                    assert!(end.is_none_or(|end| end == begin), "A-16: neighbours");
+                    end = Some(32 - blocks.leading_zeros());
+                }
+                self.in_flight
+                    .push(records.into_iter().map(|record| (record, false)).collect());
             }
         }
         true
     }
 
+    /// C-6: what goes before its turn goes before nothing that is under it.
+    fn check_joined(&self, new: Version) {
+        for &(_, older) in self.live.iter().filter(|live| live.1 < new) {
+            let under = self.writes[older].blocks & self.writes[new].blocks != 0;
+            assert!(!under || self.was_good(older), "C-6: before its turn");
+        }
+    }
+
+    /// Whether the storage has a write, as far as can be seen.
+    fn was_good(&self, version: Version) -> bool {
+        let mut blocks = self.writes[version].blocks();
+        blocks.all(|at| self.storage[at].visible() >= version)
+    }
+
     /// C-6: nothing that is on its way touches a block of the new one.
     fn check_guard(&self, new: Version) {
-        let sent = self
-            .in_flight
-            .iter()
-            .map(|(record, _)| self.version(*record));
+        let sent = self.in_flight.iter().flatten();
+        let sent = sent.map(|(record, _)| self.version(*record));
         for other in sent.chain(self.passing.map(|passing| passing.0)) {
             assert!(
                 self.writes[new].blocks & self.writes[other].blocks == 0,
@@ -338,12 +368,16 @@ impl Model {
         }
     }
 
-    fn land(&mut self, nth: usize) {
-        if let Some((record, landed @ false)) = self.in_flight.get_mut(nth) {
-            *landed = true;
-            let record = *record;
-            self.store(self.version(record));
-        }
+    /// A block range is no atom to a storage: the records of a write land one by one.
+    fn land(&mut self, nth: usize) -> bool {
+        let mut records = self.in_flight.iter_mut().flatten();
+        let Some((record, landed @ false)) = records.nth(nth) else {
+            return false;
+        };
+        *landed = true;
+        let record = *record;
+        self.store(self.version(record));
+        true
     }
 
     fn store(&mut self, version: Version) {
@@ -362,11 +396,14 @@ impl Model {
 
     fn done(&mut self, nth: usize, outcome: Outcome) {
         if nth < self.in_flight.len() {
+            let before: usize = self.in_flight[..nth].iter().map(Vec::len).sum();
             if outcome == Outcome::Good {
-                self.land(nth);
+                for at in 0..self.in_flight[nth].len() {
+                    self.land(before + at);
+                }
             }
-            let (record, _) = self.in_flight.remove(nth);
-            self.queue.write_done(0, record, outcome);
+            let records = self.in_flight.remove(nth);
+            self.queue.write_done(0, records[0].0, outcome);
         }
     }
 
@@ -386,7 +423,7 @@ impl Model {
 
     /// With `power`, each block keeps any one of the versions it had.
     fn session_lost(&mut self, landed: u64, power: Option<u64>) {
-        for nth in 0..self.in_flight.len() {
+        for nth in 0..self.in_flight.iter().flatten().count() {
             if landed >> (nth % 64) & 1 == 1 {
                 self.land(nth);
             }
@@ -559,7 +596,7 @@ impl Model {
             Op::ChangeDone => self.change_done(),
             Op::OrderingPoint => self.epoch += 1,
             Op::Next => _ = self.next(),
-            Op::Land { nth } => self.land(nth),
+            Op::Land { nth } => _ = self.land(nth),
             Op::Done { nth, outcome } => self.done(nth, outcome),
             Op::SyncDone { good } => self.sync_done(good),
             Op::SessionLost { landed, power } => self.session_lost(landed, power),
@@ -609,12 +646,14 @@ proptest! {
     fn a19_the_storage_is_always_as_the_computer_could_have_left_it(
         writes_in_flight_max in 1..6usize,
         bytes_in_flight_max in 1..16u64,
+        joined_bytes_max in prop_oneof![Just(0), 1..16u32],
         unsynced_bytes_max in 0..24u64,
         ops in proptest::collection::vec(op(), 1..160),
     ) {
         let mut model = Model::new(FlushLimits {
             writes_in_flight_max,
             bytes_in_flight_max: bytes_in_flight_max * 1024,
+            joined_bytes_max: joined_bytes_max * 1024,
             unsynced_bytes_max: unsynced_bytes_max * 1024,
             awaited: None,
             epoch_held: false,

@@ -34,6 +34,10 @@ pub(super) struct Node {
     pub maybe_sent: bool,
     /// The storage's cache was volatile when it was sent.
     pub sent_volatile: bool,
+    /// Something older may be under it: it never goes before its turn.
+    pub overlaps: bool,
+    /// The storage has refused it together with others: it goes by itself.
+    pub apart: bool,
 }
 
 const _: () = assert!(size_of::<Node>() == 64);
@@ -53,6 +57,8 @@ impl Node {
         state: State::Absent,
         maybe_sent: false,
         sent_volatile: true,
+        overlaps: false,
+        apart: false,
     };
 
     pub const fn span(&self) -> Span {

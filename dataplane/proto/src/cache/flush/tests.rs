@@ -6,6 +6,7 @@ use crate::scsi::Access;
 const LIMITS: FlushLimits = FlushLimits {
     writes_in_flight_max: 4,
     bytes_in_flight_max: 1 << 20,
+    joined_bytes_max: 0,
     unsynced_bytes_max: 1 << 20,
     awaited: None,
     epoch_held: false,
@@ -48,13 +49,14 @@ impl Lab {
                 bytes,
                 arrived,
                 maybe_sent: false,
+                overlaps: true,
             },
         );
         record
     }
 
     fn next(&mut self) -> Option<FlushAction> {
-        self.queue.next(0, &self.limits, self.wce)
+        self.queue.next(0, &self.limits, self.wce, |_| None)
     }
 
     /// Everything there is to send now; a sync is written as `S`.
@@ -510,11 +512,12 @@ fn volumes_do_not_see_each_other() {
         bytes: 4096,
         arrived,
         maybe_sent: false,
+        overlaps: true,
     };
     lab.queue.push(1, entry);
     assert_eq!(lab.sends(), "0");
     assert_eq!(
-        lab.queue.next(1, &LIMITS, false),
+        lab.queue.next(1, &LIMITS, false, |_| None),
         Some(FlushAction::Write { record: 60 })
     );
     lab.queue.write_done(1, 60, Outcome::Good);
@@ -651,4 +654,93 @@ fn only_what_was_never_sent_lies_inside_and_is_of_the_open_epoch_is_held() {
     assert_eq!(lab.sends(), "0");
     lab.queue.write_done(0, 0, Outcome::Retry);
     assert!(!lab.queue.hold(0, 7, whole(0, 8), 1), "a stray may be left");
+}
+
+/// Records of one block each, found by their first block.
+fn joined(lab: &mut Lab, records: &[(u64, u32)]) -> Option<Vec<u32>> {
+    let newest = |lba| records.iter().find(|of| of.0 == lba).map(|of| of.1);
+    let FlushAction::Write { record } = lab.queue.next(0, &lab.limits, lab.wce, newest)? else {
+        return None;
+    };
+    Some(lab.queue.joined(record).collect())
+}
+
+/// Pushed over nothing.
+fn push_clear(lab: &mut Lab, lba: u64) -> (u64, u32) {
+    let record = lab.push(lba, 1);
+    lab.queue.nodes[record as usize].overlaps = false;
+    (lba, record)
+}
+
+#[test]
+fn a16_neighbours_of_an_epoch_go_as_one_write_in_lba_order() {
+    let mut lab = Lab::new();
+    lab.limits.joined_bytes_max = 4 * 512;
+    let lbas = [7, 20, 6, 8, 5, 9];
+    let mut all: Vec<_> = lbas.iter().map(|&lba| push_clear(&mut lab, lba)).collect();
+    lab.epoch += 1;
+    all.push(push_clear(&mut lab, 21));
+    // Behind it first, then before it, and four at most.
+    assert_eq!(joined(&mut lab, &all), Some(vec![2, 0, 3, 5]));
+    assert_eq!(lab.queue.in_flight(0), (1, 4 * 512));
+    assert_eq!(
+        joined(&mut lab, &all),
+        Some(vec![1]),
+        "the next is of a later epoch"
+    );
+    assert_eq!(joined(&mut lab, &all), Some(vec![4]));
+    lab.good(&[4, 1, 2]);
+    assert_eq!(lab.next(), Some(FlushAction::Sync));
+    lab.queue.sync_done(0, true);
+    assert_eq!(lab.freed(), [0, 1, 2, 3, 4, 5]);
+    assert_eq!(joined(&mut lab, &all), Some(vec![6]));
+}
+
+#[test]
+fn a16_what_lies_over_something_older_waits_for_its_turn() {
+    let mut lab = Lab::new();
+    lab.limits.joined_bytes_max = 4 * 512;
+    lab.limits.writes_in_flight_max = 8;
+    let first = push_clear(&mut lab, 3);
+    let under = push_clear(&mut lab, 4);
+    let over = (4, lab.push(4, 1));
+    let next = push_clear(&mut lab, 5);
+    let all = [first, over, next];
+    assert_eq!(joined(&mut lab, &all), Some(vec![first.1]));
+    // Its own turn comes, and what is under it is not the newest: nothing finds it.
+    assert_eq!(joined(&mut lab, &all), Some(vec![under.1, next.1]));
+    assert_eq!(joined(&mut lab, &all), None, "C-6");
+    lab.good(&[under.1]);
+    assert_eq!(joined(&mut lab, &all), Some(vec![over.1]));
+}
+
+#[test]
+fn c4_joined_writes_that_are_refused_go_one_by_one() {
+    let mut lab = Lab::new();
+    lab.limits.joined_bytes_max = 1 << 16;
+    let all = [2, 3, 4].map(|lba| push_clear(&mut lab, lba));
+    assert_eq!(joined(&mut lab, &all), Some(vec![0, 1, 2]));
+    lab.queue.write_done(0, 0, Outcome::Apart);
+    for record in 0..3 {
+        assert_eq!(joined(&mut lab, &all), Some(vec![record]));
+    }
+    lab.queue.write_done(0, 1, Outcome::Refused);
+    lab.good(&[0, 2]);
+    assert_eq!(lab.queue.refused(0).collect::<Vec<_>>(), [1]);
+}
+
+#[test]
+fn a17_a_lost_session_sends_joined_records_again() {
+    let mut lab = Lab::new();
+    lab.limits.joined_bytes_max = 1 << 16;
+    let all = [2, 3, 4].map(|lba| push_clear(&mut lab, lba));
+    assert_eq!(joined(&mut lab, &all), Some(vec![0, 1, 2]));
+    lab.queue.session_lost(0);
+    assert_eq!(lab.queue.in_flight(0), (0, 0));
+    assert_eq!(
+        lab.queue.joined(0).collect::<Vec<_>>(),
+        [0, 1, 2],
+        "for what is astray"
+    );
+    assert_eq!(joined(&mut lab, &all), Some(vec![0, 1, 2]));
 }

@@ -24,6 +24,18 @@ impl Span {
     }
 }
 
+/// A write in flight: a record, or several that are neighbours.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sent {
+    /// The first in the order of blocks.
+    pub record: u32,
+    pub span: Span,
+    pub records: usize,
+    pub bytes: u64,
+    /// The lowest sequence of theirs.
+    pub oldest: u64,
+}
+
 /// A number of records and their bytes.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Amount {
@@ -61,7 +73,7 @@ pub(super) struct Volume {
     pub newest: (u64, u64),
     /// The epoch being sent.
     epoch: u64,
-    pub in_flight: ArrayVec<(u32, Span), WRITES_IN_FLIGHT_MAX>,
+    pub in_flight: ArrayVec<Sent, WRITES_IN_FLIGHT_MAX>,
     pub bytes_in_flight: u64,
     /// Since something was refused after its GOOD there was always a write in
     /// flight: one that was sent before may be of the same blocks, and newer.
@@ -185,7 +197,8 @@ impl Volume {
     pub fn completes(&self, sequence: u64, nodes: &[Node]) -> bool {
         let later = |record: u32| record == NONE || nodes[record as usize].sequence > sequence;
         let needed = self.passed_after || !later(self.undurable);
-        needed && later(self.cursor) && self.in_flight.iter().all(|(record, _)| later(*record))
+        let in_flight = self.in_flight.iter();
+        needed && later(self.cursor) && in_flight.map(|sent| sent.oldest).all(|at| at > sequence)
     }
 
     pub fn sync_sent(&mut self) {
@@ -221,29 +234,28 @@ impl Volume {
         amount.sub(bytes);
     }
 
-    pub fn room_in_flight(&self, bytes: u32, limits: &FlushLimits) -> bool {
+    pub fn room_in_flight(&self, bytes: u64, limits: &FlushLimits) -> bool {
         let writes_max = limits.writes_in_flight_max.min(WRITES_IN_FLIGHT_MAX);
-        let bytes_after = self.bytes_in_flight + u64::from(bytes);
+        let bytes_after = self.bytes_in_flight + bytes;
         self.in_flight.len() < writes_max
             && (self.in_flight.is_empty() || bytes_after <= limits.bytes_in_flight_max)
     }
 
     /// The overlap guard (C-6): something in flight touches the range.
     pub fn guards(&self, span: Span) -> bool {
-        let sent = || self.in_flight.iter().any(|(_, sent)| sent.overlaps(span));
+        let sent = || self.in_flight.iter().any(|sent| sent.span.overlaps(span));
         !planted(Mutation::NoOverlapGuard) && sent() || self.passing.touches(span)
     }
 
-    pub fn write_sent(&mut self, record: u32, node: &Node) {
-        self.in_flight.push((record, node.span()));
-        self.bytes_in_flight += u64::from(node.bytes);
+    pub fn write_sent(&mut self, sent: Sent) {
+        self.bytes_in_flight += sent.bytes;
+        self.in_flight.push(sent);
     }
 
-    pub fn write_ended(&mut self, record: u32, bytes: u32) {
-        let at = self.in_flight.iter().position(|(sent, _)| *sent == record);
-        self.in_flight
-            .swap_remove(at.expect("what is in flight is listed"));
-        self.bytes_in_flight -= u64::from(bytes);
+    pub fn write_ended(&mut self, record: u32) {
+        let at = self.in_flight.iter().position(|sent| sent.record == record);
+        let sent = at.expect("what is in flight is listed");
+        self.bytes_in_flight -= self.in_flight.swap_remove(sent).bytes;
         self.overtaken &= !self.in_flight.is_empty();
     }
 

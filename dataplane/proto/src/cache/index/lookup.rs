@@ -2,7 +2,7 @@
 //! the storage.
 
 use super::entry::Entry;
-use super::{Granules, Index};
+use super::{GRANULE_LEN, Granules, Index, VOLUME_BYTES_MAX};
 
 /// Where a record holds a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +70,23 @@ impl Index {
             let top = self.top(granules.key(granule));
             top.is_some_and(|top| top.covered & granules.mask(granule) != 0)
         })
+    }
+
+    /// The record that is the newest copy of a block; of one beyond every volume none is.
+    #[must_use]
+    pub fn newest(&self, volume: u16, lba: u64) -> Option<u32> {
+        let shift = self.shift(volume);
+        if lba >> shift >= VOLUME_BYTES_MAX / u64::from(GRANULE_LEN) {
+            return None;
+        }
+        let granules = Granules::new(volume, shift, lba, lba + 1);
+        let mut newest = None;
+        self.granule(
+            granules.key(granules.first),
+            granules.mask(granules.first),
+            |record, _| newest = record,
+        );
+        newest
     }
 
     fn top(&self, key: u64) -> Option<&Entry> {

@@ -189,18 +189,8 @@ impl InitiatorConn {
             ahs.bidirectional_read_len(in_len);
         }
         let write_len = task.write_len();
-        let first_burst_len = write_len.min(parameters.first_burst_length);
-        let immediate_len = if parameters.immediate_data {
-            first_burst_len.min(parameters.peer_max_recv_data_segment_length)
-        } else {
-            0
-        };
-        // 13.10: without InitialR2T the rest of the first burst follows unasked.
-        let unasked_len = if parameters.initial_r2t {
-            immediate_len
-        } else {
-            first_burst_len
-        };
+        let immediate_len = write_len.min(parameters.immediate_max());
+        let unasked_len = write_len.min(parameters.unsolicited_max());
         task.sent = true;
         task.cmd_sn = self.cmd_sn;
         task.asked = unasked_len;

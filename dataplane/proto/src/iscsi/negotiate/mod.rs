@@ -175,6 +175,28 @@ impl Parameters {
         (self.header_digest, self.data_digest)
     }
 
+    /// Bytes of a write that go in the command's own data segment (13.11).
+    #[must_use]
+    pub const fn immediate_max(&self) -> u32 {
+        let segment = self.peer_max_recv_data_segment_length;
+        match self.immediate_data {
+            true if segment < self.first_burst_length => segment,
+            true => self.first_burst_length,
+            false => 0,
+        }
+    }
+
+    /// Bytes of a write that go without being asked for: without InitialR2T the whole
+    /// first burst (13.10).
+    #[must_use]
+    pub const fn unsolicited_max(&self) -> u32 {
+        if self.initial_r2t {
+            self.immediate_max()
+        } else {
+            self.first_burst_length
+        }
+    }
+
     fn settle(&mut self) {
         // 13.14: FirstBurstLength MUST NOT exceed MaxBurstLength.
         self.first_burst_length = self.first_burst_length.min(self.max_burst_length);
