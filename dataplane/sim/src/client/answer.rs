@@ -34,7 +34,6 @@ pub(super) fn answered(
             ScsiStatus::CHECK_CONDITION if key == Some(SenseKey::MISCOMPARE) => {
                 counters.compares_failed += 1;
             }
-            _ if short => counters.short += 1,
             _ => counters.errors += 1,
         }
     }
@@ -68,12 +67,8 @@ pub(super) fn answered(
             oracle.write_unknown(*number);
         }
         // The storage may have done it, and the answer be lost.
-        Kind::Write {
-            number,
-            kind: WriteKind::Passed,
-        }
-        | Kind::Compare { number, .. }
-            if key == Some(SenseKey::ABORTED_COMMAND) =>
+        Kind::Write { number, .. } | Kind::Compare { number, .. }
+            if key == Some(SenseKey::ABORTED_COMMAND) && oracle.may_have_passed(*number) =>
         {
             oracle.write_unknown(*number);
         }

@@ -103,7 +103,6 @@ pub struct ClientCounters {
     pub attentions: u64,
     pub errors: u64,
     /// Passed commands that the storage ended GOOD with a part of their data.
-    pub short: u64,
     pub sessions_lost: u64,
     pub dropped_by_choice: u64,
     pub dropped_in_silence: u64,

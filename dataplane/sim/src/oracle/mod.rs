@@ -298,6 +298,13 @@ impl Oracle {
         };
     }
 
+    /// Whether it is one that passes, or may have passed the cache by because somebody
+    /// held the volume meanwhile.
+    pub fn may_have_passed(&self, number: WriteNumber) -> bool {
+        let write = self.write(number);
+        write.kind == WriteKind::Passed || write.may_pass || self.fence.taken
+    }
+
     /// The session that carried it is gone.
     pub fn write_unknown(&mut self, number: WriteNumber) {
         self.write_mut(number).fate = Fate::Unknown;
