@@ -9,7 +9,7 @@ use std::time::Duration;
 use sluice_hugepages::log::RecordId;
 use sluice_proto::Time;
 use sluice_proto::cache::flush::policy::{Pace, VolumeView};
-use sluice_proto::cache::flush::{FlushAction, FlushLimits, Outcome};
+use sluice_proto::cache::flush::{FlushAction, FlushLimits, Outcome, WRITES_IN_FLIGHT_MAX};
 use sluice_proto::iscsi::{Command, Direction, TaskAttribute};
 use sluice_proto::mutation::{Mutation, planted};
 use sluice_proto::scsi::{ScsiStatus, Sense, SenseKey, cdb, sense};
@@ -20,9 +20,6 @@ use super::task::{NexusKey, VolumeKey, WanKind, WanTask, Work, WriteState, Write
 use super::volume::Retired;
 use super::wan::Ended;
 
-/// Writes of one volume under way, so that the transport does not run dry for want of
-/// them; how many bytes is [`super::flight`]'s to say.
-const WRITES_IN_FLIGHT_MAX: usize = 128;
 /// Commands of a session's window that the flush leaves to reads and to what passes.
 const WINDOW_FOR_OTHERS: usize = 8;
 /// Longest write that records are joined to: so long that its header costs nothing, and
@@ -56,6 +53,7 @@ impl Relay {
             let volume = self.volume(key);
             let storage_wce = volume.storage_wce;
             let limits = FlushLimits {
+                // How many bytes they may be is `super::flight`'s to say.
                 writes_in_flight_max: WRITES_IN_FLIGHT_MAX,
                 bytes_in_flight_max: volume.flight.bytes_max(),
                 joined_bytes_max: self.joined_bytes_max(nexus, key),

@@ -277,6 +277,7 @@ impl Relay {
         self.commit_behind(now, key);
         self.flush_volume(now, key);
     }
+
     /// A command that may reserve the volume waits to pass, or is at the storage: what
     /// the directory says for its sake stays.
     fn is_reserving(&self, key: VolumeKey) -> bool {

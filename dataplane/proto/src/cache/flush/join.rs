@@ -3,9 +3,9 @@
 //! What always holds:
 //! * what is joined lies wholly before or behind what it is joined to, is of the
 //!   same epoch and waits to be sent;
-//! * it had no older record under it when it came, so that going before its turn
-//!   it goes before nothing that it would be overwritten by (C-6). What is newer and
-//!   lies over it is never joined, and its own turn is later.
+//! * it had no older record under it when it came: nothing that is sent after it, in
+//!   its turn, can land over it and be older (C-6). What is newer and lies over it is
+//!   never joined before its own turn, which is later.
 //!
 //! The index finds the neighbours: what is not the newest copy of its first or last
 //! block is found by nobody, and goes in its turn.
