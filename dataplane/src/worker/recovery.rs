@@ -220,8 +220,8 @@ impl Relay {
                     bytes: len,
                     arrived: now,
                     maybe_sent: true,
-                    overlaps,
                 },
+                overlaps,
             );
         }
         for key in self.volume_keys() {

@@ -222,7 +222,6 @@ impl Relay {
                 bytes: len,
                 arrived: now,
                 maybe_sent: false,
-                overlaps: false,
             };
             self.place(volume_key, entry);
         }
@@ -376,7 +375,7 @@ impl Relay {
         let overlaps = index.insert_with(volume.0, lba, blocks, record, |hidden| {
             superseded.push(hidden)
         });
-        self.flush.push(volume.0, Entry { overlaps, ..entry });
+        self.flush.push(volume.0, entry, overlaps);
         while let Some(hidden) = self.superseded.pop() {
             if whole && self.flush.supersede(hidden, record) {
                 self.give_up_hidden(volume, hidden);

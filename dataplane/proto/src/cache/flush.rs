@@ -62,9 +62,6 @@ pub struct Entry {
     pub arrived: Time,
     /// A process before this one may have sent it.
     pub maybe_sent: bool,
-    /// A record was in the index that has a block in common with it, when it was put
-    /// there ([`super::index::Index::insert_with`]).
-    pub overlaps: bool,
 }
 
 /// How much may be on its way at once.
@@ -131,12 +128,14 @@ impl FlushQueue {
         }
     }
 
-    /// Adds a record at its commit, as the newest of its volume.
+    /// Adds a record at its commit, as the newest of its volume. `overlaps`: a record is
+    /// in the index that has a block in common with it, as
+    /// [`super::index::Index::insert_with`] says.
     ///
     /// # Panics
     /// If the record is in a queue already, or its epoch or sequence is lower
     /// than that of the record before.
-    pub fn push(&mut self, volume: u16, entry: Entry) {
+    pub fn push(&mut self, volume: u16, entry: Entry, overlaps: bool) {
         let Entry {
             record,
             lba,
@@ -146,7 +145,6 @@ impl FlushQueue {
             bytes,
             arrived,
             maybe_sent,
-            overlaps,
         } = entry;
         let queue = &mut self.volumes[usize::from(volume)];
         let order = (epoch, sequence);

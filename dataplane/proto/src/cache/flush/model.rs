@@ -199,13 +199,12 @@ impl Model {
             bytes: blocks * 1024,
             arrived: Time::ZERO,
             maybe_sent: false,
-            overlaps: false,
         };
         let mut hidden = Vec::new();
         let overlaps = self
             .index
             .insert_with(0, lba as u64, blocks, record, |old| hidden.push(old));
-        self.queue.push(0, Entry { overlaps, ..entry });
+        self.queue.push(0, entry, overlaps);
         for old in hidden {
             if self.queue.supersede(old, record) {
                 self.drop_record(old);

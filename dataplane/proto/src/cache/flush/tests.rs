@@ -49,8 +49,8 @@ impl Lab {
                 bytes,
                 arrived,
                 maybe_sent: false,
-                overlaps: true,
             },
+            true,
         );
         record
     }
@@ -512,9 +512,8 @@ fn volumes_do_not_see_each_other() {
         bytes: 4096,
         arrived,
         maybe_sent: false,
-        overlaps: true,
     };
-    lab.queue.push(1, entry);
+    lab.queue.push(1, entry, true);
     assert_eq!(lab.sends(), "0");
     assert_eq!(
         lab.queue.next(1, &LIMITS, false, |_| None),
