@@ -674,6 +674,15 @@ impl Site {
         Some((status, number))
     }
 
+    /// SYNCHRONIZE CACHE. A test of ordering points gives one first: a volume's first
+    /// waits for what a relay before this one may have left in the storage's cache (C-2).
+    pub fn synchronize(&mut self, session: &mut Session) -> Option<u8> {
+        let cdb = sluice_proto::scsi::cdb::synchronize_cache();
+        let pdu = Self::command(session, 0, 0, &cdb);
+        self.send(session, &pdu.bytes());
+        self.finish(session, pdu.itt()).map(|(status, _)| status)
+    }
+
     pub fn counter(&self, name: &str) -> u64 {
         let rows = self.worker.relay.counters.rows();
         rows.iter()

@@ -48,7 +48,8 @@ impl Failing {
 
     fn of(size: Size, refusal: Refusal) -> Self {
         let mut site = Site::of(size, |_| ());
-        let session = site.login(0, 0, 1);
+        let mut session = site.login(0, 0, 1);
+        assert_eq!(site.synchronize(&mut session), Some(GOOD));
         site.storage.refusals.push(refusal);
         Self { site, session }
     }

@@ -33,7 +33,8 @@ impl Journalled {
             ..Size::SMALL
         };
         let mut site = Site::of(size, |_| ());
-        let session = site.login(0, 0, 1);
+        let mut session = site.login(0, 0, 1);
+        assert_eq!(site.synchronize(&mut session), Some(GOOD));
         Self { site, session }
     }
 

@@ -183,6 +183,7 @@ fn a_stop_asks_computers_to_log_out() {
 fn a_storage_that_asks_to_be_left() {
     let mut site = Site::with(|storage| storage.latency_max = Duration::from_millis(300));
     let mut session = site.login(0, 0, 1);
+    assert_eq!(site.synchronize(&mut session), Some(GOOD));
     for lba in 0..20 {
         assert_eq!(site.write(&mut session, lba, 5), Some(GOOD));
     }

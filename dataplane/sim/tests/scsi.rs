@@ -426,6 +426,7 @@ impl Overwritten {
         };
         let mut site = Site::of(size, |_| ());
         let mut session = site.login(0, 0, 1);
+        assert_eq!(site.synchronize(&mut session), Some(GOOD));
         let blocks = FIRST..FIRST + u64::from(COUNT);
         for lba in blocks.clone() {
             assert_eq!(site.write(&mut session, lba, 1), Some(GOOD));
@@ -515,6 +516,28 @@ fn a21_what_is_overwritten_is_kept_until_that_is_durable() {
         assert_eq!(over.read(), Some(1), "what was acknowledged");
         assert_eq!(over.media(), [1; 4]);
     }
+}
+
+/// A relay let a change pass and lost its log. The next one knows nothing of it, and
+/// still does not answer SYNCHRONIZE CACHE before it is durable.
+#[test]
+fn c2_what_a_relay_that_lost_its_log_let_pass_is_synced() {
+    let mut site = Site::small();
+    let mut session = site.login(0, 0, 1);
+    // WRITE AND VERIFY (10), one block: it passes (SBC-4 5.47).
+    let verified = [0x2E, 0, 0, 0, 0, 20, 0, 0, 1, 0];
+    let pdu = Site::command(&mut session, WRITE, BLOCK_BYTES, &verified).data(&stamped(20, 7));
+    site.send(&session, &pdu.bytes());
+    assert_eq!(site.finish(&session, pdu.itt()).unwrap().0, GOOD);
+    let stored = |site: &Site| {
+        let volume = &site.storage.volumes[0];
+        (volume.visible[20], volume.media[20])
+    };
+    assert_eq!(stored(&site), (7, 0), "in the storage's cache alone");
+    let mut site = site.lose_power();
+    let mut session = site.login(0, 0, 1);
+    assert_eq!(site.synchronize(&mut session), Some(GOOD));
+    assert_eq!(stored(&site), (7, 7));
 }
 
 /// The same, and the storage loses its power: nobody knows whether the command was

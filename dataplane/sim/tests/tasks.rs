@@ -438,6 +438,7 @@ fn a_passing_change_is_aborted_at_the_storage() {
 fn a_passing_change_that_cannot_be_aborted() {
     let mut site = Site::small();
     let mut session = site.login(0, 0, 1);
+    assert_eq!(site.synchronize(&mut session), Some(GOOD));
     site.storage.hangs = true;
     let change = write_same(&mut site, &mut session, 7, 9);
     site.run(Duration::from_millis(50));
@@ -464,6 +465,7 @@ fn a_passing_change_that_cannot_be_aborted() {
 fn an_abort_that_comes_too_late_ends_nothing_else() {
     let mut site = Site::small();
     let mut session = site.login(0, 0, 1);
+    assert_eq!(site.synchronize(&mut session), Some(GOOD));
     site.storage.hangs = true;
     site.storage.finishes_aborted = true;
     let change = write_same(&mut site, &mut session, 7, 9);

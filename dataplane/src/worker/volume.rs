@@ -312,7 +312,11 @@ impl Relay {
         volume.contract = self.config.targets[target].durability;
         self.journal_row(RowTable::Volume, id.0);
         self.index.set_block_len(id.0, geometry.block_len);
+        // A relay before this one, its log lost, may have passed a change uncached: the
+        // next epoch, and a SYNCHRONIZE CACHE, wait for a sync of this one's own (C-2).
+        let epoch = volume.epoch;
         self.volumes[usize::from(id.0)] = Some(volume);
+        self.flush.changed_elsewhere(id.0, epoch - 1);
         let volume = VolumeKey(id.0);
         self.ask_holding(now, volume);
         // Uncached till now, it showed the storage's own WCE (C-1).

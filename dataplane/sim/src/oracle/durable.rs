@@ -92,29 +92,32 @@ impl Oracle {
 
     /// The relay lost its log's memory, and the volume's contract promises no more
     /// than that memory (C-1): what was acknowledged, and not promised to be durable
-    /// since, may be gone where the media, or what the storage would answer, are older. So
-    /// may, for now, what passed: a relay without its log does not know that there is
-    /// something to sync.
+    /// since, may be gone where what the storage would answer is older. What the
+    /// storage has only in its cache is its own from here on, as if it had passed:
+    /// there is no record to send it anew from.
     pub fn relay_lost_memory(&mut self, visible: &[WriteNumber]) {
         for at in 0..self.writes.len() {
             let write = self.writes[at];
             let number = WriteNumber::try_from(at + 1).expect("a trace is short");
-            let unsynced = write.kind != WriteKind::Fua;
+            if write.kind == WriteKind::Fua {
+                continue;
+            }
+            let older = |held: &[WriteNumber]| {
+                blocks_of(&write).any(|block| {
+                    self.is_before(held[block], number) && !self.is_excused(block, number)
+                })
+            };
             match write.fate {
                 // Its GOOD may be older than the loss.
-                Fate::Pending if unsynced => self.writes[at].may_be_lost = true,
-                Fate::Acknowledged(acknowledged)
-                    if unsynced
-                        && acknowledged >= self.durable_before
-                        && blocks_of(&write).any(|block| {
-                            let held = [self.media[block], visible[block]];
-                            held.iter().any(|&held| self.is_before(held, number))
-                                && !self.is_excused(block, number)
-                        }) =>
-                {
-                    self.writes[at].fate = Fate::Unknown;
-                    for block in blocks_of(&write) {
-                        self.recall(block);
+                Fate::Pending => self.writes[at].may_be_lost = true,
+                Fate::Acknowledged(acknowledged) if acknowledged >= self.durable_before => {
+                    if older(visible) {
+                        self.writes[at].fate = Fate::Unknown;
+                        for block in blocks_of(&write) {
+                            self.recall(block);
+                        }
+                    } else if older(&self.media) {
+                        self.writes[at].may_pass = true;
                     }
                 }
                 _ => {}
