@@ -10,8 +10,8 @@
 use std::time::Duration;
 
 use sluice_hugepages::tables::Durability;
-use sluice_proto::scsi::Sense;
 use sluice_proto::scsi::identity::Identity;
+use sluice_proto::scsi::{ScsiStatus, Sense};
 use sluice_sim::block::{self, BLOCK_LEN};
 use sluice_sim::site::{Pdu, STORAGE, Session, Site, Size, TARGETS, op};
 use sluice_sim::storage::{Fault, LUN, Refusal};
@@ -516,6 +516,37 @@ fn a21_what_is_overwritten_is_kept_until_that_is_durable() {
         assert_eq!(over.read(), Some(1), "what was acknowledged");
         assert_eq!(over.media(), [1; 4]);
     }
+}
+
+/// An ORDERED command that passes is an ordering point like one that is held: what is
+/// written after it is not at the storage while that may still lose it.
+#[test]
+fn a19_what_follows_an_ordered_command_that_passed_waits_for_its_sync() {
+    let mut site = Site::small();
+    let mut session = site.login(0, 0, 1);
+    assert_eq!(site.synchronize(&mut session), Some(GOOD));
+    site.storage.refusals.push(Refusal {
+        lba: 0,
+        blocks: 0,
+        fault: Fault::Status(ScsiStatus::BUSY),
+        times: u32::MAX,
+    });
+    let verified = [0x2E, 0, 0, 0, 0, 20, 0, 0, 1, 0];
+    let mut pdu = Site::command(&mut session, WRITE, BLOCK_BYTES, &verified).data(&stamped(20, 7));
+    pdu.header[1] = pdu.header[1] & !7 | ORDERED;
+    site.send(&session, &pdu.bytes());
+    assert_eq!(site.finish(&session, pdu.itt()).unwrap().0, GOOD);
+    assert_eq!(site.write(&mut session, 40, 8), Some(GOOD));
+    site.run(Duration::from_secs(5));
+    let stored = |site: &Site| {
+        let volume = &site.storage.volumes[0];
+        (volume.media[20], volume.visible[40])
+    };
+    assert!(site.storage.counters.refused > 0, "a sync was asked for");
+    assert_eq!(stored(&site), (0, 0));
+    site.storage.refusals.clear();
+    site.run(Duration::from_secs(5));
+    assert_eq!(stored(&site), (7, 8));
 }
 
 /// A relay let a change pass and lost its log. The next one knows nothing of it, and

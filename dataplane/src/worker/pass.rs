@@ -8,7 +8,7 @@ use arrayvec::ArrayVec;
 use sluice_hugepages::log::WriteId;
 use sluice_hugepages::tables::Durability;
 use sluice_proto::Time;
-use sluice_proto::iscsi::{CommandEvent, Residual};
+use sluice_proto::iscsi::{CommandEvent, Residual, TaskAttribute};
 use sluice_proto::scsi::identity::Identity;
 use sluice_proto::scsi::mode::ModeSense;
 use sluice_proto::scsi::reservation::Change;
@@ -278,6 +278,10 @@ impl Relay {
         let pass = self.pass_mut(key);
         if std::mem::take(&mut pass.passing) && pass.barrier.is_some() {
             self.flush.passed(volume.0, token_of(key));
+            if self.tasks[key.0].attribute == TaskAttribute::Ordered {
+                // What follows it stays behind the sync of what it changed.
+                self.volume_mut(volume).close_epoch();
+            }
         }
         self.flush.release_hold(volume.0, token_of(key));
         let state = self.volume_mut(volume);
