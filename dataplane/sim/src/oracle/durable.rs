@@ -118,6 +118,7 @@ impl Oracle {
                         }
                     } else if older(&self.media) {
                         self.writes[at].may_pass = true;
+                        self.writes[at].forgotten = true;
                     }
                 }
                 _ => {}

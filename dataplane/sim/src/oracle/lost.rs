@@ -15,6 +15,9 @@ impl Oracle {
                 .collect::<Vec<_>>()
             {
                 for (image, holds) in [("answers", visible[block]), ("media", self.media[block])] {
+                    if image == "media" && write.forgotten {
+                        continue;
+                    }
                     if self.is_before(holds, number) {
                         let (number, holds) = (self.tell(number), self.tell(holds));
                         self.report(

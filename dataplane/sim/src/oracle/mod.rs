@@ -93,6 +93,9 @@ struct Write {
     /// Under way when what it relies on was lost, a passed write the storage's cache
     /// or a plain one the relay's log: its GOOD may be older than the loss.
     may_be_lost: bool,
+    /// The relay lost its log when the storage had it in its cache: nobody owes it a
+    /// sync but who asks for one.
+    forgotten: bool,
 }
 
 /// Of a block's writes acknowledged up to a tick, the one issued last.
@@ -205,6 +208,7 @@ impl Oracle {
             by: None,
             may_pass: self.fence.taken,
             may_be_lost: false,
+            forgotten: false,
         });
         WriteNumber::try_from(self.writes.len()).expect("a trace is short")
     }
