@@ -226,9 +226,7 @@ impl Relay {
         }
         for key in self.volume_keys() {
             if self.volume(key).geometry.is_some() {
-                // What was passing uncached when the process died may be unsynced.
-                let epoch = self.volume(key).epoch;
-                self.flush.changed_elsewhere(key.0, epoch - 1);
+                self.may_be_unsynced(key);
             }
             // What a crash left dirty is flushed at once.
             self.ask_flush(key);

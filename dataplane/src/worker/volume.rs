@@ -312,15 +312,20 @@ impl Relay {
         volume.contract = self.config.targets[target].durability;
         self.journal_row(RowTable::Volume, id.0);
         self.index.set_block_len(id.0, geometry.block_len);
-        // A relay before this one, its log lost, may have passed a change uncached: the
-        // next epoch, and a SYNCHRONIZE CACHE, wait for a sync of this one's own (C-2).
-        let epoch = volume.epoch;
         self.volumes[usize::from(id.0)] = Some(volume);
-        self.flush.changed_elsewhere(id.0, epoch - 1);
         let volume = VolumeKey(id.0);
+        // A relay before this one may have lost its log.
+        self.may_be_unsynced(volume);
         self.ask_holding(now, volume);
         // Uncached till now, it showed the storage's own WCE (C-1).
         self.raise_attention(volume, Sense::MODE_PARAMETERS_CHANGED);
+    }
+
+    /// What a process before this one let pass may be in the storage's cache alone: the
+    /// next epoch, and a SYNCHRONIZE CACHE, wait for a sync of this one's own (C-2).
+    pub(super) fn may_be_unsynced(&mut self, key: VolumeKey) {
+        let epoch = self.volume(key).epoch;
+        self.flush.changed_elsewhere(key.0, epoch - 1);
     }
 
     /// A volume that is known may have another form now. The log's row says what
