@@ -126,8 +126,7 @@ fn c2_a_journal_is_stable_media_though_the_storage_is_silent() {
     for number in 1..=20 {
         assert_eq!(site.write(u64::from(number), number), Some(GOOD));
     }
-    let sync = site.plain(&cdb::synchronize_cache());
-    assert_eq!(site.answer(sync), Some(GOOD));
+    assert_eq!(site.site.synchronize(&mut site.session), Some(GOOD));
     let mut fua = cdb::write(30, 1);
     fua[1] |= 8;
     let mut data = [0; BLOCK_LEN];
@@ -242,8 +241,7 @@ fn a19_what_a_read_pins_does_not_come_back_from_the_journal() {
     let read = Site::command(&mut site.session, 0x40, 1024, &cdb::read(1, 2));
     site.site.send(&site.session, &read.bytes());
     site.run(3000);
-    let sync = site.plain(&cdb::synchronize_cache());
-    assert_eq!(site.answer(sync), Some(GOOD));
+    assert_eq!(site.site.synchronize(&mut site.session), Some(GOOD));
     assert_eq!(site.write(1, 2), Some(GOOD));
     site.run(3000);
     assert_eq!(site.site.storage.volumes[0].media[1], 2);
@@ -263,8 +261,7 @@ fn a19_the_next_epoch_waits_for_the_journal_to_let_go_of_the_last() {
     site.site.storage.hangs = true;
     assert_eq!(site.write(1, 1), Some(GOOD));
     site.run(2500);
-    let sync = site.plain(&cdb::synchronize_cache());
-    assert_eq!(site.answer(sync), Some(GOOD));
+    assert_eq!(site.site.synchronize(&mut site.session), Some(GOOD));
     assert_eq!(site.write(1, 2), Some(GOOD));
     site.stall(Duration::from_millis(1900));
     site.site.storage.hangs = false;
@@ -374,8 +371,7 @@ fn c2_what_a_synchronize_cache_has_covered_outlives_the_journal() {
     site.site.abort(&old);
     site.run(1500);
     assert_eq!(site.read(2), Some(2), "it is there to be seen");
-    let sync = site.plain(&cdb::synchronize_cache());
-    assert_eq!(site.answer(sync), Some(GOOD));
+    assert_eq!(site.site.synchronize(&mut site.session), Some(GOOD));
     site.site.journal.as_mut().unwrap().disk.fails = true;
     // Something for the device to fail at.
     site.begin_write(3, 3);

@@ -30,6 +30,12 @@ fn stamped(lba: u64, number: u32) -> Vec<u8> {
     data
 }
 
+/// WRITE AND VERIFY (10) of one block: it passes (SBC-4 5.47).
+fn write_and_verify(session: &mut Session, lba: u8, number: u32) -> Pdu {
+    let cdb = [0x2E, 0, 0, 0, 0, lba, 0, 0, 1, 0];
+    Site::command(session, WRITE, BLOCK_BYTES, &cdb).data(&stamped(lba.into(), number))
+}
+
 /// A command whose data, if any, comes with it.
 fn run(site: &mut Site, session: &mut Session, cdb: &[u8], data: &[u8]) -> u8 {
     let (flags, len) = if data.is_empty() {
@@ -531,8 +537,7 @@ fn a19_what_follows_an_ordered_command_that_passed_waits_for_its_sync() {
         fault: Fault::Status(ScsiStatus::BUSY),
         times: u32::MAX,
     });
-    let verified = [0x2E, 0, 0, 0, 0, 20, 0, 0, 1, 0];
-    let mut pdu = Site::command(&mut session, WRITE, BLOCK_BYTES, &verified).data(&stamped(20, 7));
+    let mut pdu = write_and_verify(&mut session, 20, 7);
     pdu.header[1] = pdu.header[1] & !7 | ORDERED;
     site.send(&session, &pdu.bytes());
     assert_eq!(site.finish(&session, pdu.itt()).unwrap().0, GOOD);
@@ -555,9 +560,7 @@ fn a19_what_follows_an_ordered_command_that_passed_waits_for_its_sync() {
 fn c2_what_a_relay_that_lost_its_log_let_pass_is_synced() {
     let mut site = Site::small();
     let mut session = site.login(0, 0, 1);
-    // WRITE AND VERIFY (10), one block: it passes (SBC-4 5.47).
-    let verified = [0x2E, 0, 0, 0, 0, 20, 0, 0, 1, 0];
-    let pdu = Site::command(&mut session, WRITE, BLOCK_BYTES, &verified).data(&stamped(20, 7));
+    let pdu = write_and_verify(&mut session, 20, 7);
     site.send(&session, &pdu.bytes());
     assert_eq!(site.finish(&session, pdu.itt()).unwrap().0, GOOD);
     let stored = |site: &Site| {

@@ -14,11 +14,12 @@ impl Oracle {
                 .filter(|&block| !self.excused.contains(&(block, number)))
                 .collect::<Vec<_>>()
             {
-                for (image, holds) in [("answers", visible[block]), ("media", self.media[block])] {
-                    if image == "media" && write.forgotten {
-                        continue;
-                    }
-                    if self.is_before(holds, number) {
+                let images = [
+                    ("answers", visible[block], true),
+                    ("media", self.media[block], !write.forgotten),
+                ];
+                for (image, holds, is_owed) in images {
+                    if is_owed && self.is_before(holds, number) {
                         let (number, holds) = (self.tell(number), self.tell(holds));
                         self.report(
                             "nothing lost",

@@ -130,6 +130,39 @@ fn the_storage_may_lose_what_passed_until_it_is_synchronized() {
     }
 }
 
+/// With its log the relay forgets what it has to sync: what the storage answers with
+/// stays, and is durable when a SYNCHRONIZE CACHE says so.
+#[test]
+fn what_a_relay_forgot_is_asked_of_the_storage() {
+    for kind in [WriteKind::Plain, WriteKind::Passed] {
+        let begin = |visible: bool| {
+            let mut oracle = Oracle::new(1);
+            let number = oracle.write_issued(0, 1, kind);
+            oracle.write_acknowledged(number);
+            let visible = if visible { number } else { 0 };
+            oracle.storage_changed(&[visible], &[0]);
+            oracle.relay_lost_memory(&[visible]);
+            (oracle, number)
+        };
+        let (mut oracle, number) = begin(true);
+        oracle.finish(&[number]);
+        assert_eq!(oracle.violations, [], "nobody asked for a sync");
+        oracle.finish(&[0]);
+        assert_eq!(rules(&oracle), ["nothing lost"], "it was there");
+
+        let (mut oracle, _) = begin(true);
+        let sync = oracle.sync_issued();
+        oracle.sync_acknowledged(sync);
+        assert_eq!(rules(&oracle), ["durability of SYNCHRONIZE CACHE"]);
+
+        let (mut oracle, _) = begin(false);
+        let sync = oracle.sync_issued();
+        oracle.sync_acknowledged(sync);
+        oracle.finish(&[0]);
+        assert_eq!(oracle.violations, [], "it was in the log alone");
+    }
+}
+
 /// Damage excuses nothing before it is given up, and then the blocks of its record alone.
 #[test]
 fn what_was_damaged_is_excused_when_it_is_given_up() {
