@@ -93,6 +93,7 @@ pub(super) fn answered(
         Kind::Verify => counters.verifies_good += u64::from(good),
         Kind::Unmap => counters.unmaps_good += u64::from(good),
         Kind::Reserve { .. } if short || key == Some(SenseKey::ABORTED_COMMAND) => {
+            counters.reserves_unclear += 1;
             oracle.reserve_lost();
         }
         Kind::Reserve { ticket } => {

@@ -98,6 +98,8 @@ pub struct ClientCounters {
     pub reads_good: u64,
     pub syncs_good: u64,
     pub reserves_good: u64,
+    /// Nobody said whether they were done.
+    pub reserves_unclear: u64,
     pub conflicts: u64,
     pub busy: u64,
     pub attentions: u64,
@@ -317,6 +319,7 @@ impl Client {
                 self.astray.push((self.isid, volume, number));
             }
             if let Kind::Reserve { .. } = request.kind {
+                self.counters.reserves_unclear += 1;
                 oracles[volume].reserve_lost();
                 self.reserves_astray.push((self.isid, volume));
             }

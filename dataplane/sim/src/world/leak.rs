@@ -23,8 +23,9 @@ impl World {
         let pool = worker.pool.stats();
         let busy = |of: &PoolStats| (of.pages_leased, of.page_frames_in_use, of.frames_in_use);
         // The nexus of a computer that may be registered stays, with its flow: the computer
-        // must find its registration (C-9).
-        let registered = |client: &Client| client.counters.reserves_good > 0;
+        // must find its registration (C-9). That goes for one whose answer got lost, too.
+        let registered =
+            |client: &Client| client.counters.reserves_good + client.counters.reserves_unclear > 0;
         let registered = self.clients.iter().any(registered);
         let nothing = usage.sessions == 0
             && usage.tasks == 0
