@@ -50,7 +50,8 @@
 //!      2  LBA of the first block
 //!      3  epoch
 //!      4  sequence
-//!      5  1 if all parts of the write have been in the journal before, else 0
+//!      5  zero (62) | damaged before it came here (1) | all parts of its write have
+//!         been in the journal before (1)
 //!
 //! FREE ENTRY, 1 unit: the record of that name is gone
 //! word 0  volume (16) | zero (24) | part (8) | zero (8) | kind (8) = 2

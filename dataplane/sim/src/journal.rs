@@ -174,7 +174,12 @@ impl Journal {
             if self.under_way.is_some() {
                 break;
             }
-            let Some(op) = core.next(&mut head, &mut spans) else {
+            let mut op = core.next(&mut head, &mut spans);
+            if op.is_none() && core.can_be_sealed() && random.of(8) == 0 {
+                core.seal();
+                op = core.next(&mut head, &mut spans);
+            }
+            let Some(op) = op else {
                 break;
             };
             let most = u64::try_from(self.latency_max.as_nanos()).expect("short");

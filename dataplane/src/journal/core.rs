@@ -15,6 +15,8 @@
 //! * writes leave room for the frees, rows and records written again that
 //!   make the tail move, so a journal larger than the log never stands still:
 //!   whatever keeps the tail can be written again, though its free is asked for;
+//! * what a header that begins a run says is older than that run is durable, so a
+//!   replay may count on it: whatever of it is missing then is damage, not a torn end;
 //! * after a fault nothing is written but the header that voids the journal.
 //!
 //! Not for: doing it ([`super::thread`], or the simulator's model disk), when to
@@ -300,6 +302,27 @@ impl Core {
             && self.again.is_empty()
             && self.headers_due == 0
             && !self.void_asked
+    }
+
+    /// All is durable, and nothing on the device says so yet of the last group: a replay
+    /// would take it, if it rots, for one that was torn and that nobody was told of.
+    pub fn can_be_sealed(&self) -> bool {
+        self.is_idle()
+            && self.header.run_start != self.next
+            && !self.failed
+            && !self.progress.is_void
+    }
+
+    /// Begins a new run behind all that is durable, if that can be done now; both copies
+    /// of the header, which are written next, say so.
+    pub fn seal(&mut self) {
+        if !self.can_be_sealed() {
+            return;
+        }
+        self.header.run += 1;
+        self.header.run_start = self.next;
+        // As at a start: the older copy would know nothing of this run's groups.
+        self.headers_due = 2;
     }
 
     /// The next write: its first block in `head`, the rest as spans of the log.

@@ -10,7 +10,7 @@ use super::replay::Blocks;
 
 const SECTOR_LEN: usize = 512;
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct ModelDisk {
     pub blocks: Vec<Block>,
     /// Every write ends in an error from now on; a part of it may be there.

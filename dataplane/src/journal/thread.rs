@@ -24,6 +24,10 @@ use super::device::Device;
 use super::gather::Gather;
 use super::layout::{BLOCK_LEN, Block, HEAD_WRITES_MAX, HEADER_BLOCKS, Identity};
 
+/// Of nothing to write, after which the last group is made to count for certain: two
+/// small writes, often enough that little is ever in doubt, seldom enough to cost nothing.
+const SEAL_AFTER: Duration = Duration::from_secs(1);
+
 /// A head, as many payloads as it has room to name, and one cut in two.
 const PIECES_MAX: usize = 1 + HEAD_WRITES_MAX + 1;
 
@@ -97,7 +101,7 @@ impl JournalPort {
             to_thread: Event::new()?,
             to_worker: Event::new()?,
         });
-        let driver = Driver {
+        let mut driver = Driver {
             published: core.progress(),
             core,
             device,
@@ -116,6 +120,7 @@ impl JournalPort {
                 }
                 go_first();
                 driver.run();
+                driver.end();
             })?;
         Ok(JournalPort {
             shared,
@@ -203,7 +208,7 @@ struct Driver {
 }
 
 impl Driver {
-    fn run(mut self) {
+    fn run(&mut self) {
         let mut pieces = Vec::with_capacity(PIECES_MAX);
         loop {
             self.take_requests();
@@ -219,15 +224,7 @@ impl Driver {
             if let Some(op) = self.core.next(&mut self.head, &mut self.spans) {
                 let taken = waiting.writes - self.core.waiting().writes;
                 let begun = self.begun.elapsed();
-                let written = self.write(op, &mut pieces);
-                if let Err(error) = &written {
-                    log::error!("journal {:?}: {error}", self.device.path());
-                    let number = error.raw_os_error().unwrap_or(libc::EIO);
-                    // Release pairs with the Acquire in `fault`.
-                    self.shared.fault.store(number, Ordering::Release);
-                }
-                self.core.done(written.is_ok());
-                self.publish();
+                self.carry_out(op, &mut pieces);
                 if taken > 0 {
                     self.take_requests();
                     let (now, waiting) = (self.begun.elapsed(), self.core.waiting());
@@ -236,10 +233,38 @@ impl Driver {
                 continue;
             }
             self.publish();
-            if !self.sleep(None) {
+            if !self.sleep(self.core.can_be_sealed().then_some(SEAL_AFTER)) {
                 return;
             }
+            if self.shared.requests.is_empty() {
+                self.core.seal();
+            }
         }
+    }
+
+    /// Writes what was asked for, and then that it is all there.
+    fn end(&mut self) {
+        let mut pieces = Vec::new();
+        self.take_requests();
+        for _ in 0..2 {
+            while let Some(op) = self.core.next(&mut self.head, &mut self.spans) {
+                self.carry_out(op, &mut pieces);
+            }
+            self.core.seal();
+        }
+    }
+
+    /// Writes, and tells the worker.
+    fn carry_out(&mut self, op: Op, pieces: &mut Vec<libc::iovec>) {
+        let written = self.write(op, pieces);
+        if let Err(error) = &written {
+            log::error!("journal {:?}: {error}", self.device.path());
+            let number = error.raw_os_error().unwrap_or(libc::EIO);
+            // Release pairs with the Acquire in `fault`.
+            self.shared.fault.store(number, Ordering::Release);
+        }
+        self.core.done(written.is_ok());
+        self.publish();
     }
 
     fn take_requests(&mut self) {

@@ -82,10 +82,11 @@ pub(super) fn open_log(
             if found { ", found" } else { "" }
         );
         opened = Some((backing, found));
-        let log = Log::open_with_progress(region, &mut |at| {
+        let (log, recovery) = Log::open_with_progress(region, &mut |at| {
             waiting.tell(share(at.segments_done, at.segments), at.records);
-        });
-        Ok::<_, LogFault>(log?)
+        })?;
+        recovery.has_all_volumes()?;
+        Ok::<_, LogFault>((log, recovery))
     };
     let left = Left::beside(&config.control.state);
     let unkept = |source| StartError::Left {

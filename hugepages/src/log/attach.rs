@@ -78,13 +78,13 @@ fn check_empty(memory: &Memory, geometry: &Geometry, found: &[u64; 8]) -> Result
     Err(LogError::Foreign { begins: 0 })
 }
 
-fn empty_log(memory: Memory, geometry: Geometry) -> Log {
+fn empty_log(mut memory: Memory, geometry: Geometry) -> Log {
     let volumes = (0..geometry.volume_rows).map(|row| geometry.volume_row(row));
     let nexuses = (0..geometry.nexus_rows).map(|row| geometry.nexus_row(row));
     Log {
         worker: 0,
-        volume_rows: Table::attach(&memory, volumes),
-        nexus_rows: Table::attach(&memory, nexuses),
+        volume_rows: Table::attach(&mut memory, volumes),
+        nexus_rows: Table::attach(&mut memory, nexuses),
         uses: vec![VolumeUse::default(); geometry.volume_rows].into(),
         segments: Segments::new(&geometry),
         slab: Slab::new(geometry.segments - geometry.directory_segments),
@@ -190,19 +190,23 @@ impl Search {
     fn search_segment(&mut self, log: &mut Log, segment: usize) {
         let words = log.memory.load_header(slot_offset(segment, 0));
         let life = Life::decode(words[0]);
-        if life.state == SEGMENT_FREE || words[0] == 0 {
+        if let Some(life) = life.filter(|life| life.state == SEGMENT_FREE || *life == Life::NONE) {
             log.segments.put_free(index(segment), life.generation);
             return;
         }
-        let header = SegmentHeader::decode(&words, segment);
-        let header = header.filter(|header| {
-            life.state == SEGMENT_CLAIMED && usize::from(header.volume.0) < log.uses.len()
-        });
+        let claimed = life.filter(|life| life.state == SEGMENT_CLAIMED);
+        let header = claimed
+            .and_then(|life| SegmentHeader::decode(&words, segment, life.generation))
+            .filter(|header| usize::from(header.volume.0) < log.uses.len());
         let info = log.segments.get_mut(index(segment));
-        (info.generation, info.is_claimed) = (life.generation, true);
+        info.generation = life.unwrap_or(Life::NONE).generation;
+        info.is_claimed = true;
         let Some(SegmentHeader { volume, .. }) = header else {
             info.damaged = 1;
-            let kind = DamageKind::SegmentHeader;
+            let kind = match life {
+                Some(_) => DamageKind::SegmentHeader,
+                None => DamageKind::Life,
+            };
             self.damaged.push(Damage {
                 kind,
                 segment,
@@ -232,16 +236,20 @@ impl Search {
     ) {
         let offset = slot_offset(segment, slot);
         let info = log.segments.get_mut(index(segment));
-        let (volume, life) = (info.volume, Life::decode(log.memory.load(offset)));
-        if life.state == 0 || life.generation != info.generation {
+        let (volume, generation) = (info.volume, info.generation);
+        let life = Life::decode(log.memory.load(offset));
+        if life.is_some_and(|life| life == Life::NONE || life.generation != generation) {
             return; // Never written in this life of the segment.
         }
+        let state = life.map(|life| life.state);
         // Filled on behind all that is seen.
         info.next_slot = slot_number(slot) + 1;
         let words = log.memory.load_header(offset);
-        let checked = RecordHeader::decode(&words, segment, slot).and_then(|header| {
+        let checked = RecordHeader::decode(&words, segment, slot, generation).and_then(|header| {
             let fault = match log.volume_rows.get(usize::from(volume.0)) {
-                _ if !matches!(life.state, PREPARED | COMMITTED | FREED) => Some(DamageKind::State),
+                _ if !matches!(state, Some(PREPARED | COMMITTED | FREED)) => {
+                    Some(DamageKind::State)
+                }
                 _ if header.volume != volume => Some(DamageKind::Volume),
                 None => Some(DamageKind::UnknownVolume),
                 Some(entry) if !entry.holds(header.lba, header.len.into()) => {
@@ -258,7 +266,7 @@ impl Search {
                 let seen = &mut self.volumes[usize::from(volume.0)];
                 seen.epoch_max = seen.epoch_max.max(header.epoch);
                 seen.sequence_max = seen.sequence_max.max(header.sequence);
-                if life.state == FREED {
+                if state == Some(FREED) {
                     return;
                 }
                 let taken = &mut pages[usize::from(header.first_page)..header.end_page()];
@@ -267,7 +275,7 @@ impl Search {
                     return;
                 }
                 taken.fill(true);
-                let committed = life.state == COMMITTED;
+                let committed = state == Some(COMMITTED);
                 let (segment, slot) = (index(segment), slot_number(slot));
                 self.found.push(Found {
                     header,
@@ -279,7 +287,7 @@ impl Search {
             Err(damage) => {
                 // Where its payload is cannot be trusted: nothing more goes in here.
                 info.next_page = slot_number(SEGMENT_PAGES);
-                if life.state != FREED {
+                if state != Some(FREED) {
                     self.damage(
                         log,
                         Damage {

@@ -1,10 +1,10 @@
-//! A table of rows in the directory: each in two copies, updated by turns.
+//! A table of rows in the directory: each in two copies, written one behind the other.
 //!
-//! What always holds: a stop in the middle of an update leaves the old row: the
-//! other copy is written, and until its last store it is one of a lower
-//! generation, sound or not.
+//! What always holds: a stop in the middle of an update leaves the old row or the new
+//! one, whole in one copy at least; at rest both copies say the same, so that the one
+//! stands in for the other when it rots.
 //!
-//! Not for: the hot path; an update is some sixty stores.
+//! Not for: the hot path; an update is some hundred and twenty stores.
 
 use super::layout::{ROW_BODY_LEN, ROW_COPY_LEN, high};
 use super::memory::Memory;
@@ -17,13 +17,11 @@ pub(super) struct Table<R> {
     places: Vec<Place>,
 }
 
-/// Where a row's current copy is.
+/// Where a row is, and how often it was written.
 #[derive(Clone, Copy, Debug)]
 struct Place {
     offset: usize,
-    /// 0 or 1.
-    copy: usize,
-    /// Of the current copy; 0 when there is none.
+    /// 0: never.
     generation: u64,
     damaged: bool,
 }
@@ -32,13 +30,13 @@ struct Place {
 enum Copy<R> {
     Unwritten,
     Valid { generation: u64, row: Option<R> },
-    Damaged { generation: u64 },
+    Damaged,
 }
 
 impl<R: Row> Table<R> {
-    /// Reads all rows; a row that cannot be trusted is kept apart, neither
-    /// shown nor used again.
-    pub fn attach(memory: &Memory, offsets: impl Iterator<Item = usize>) -> Table<R> {
+    /// Reads all rows, and makes a copy again that says less than the other; a row that
+    /// cannot be trusted is kept apart, neither shown nor used again.
+    pub fn attach(memory: &mut Memory, offsets: impl Iterator<Item = usize>) -> Table<R> {
         let mut table = Table {
             rows: Vec::new(),
             places: Vec::new(),
@@ -83,39 +81,49 @@ impl<R: Row> Table<R> {
     pub fn set(&mut self, memory: &mut Memory, index: usize, row: Option<R>) {
         let place = &mut self.places[index];
         place.generation += 1;
-        place.copy = 1 - place.copy;
         place.damaged = false;
-        let body = row.as_ref().map_or([0; ROW_BODY_LEN], Row::encode);
-        write_copy(memory, place, row.is_some(), &body);
+        for copy in 0..2 {
+            write_copy(memory, place.copy(copy), place.generation, row.as_ref());
+        }
         self.rows[index] = row;
     }
 }
 
-fn read_row<R: Row>(memory: &Memory, offset: usize) -> (Option<R>, Place) {
-    let copies = [0, 1].map(|copy| read_copy::<R>(memory, offset + copy * ROW_COPY_LEN));
-    let generation = |copy: &Copy<R>| match *copy {
-        Copy::Unwritten => 0,
-        Copy::Valid { generation, .. } | Copy::Damaged { generation } => generation,
-    };
-    let copy = usize::from(generation(&copies[1]) > generation(&copies[0]));
-    let place = Place {
+impl Place {
+    /// Offset of a copy, 0 or 1.
+    fn copy(&self, copy: usize) -> usize {
+        self.offset + copy * ROW_COPY_LEN
+    }
+}
+
+fn read_row<R: Row>(memory: &mut Memory, offset: usize) -> (Option<R>, Place) {
+    let mut place = Place {
         offset,
-        copy,
-        generation: generation(&copies[copy]),
+        generation: 0,
         damaged: false,
     };
+    let copies = [0, 1].map(|copy| read_copy::<R>(memory, place.copy(copy)));
+    let is_written = !copies.iter().any(|copy| matches!(copy, Copy::Unwritten));
+    let generations = copies.each_ref().map(|copy| match *copy {
+        Copy::Valid { generation, .. } => Some(generation),
+        Copy::Unwritten | Copy::Damaged => None,
+    });
+    let newest = usize::from(generations[1] > generations[0]);
     let [first, second] = copies;
-    match if copy == 0 { first } else { second } {
-        Copy::Unwritten => (None, place),
-        Copy::Valid { row, .. } => (row, place),
-        // The older copy may lack a refusal of writes: it is not an answer.
-        Copy::Damaged { .. } => (
-            None,
-            Place {
-                damaged: true,
-                ..place
-            },
-        ),
+    match if newest == 0 { first } else { second } {
+        Copy::Valid { generation, row } => {
+            place.generation = generation;
+            if generations[1 - newest] != Some(generation) {
+                write_copy(memory, place.copy(1 - newest), generation, row.as_ref());
+            }
+            (row, place)
+        }
+        // The second copy is begun when the first one is whole: with one that was never
+        // written, and the other not whole, nobody relies on either.
+        Copy::Unwritten | Copy::Damaged => {
+            place.damaged = is_written;
+            (None, place)
+        }
     }
 }
 
@@ -131,7 +139,7 @@ fn read_copy<R: Row>(memory: &Memory, offset: usize) -> Copy<R> {
         .try_into()
         .expect("a slice of that length");
     if word != tag(offset, generation, live, body) || generation == u64::MAX {
-        return Copy::Damaged { generation };
+        return Copy::Damaged;
     }
     match live.then(|| R::decode(body)) {
         None => Copy::Valid {
@@ -142,17 +150,17 @@ fn read_copy<R: Row>(memory: &Memory, offset: usize) -> Copy<R> {
             generation,
             row: Some(row),
         },
-        Some(None) => Copy::Damaged { generation },
+        Some(None) => Copy::Damaged,
     }
 }
 
-fn write_copy(memory: &mut Memory, place: &Place, live: bool, body: &[u8; ROW_BODY_LEN]) {
-    let offset = place.offset + place.copy * ROW_COPY_LEN;
+fn write_copy<R: Row>(memory: &mut Memory, offset: usize, generation: u64, row: Option<&R>) {
+    let body = row.map_or([0; ROW_BODY_LEN], Row::encode);
     for (index, word) in body.as_chunks::<8>().0.iter().enumerate() {
         memory.store(offset + 16 + index * 8, u64::from_le_bytes(*word));
     }
-    memory.store(offset + 8, tag(offset, place.generation, live, body));
-    memory.store(offset, place.generation);
+    memory.store(offset + 8, tag(offset, generation, row.is_some(), &body));
+    memory.store(offset, generation);
 }
 
 /// Word 1 of a copy.

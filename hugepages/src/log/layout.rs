@@ -30,12 +30,29 @@
 //!      9  END: "SLUICEND" when its last user ended in good order; any other word
 //!         when it did not, or the log is in use
 //!
-//! ROW: two copies of 512 bytes, so that an update leaves the old one
+//! ROW: two copies of 512 bytes, written one behind the other: an update leaves the
+//! old one whole until the new one is, and one copy is enough when the other rots
 //! word 0  generation, stored last; 0: never written
 //!      1  CRC32C (32) | zero (24) | live (8)
 //!   2-63  body (`rows`)
 //! The CRC32C is of: offset in the region, generation, live, body.
-//! The current copy is the valid one of the higher generation.
+//! The row is what the valid copy of the higher generation says.
+//!
+//! BODY OF A VOLUME'S ROW (byte: field; names are padded with zero, as is the body)
+//!   0  target name: bytes (2), name (224)
+//! 226  storage: IPv4 address as on the wire (4), port (2)
+//! 232  LUN (8), as SAM-5 4.7 has its bytes, the first one highest
+//! 240  blocks (8)
+//! 248  bytes a block (4)
+//! 252  flags (4): 1 refuses writes, 2 write-through, 4 reserved, 8 damaged
+//!
+//! BODY OF A NEXUS'S ROW
+//!   0  initiator name: bytes (2), name (224)
+//! 226  target name: bytes (2), name (224)
+//! 452  storage: address (4), port (2)
+//! 458  computer: address (4), port (2)
+//! 464  ISID of the computer (6)
+//! 470  ISID of the relay towards the storage (6)
 //!
 //! SEGMENT: 512 pages of 4 KiB
 //! page 0                                   7   8                            511
@@ -44,14 +61,18 @@
 //! +----------------+--------+-- ... --------+-----------------------------------+
 //!   64 bytes         64 bytes each
 //!
+//! LIFE: a word that one store changes, with a checksum of its own, so that a bit that
+//! turns over in it does not make it say something else (`Life`); 0: never written
+//!         state (8) | check (16) | generation (40)
+//!
 //! SEGMENT HEADER
-//! word 0  state (8) | generation (56); stored last: 0 or 1 = free, 2 = claimed
+//! word 0  LIFE, stored last: state 1 free, 2 claimed; one never written is free
 //!      1  volume (16) | worker (8) | zero (40)
 //!    2-6  zero
 //!      7  CRC32C of: segment, generation, words 1 to 6 (32) | zero (32)
 //!
 //! RECORD HEADER
-//! word 0  state (8) | generation (56); stored last: 1 prepared, 2 committed, 3 freed
+//! word 0  LIFE, stored last: state 1 prepared, 2 committed, 3 freed
 //!      1  LBA of the first block
 //!      2  epoch
 //!      3  sequence
@@ -71,7 +92,7 @@ use crate::region::HUGEPAGE_LEN;
 /// "SLUICLOG" as the bytes stand in memory.
 pub(super) const MAGIC: u64 = u64::from_le_bytes(*b"SLUICLOG");
 /// The one version that this code reads and writes.
-pub(super) const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 2;
 
 pub(super) const SEGMENT_LEN: usize = HUGEPAGE_LEN;
 pub(super) const PAGE_LEN: usize = 4096;
@@ -190,7 +211,7 @@ pub(super) fn pages_of(len: usize) -> usize {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Life {
     pub state: u8,
-    /// 56 bits: at a life a microsecond, 2,284 years.
+    /// 40 bits: at a life a millisecond, 34 years.
     pub generation: u64,
 }
 
@@ -202,7 +223,9 @@ pub(super) const COMMITTED: u8 = 2;
 pub(super) const FREED: u8 = 3;
 
 impl Life {
-    pub const GENERATION_MASK: u64 = (1 << 56) - 1;
+    pub const GENERATION_MASK: u64 = (1 << 40) - 1;
+    /// What stands where nothing was ever written.
+    pub const NONE: Life = Life::new(0, 0);
 
     pub const fn new(state: u8, generation: u64) -> Life {
         Life {
@@ -211,15 +234,25 @@ impl Life {
         }
     }
 
-    pub const fn encode(self) -> u64 {
-        (self.state as u64) << 56 | self.generation
+    pub fn encode(self) -> u64 {
+        if self == Life::NONE {
+            return 0;
+        }
+        u64::from(self.state) << 56 | u64::from(self.check()) << 40 | self.generation
     }
 
-    pub const fn decode(word: u64) -> Life {
-        Life {
-            state: (word >> 56) as u8,
-            generation: word & Life::GENERATION_MASK,
-        }
+    /// `None`: no store of this release left this word; something in it has
+    /// turned over.
+    pub fn decode(word: u64) -> Option<Life> {
+        let life = Life::new(byte(word, 56), word);
+        (life.encode() == word).then_some(life)
+    }
+
+    /// Any one or two bits of the word that turn over are noticed: a test tries them.
+    fn check(self) -> u16 {
+        let word = u64::from(self.state) << 56 | self.generation;
+        let [a, b, c, d] = crc32c::crc32c(&word.to_le_bytes()).to_le_bytes();
+        u16::from_le_bytes([a ^ c, b ^ d])
     }
 }
 
@@ -240,8 +273,11 @@ impl SegmentHeader {
     }
 
     /// `None` when the words are not what a claim wrote.
-    pub fn decode(words: &[u64; HEADER_WORDS], segment: usize) -> Option<SegmentHeader> {
-        let generation = Life::decode(words[0]).generation;
+    pub fn decode(
+        words: &[u64; HEADER_WORDS],
+        segment: usize,
+        generation: u64,
+    ) -> Option<SegmentHeader> {
         let header = SegmentHeader {
             volume: VolumeId((words[1] >> 48) as u16),
             worker: byte(words[1], 40),
@@ -284,12 +320,14 @@ impl RecordHeader {
         words
     }
 
-    /// Reads a header found in memory, all of whose fields are hostile until
-    /// checked. What is known of a bad one comes back with its fault.
+    /// Reads a header found in memory in this life of its segment, all of whose
+    /// fields are hostile until checked. What is known of a bad one comes back
+    /// with its fault.
     pub fn decode(
         words: &[u64; HEADER_WORDS],
         segment: usize,
         slot: usize,
+        generation: u64,
     ) -> Result<RecordHeader, Damage> {
         let header = RecordHeader {
             volume: VolumeId((words[4] >> 48) as u16),
@@ -303,8 +341,9 @@ impl RecordHeader {
             parts: byte(words[5], 16),
             payload_crc: high(words[5]),
         };
-        let generation = Life::decode(words[0]).generation;
-        let kind = if words[7] != placed_crc(words, segment, slot, generation) {
+        let kind = if Life::decode(words[0]).is_none() {
+            DamageKind::Life
+        } else if words[7] != placed_crc(words, segment, slot, generation) {
             DamageKind::HeaderChecksum
         } else if header.len == 0 || header.len as usize > RECORD_LEN_MAX {
             DamageKind::Length
@@ -372,4 +411,39 @@ pub(super) const fn high(word: u64) -> u32 {
 #[expect(clippy::cast_possible_truncation, reason = "takes one byte")]
 const fn byte(word: u64, shift: u32) -> u8 {
     (word >> shift) as u8
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Words at one and at two bits from this one.
+    fn neighbours(word: u64) -> impl Iterator<Item = u64> {
+        let pairs = (0..64).flat_map(|a| (0..64).map(move |b| (a, b)));
+        pairs.map(move |(a, b)| word ^ (1 << a | 1 << b))
+    }
+
+    #[test]
+    fn nothing_that_is_nearly_zero_is_a_life() {
+        for word in neighbours(0) {
+            assert_eq!(Life::decode(word), None, "{word:#x}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn one_or_two_bits_that_turn_over_in_a_life_are_noticed(
+            state in 1..=FREED,
+            generation in 0..=Life::GENERATION_MASK,
+        ) {
+            let life = Life::new(state, generation);
+            let word = life.encode();
+            prop_assert_eq!(Life::decode(word), Some(life));
+            for near in neighbours(word) {
+                prop_assert_eq!(Life::decode(near), None, "{:#x}", near);
+            }
+        }
+    }
 }

@@ -47,6 +47,9 @@ pub struct Torn {
 pub enum DamageKind {
     /// The segment's header fails its checksum; nothing in it can be trusted.
     SegmentHeader,
+    /// State and generation do not agree with their own checksum: nobody can tell
+    /// whether the record counts, nor whether the segment is in use.
+    Life,
     /// The state is none that this version writes.
     State,
     /// The record's header fails its checksum; the other fields are guesses.
@@ -89,6 +92,7 @@ impl DamageKind {
     pub const fn as_str(self) -> &'static str {
         match self {
             DamageKind::SegmentHeader => "the segment's header fails its checksum",
+            DamageKind::Life => "its state and generation fail their checksum",
             DamageKind::State => "a state that no release writes",
             DamageKind::HeaderChecksum => "the record's header fails its checksum",
             DamageKind::Length => "a length that no record has",
@@ -143,12 +147,26 @@ pub struct Recovery {
     pub volumes: Vec<VolumeRecovery>,
     /// Records and segments with faults.
     pub damaged: Vec<Damage>,
-    /// Volume rows that fail their checksum.
+    /// Volume rows both copies of which are damaged.
     pub damaged_volume_rows: Vec<VolumeId>,
-    /// Nexus rows that fail their checksum; the nexus comes back at its next login.
+    /// Nexus rows both copies of which are damaged; the nexus comes back at its next login.
     pub damaged_nexus_rows: usize,
     /// Records of writes that were never committed, so never acknowledged; dropped.
     pub incomplete_records: usize,
+}
+
+impl Recovery {
+    /// Whether every record has its volume, as one must have who goes on to serve.
+    ///
+    /// # Errors
+    /// [`LogError::VolumeRow`]: one that is lost might have writes for a volume which
+    /// would be served without them.
+    pub fn has_all_volumes(&self) -> Result<(), LogError> {
+        match self.damaged_volume_rows.first() {
+            Some(&VolumeId(row)) => Err(LogError::VolumeRow { row }),
+            None => Ok(()),
+        }
+    }
 }
 
 /// What was found of a volume.
@@ -192,6 +210,13 @@ pub enum LogError {
         "the log's directory has no free {what} row (of {rows}); remove one, or make a larger log"
     )]
     RowsFull { what: &'static str, rows: usize },
+    #[error(
+        "both copies of volume row {row} in the log's directory are damaged, so nobody can tell \
+         whose its writes are; nothing was flushed: `sluicectl log check` lists what is there; \
+         where there is a journal, move the log's file away and the log is made from it, else \
+         keep the file for recovery and start with another name"
+    )]
+    VolumeRow { row: u16 },
     #[error("the log's directory has no {what} {id}")]
     NoRow { what: &'static str, id: u16 },
     #[error(

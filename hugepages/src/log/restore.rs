@@ -8,7 +8,8 @@
 //! Not for: the journal itself, which is the data plane's.
 
 use super::layout::{
-    COMMITTED, Life, PAGE_LEN, PAIRING_OFFSET, ROW_BODY_LEN, RecordHeader, pages_of, slot_offset,
+    COMMITTED, Life, PAGE_LEN, PAIRING_OFFSET, ROW_BODY_LEN, ROW_LEN, RecordHeader, pages_of,
+    slot_offset,
 };
 use super::records::{Entry, Phase};
 use super::rows::Row;
@@ -95,6 +96,12 @@ impl Log {
     /// Where a record's header stands in the region.
     pub fn header_offset(&self, id: RecordId) -> usize {
         self.slab.live(id).0.slot_offset()
+    }
+
+    /// Where a volume's row stands in the region, and its bytes: two copies.
+    pub fn volume_row_place(&self, id: VolumeId) -> std::ops::Range<usize> {
+        let row = self.geometry.volume_row(usize::from(id.0));
+        row..row + ROW_LEN
     }
 
     /// CRC32C of a record's payload, as its header says.

@@ -43,6 +43,7 @@ impl World {
             ("relay_logs_lost", met.logs_lost),
             ("log_payloads_rotted", met.payloads_rotted),
             ("log_headers_rotted", met.headers_rotted),
+            ("log_rows_rotted", met.rows_rotted),
             ("journal_payloads_rotted", met.journal_payloads_rotted),
             ("journal_heads_rotted", met.journal_heads_rotted),
             ("journal_headers_rotted", met.journal_headers_rotted),

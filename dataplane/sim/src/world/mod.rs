@@ -153,6 +153,7 @@ struct Met {
     leak_checks: u64,
     payloads_rotted: u64,
     headers_rotted: u64,
+    rows_rotted: u64,
     journal_payloads_rotted: u64,
     journal_heads_rotted: u64,
     journal_headers_rotted: u64,

@@ -6,10 +6,11 @@
 //! to be damaged is all that the oracle excuses, and only when the operator has given
 //! it up ([`super::operator`]).
 //!
-//! What is not turned over, since the formats cannot tell it from what may be there in
-//! good order: the first word of a record's header (its state), rows of the directory,
-//! of which an older copy stands beside, and the journal's last group, which looks
-//! like one that a power loss has torn.
+//! A row of the directory rots in one of its copies, and nothing may come of it.
+//!
+//! What is not turned over, since nobody can tell it from what may be there in good
+//! order: the last group of a journal that was not sealed since, which looks like one
+//! that a power loss has torn.
 
 use sluice_dataplane::journal::JournalError;
 use sluice_dataplane::journal::layout::{BLOCK_LEN, HEADER_BLOCKS, Identity, RowTable};
@@ -24,8 +25,10 @@ use crate::block;
 use crate::journal::Fault;
 use crate::oracle::Damage;
 
+/// Bytes of a record's header in the log.
+const HEADER_LEN: usize = 64;
 /// Bytes of a journal's header that say something, less what is zero behind its checksum.
-const HEADER_LEN: usize = 72;
+const JOURNAL_HEADER_LEN: usize = 72;
 /// Of them, the version.
 const HEADER_VERSION: std::ops::Range<usize> = 12..16;
 
@@ -96,8 +99,7 @@ impl World {
                 continue;
             };
             let place = if header {
-                // Any word but the first: see above.
-                log.header_offset(id) + 8 + self.journal_random.below(56)
+                log.header_offset(id) + self.journal_random.below(HEADER_LEN)
             } else {
                 let len = u64::from(log.record(id).len);
                 log.payload_offset(id) + self.journal_random.below(len.try_into().expect("small"))
@@ -109,6 +111,13 @@ impl World {
                 self.met.payloads_rotted += 1;
             }
             self.rotten.push(rotten);
+        }
+        for (id, _) in log.volumes() {
+            if self.journal_random.chance(30) {
+                let row = log.volume_row_place(id);
+                places.push(row.start + self.journal_random.below(row.len()));
+                self.met.rows_rotted += 1;
+            }
         }
         let region = log.into_region();
         for place in places {
@@ -192,9 +201,9 @@ impl World {
                 }
             }
             JournalPart::Head => {
-                let last = found.groups.len().saturating_sub(1);
-                if last > 0 {
-                    let group = self.journal_random.below(last);
+                let groups = judged(&found);
+                if groups > 0 {
+                    let group = self.journal_random.below(groups);
                     let block = block_of(found.groups[group].0, found.header.area);
                     let byte = self.journal_random.below(BLOCK_LEN);
                     self.met.journal_heads_rotted += 1;
@@ -204,7 +213,7 @@ impl World {
             JournalPart::Header => {
                 // One of the copies; what its checksum covers, and the checksum.
                 let block = self.journal_random.of(HEADER_BLOCKS);
-                let byte = self.journal_random.below(HEADER_LEN);
+                let byte = self.journal_random.below(JOURNAL_HEADER_LEN);
                 self.met.journal_headers_rotted += 1;
                 if HEADER_VERSION.contains(&byte) {
                     self.start_is_refused(block, byte, bit);
@@ -248,9 +257,9 @@ impl World {
 
     /// A byte of a record that a replay would bring back.
     fn rotten_in_journal(&mut self, found: &Replay) -> Option<(u64, usize)> {
-        let last = found.header.tail.group + (found.groups.len() as u64).checked_sub(1)?;
+        let end = found.header.tail.group + judged(found) as u64;
         let mut kept: Vec<_> = found.records.values().collect();
-        kept.retain(|kept| kept.group < last);
+        kept.retain(|kept| kept.group < end);
         if kept.is_empty() {
             return None;
         }
@@ -302,4 +311,11 @@ impl World {
             }
         }
     }
+}
+
+/// The groups of a journal that cannot be taken for torn: all but the last, and that one
+/// too when it is sealed.
+fn judged(found: &Replay) -> usize {
+    let is_sealed = found.header.run_start == found.next;
+    found.groups.len().saturating_sub(usize::from(!is_sealed))
 }

@@ -139,6 +139,75 @@ fn a23_a_damaged_payload_is_found_when_it_is_read() {
     assert_eq!(sound, [true, false, true]);
 }
 
+/// Three groups, and nothing to do since: the last was answered for, and cannot be torn.
+fn sealed() -> ModelDisk {
+    let (mut disk, log) = three_groups();
+    let replay = found(&mut disk);
+    let held = replay.records.keys().zip(0_u32..);
+    let mut core = Core::resume(&replay, 16, held.map(|(&name, record)| (record, name)));
+    settle(&mut core, &mut disk, &log);
+    core.request(write(3, 4, &log, 3 * BLOCK_LEN, 512));
+    settle(&mut core, &mut disk, &log);
+    assert!(core.can_be_sealed());
+    core.seal();
+    settle(&mut core, &mut disk, &log);
+    assert!(!core.can_be_sealed() && core.is_idle());
+    disk
+}
+
+#[test]
+fn a23_a_last_group_that_rots_is_told_when_it_was_sealed() {
+    let disk = sealed();
+    let (head, payload) = (8, 9);
+    for copy in 0..HEADER_BLOCKS {
+        // Either copy of the header says it.
+        let mut disk = disk.clone();
+        let copy = usize::try_from(copy).expect("a block");
+        disk.blocks[copy] = Block::ZERO;
+        assert_eq!(found(&mut disk).records.len(), 4);
+        let mut headless = disk.clone();
+        headless.blocks[head].0[100] ^= 1;
+        assert!(matches!(
+            replay(&mut headless),
+            Err(JournalError::Hole { group: 4, .. })
+        ));
+        disk.blocks[payload].0[0] ^= 1;
+        let replay = found(&mut disk);
+        let (mut bytes, mut payloads) = (Vec::new(), Payloads::new(&mut disk, replay.header.area));
+        let last = replay.records.values().last().expect("four");
+        assert!(!payloads.read(last, &mut bytes).expect("a model reads"));
+    }
+}
+
+/// One that was not: nobody knows whether it was ever whole, and nobody is told.
+#[test]
+fn a_last_group_that_is_not_whole_is_dropped_when_nobody_said_that_it_was() {
+    let (mut disk, _) = three_groups();
+    disk.blocks[7].0[0] ^= 1;
+    assert_eq!(found(&mut disk).records.len(), 2);
+}
+
+#[test]
+fn what_is_written_after_a_seal_is_found() {
+    let mut disk = sealed();
+    let log = vec![7; LOG_LEN];
+    let replay = found(&mut disk);
+    let held = replay.records.keys().zip(0_u32..);
+    let mut core = Core::resume(&replay, 16, held.map(|(&name, record)| (record, name)));
+    settle(&mut core, &mut disk, &log);
+    for sequence in 5..8 {
+        let record = u32::try_from(sequence).expect("small");
+        core.request(write(record, sequence, &log, 0, 512));
+        settle(&mut core, &mut disk, &log);
+        core.seal();
+        settle(&mut core, &mut disk, &log);
+        assert_eq!(
+            found(&mut disk).records.len(),
+            usize::try_from(sequence).expect("small")
+        );
+    }
+}
+
 #[test]
 fn a_group_of_an_earlier_run_is_never_replayed() {
     let (mut disk, log) = three_groups();

@@ -221,6 +221,9 @@ impl World {
     /// One write of the core; at `crash` it is torn, and power is gone.
     fn step(&mut self, crash: bool) -> bool {
         let (mut head, mut spans) = (Block::ZERO, Vec::new());
+        if self.core.can_be_sealed() && self.random.one_in(2) {
+            self.core.seal();
+        }
         let Some(op) = self.core.next(&mut head, &mut spans) else {
             return false;
         };
