@@ -90,16 +90,19 @@ impl Oracle {
         }
     }
 
-    /// The relay lost its log's memory, and the volume's contract promises no more
-    /// than that memory (C-1): what was acknowledged, and not promised to be durable
-    /// since, may be gone where what the storage would answer is older. What the
+    /// The relay lost its log's memory. Where the volume's contract promises no more
+    /// than that memory (C-1), what was acknowledged, and not promised to be durable
+    /// since, may be gone where what the storage would answer is older; what the
     /// storage has only in its cache is its own from here on, as if it had passed:
-    /// there is no record to send it anew from.
+    /// there is no record to send it anew from. By every contract, what had passed is
+    /// forgotten: it is there, and nobody owes it a sync but who asks for one.
     pub fn relay_lost_memory(&mut self, visible: &[WriteNumber]) {
         for at in 0..self.writes.len() {
             let write = self.writes[at];
             let number = WriteNumber::try_from(at + 1).expect("a trace is short");
-            if write.kind == WriteKind::Fua {
+            let passed = write.kind == WriteKind::Passed || write.may_pass;
+            let was_in_log = self.contract == Durability::Memory;
+            if write.kind == WriteKind::Fua || !(was_in_log || passed) {
                 continue;
             }
             let older = |held: &[WriteNumber]| {
@@ -111,7 +114,7 @@ impl Oracle {
                 // Its GOOD may be older than the loss.
                 Fate::Pending => self.writes[at].may_be_lost = true,
                 Fate::Acknowledged(acknowledged) if acknowledged >= self.durable_before => {
-                    if older(visible) {
+                    if was_in_log && older(visible) {
                         self.writes[at].fate = Fate::Unknown;
                         for block in blocks_of(&write) {
                             self.recall(block);

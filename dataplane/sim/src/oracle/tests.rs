@@ -163,6 +163,28 @@ fn what_a_relay_forgot_is_asked_of_the_storage() {
     }
 }
 
+/// By contract `storage` a plain write was on the media; what passed is the storage's
+/// own, by its cache or not, and may still not be lost.
+#[test]
+fn what_passed_is_forgotten_with_the_log_by_every_contract() {
+    for (kind, at_the_end) in [
+        (WriteKind::Passed, vec![]),
+        (WriteKind::Plain, vec!["nothing lost"]),
+    ] {
+        let mut oracle = Oracle::of(1, Durability::Storage);
+        let number = oracle.write_issued(0, 1, kind);
+        oracle.storage_changed(&[number], &[0]);
+        oracle.write_acknowledged(number);
+        oracle.violations.clear();
+        oracle.relay_lost_memory(&[number]);
+        oracle.finish(&[number]);
+        assert_eq!(rules(&oracle), at_the_end, "{kind:?} on the media");
+        oracle.violations.clear();
+        oracle.finish(&[0]);
+        assert!(rules(&oracle).contains(&"nothing lost"), "{kind:?} at all");
+    }
+}
+
 /// Damage excuses nothing before it is given up, and then the blocks of its record alone.
 #[test]
 fn what_was_damaged_is_excused_when_it_is_given_up() {

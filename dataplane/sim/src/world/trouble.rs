@@ -1,7 +1,6 @@
 //! Makes happen what the schedule says, and ends it when its time is over.
 
 use sluice_hugepages::fuse::Fuse;
-use sluice_hugepages::tables::Durability;
 use sluice_proto::Time;
 
 use super::World;
@@ -152,17 +151,14 @@ impl World {
         }
     }
 
-    /// The process dies, and the file of its log is gone: of what it had
-    /// acknowledged only what was durable at the storage is left (C-1). That takes
-    /// longer than what the storage has under way.
+    /// The process dies, and the file of its log is gone; that takes longer than what
+    /// the storage has under way.
     fn lose_log(&mut self) {
         self.met.logs_lost += 1;
         self.storage.settle(&mut self.storage_random);
         self.judge_storage();
-        if self.config.targets[0].durability == Durability::Memory {
-            for (oracle, volume) in self.oracles.iter_mut().zip(&self.storage.volumes) {
-                oracle.relay_lost_memory(&volume.visible);
-            }
+        for (oracle, volume) in self.oracles.iter_mut().zip(&self.storage.volumes) {
+            oracle.relay_lost_memory(&volume.visible);
         }
         // With the file goes what was damaged in it.
         self.rotten.clear();
