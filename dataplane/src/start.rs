@@ -66,10 +66,17 @@ pub enum StartError {
     )]
     LeftBehind { path: PathBuf },
     #[error(
-        "cannot keep in {path:?} which journals were left behind: {source}; mend that file: without it a \
-         journal that is configured again could bring back old data"
+        "the log was lost, and journal number {used:08x}, which was in use and holds what was \
+         acknowledged, is not there; nothing was changed: configure it as it was and put it back (is its \
+         file system mounted?); if it is lost too, or given up, remove the line `used {used:08x}` from \
+         {account:?}, and start again"
     )]
-    Left { path: PathBuf, source: io::Error },
+    JournalMissing { used: u32, account: PathBuf },
+    #[error(
+        "cannot keep in {path:?} which journal is in use and which were left behind: {source}; mend that \
+         file: without it a journal that is configured again could bring back old data"
+    )]
+    Account { path: PathBuf, source: io::Error },
     #[error("port {name}: {source}")]
     Port { name: String, source: PortError },
     #[error(transparent)]

@@ -115,7 +115,8 @@ impl Journal {
         open: impl FnMut(bool) -> Result<(Log, Recovery), Fault>,
         journalled: impl Fn(&VolumeEntry) -> bool,
     ) -> Result<Begun, Fault> {
-        let begun = begin(&mut self.disk, 7, open, journalled)?;
+        let mut begun = begin(&mut self.disk, 7, None, open, journalled)?;
+        begun.pair();
         let line = MemoryLine {
             progress: begun.core.progress(),
             ..MemoryLine::default()

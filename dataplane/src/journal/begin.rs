@@ -27,7 +27,7 @@ pub trait Disk: Blocks {
     fn write(&mut self, op: Op, staged: &[Block]) -> io::Result<()>;
 }
 
-/// A journal and its log that agree.
+/// A journal and its log that agree, and do not say so yet: see [`Begun::pair`].
 #[derive(Debug)]
 pub struct Begun {
     pub core: Core,
@@ -37,8 +37,17 @@ pub struct Begun {
     pub restored: Option<Restored>,
 }
 
+impl Begun {
+    /// The two go together from here on. To be said when it is on record that this
+    /// journal is the one in use ([`super::account`]), and before anything is served.
+    pub fn pair(&mut self) {
+        self.log.pair(Pairing::With(self.core.id()));
+    }
+}
+
 /// Begins over what is found. `open` opens the log's region, after discarding
 /// what is in it if it is told to; `id` names the journal if it is a new one;
+/// `used` is the number of the one that was in use, as far as is on record;
 /// `journalled` says of which volumes it keeps the records.
 ///
 /// # Errors
@@ -46,11 +55,15 @@ pub struct Begun {
 pub fn begin<E: From<JournalError> + From<LogError>>(
     disk: &mut impl Disk,
     id: u32,
+    used: Option<u32>,
     mut open: impl FnMut(bool) -> Result<(Log, Recovery), E>,
     journalled: impl Fn(&VolumeEntry) -> bool,
 ) -> Result<Begun, E> {
+    // The journal first: one that is refused, for its version or for damage, is to leave
+    // the log as it is, for the release or the disk that it goes with.
+    let found = replay(disk)?;
     let (mut log, mut recovery) = open(false)?;
-    let found = match replay(disk)? {
+    let found = match found {
         Found::Journal(found) => found,
         Found::Blank => {
             let (blocks, wanted) = (disk.blocks(), AREA_BLOCKS_MIN + HEADER_BLOCKS);
@@ -69,9 +82,12 @@ pub fn begin<E: From<JournalError> + From<LogError>>(
             }
         }
     };
-    let restored = match restore::plan(&log, &found)? {
+    let restored = match restore::plan(&log, &found, used)? {
         Plan::Reconcile => {
-            log.pair(Pairing::With(found.header.id));
+            if log.pairing() != Pairing::With(found.header.id) {
+                // Until it has all of the log, this one is not worth what was before it.
+                log.pair(Pairing::Into(found.header.id));
+            }
             None
         }
         plan => {
@@ -104,7 +120,8 @@ pub fn begin<E: From<JournalError> + From<LogError>>(
         if durable > moved.0 {
             moved = (durable, core.next_address());
         }
-        if wanted.is_empty() || core.next_address() - moved.1 > 2 * disk.blocks() {
+        let is_stuck = wanted.is_empty() || core.next_address() - moved.1 > 2 * disk.blocks();
+        if is_stuck && !core.forget_first() {
             // Served like this, a write to come would be told durable for one of these.
             Err(JournalError::Crowded)?;
         }

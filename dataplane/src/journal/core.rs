@@ -50,7 +50,8 @@ pub enum Request {
     },
     /// The record is durable at the storage, or given up.
     Free { record: u32 },
-    /// A name that a replay found and the log does not hold.
+    /// A name that a replay found and the log does not hold. Until this is asked for
+    /// it keeps the tail, as if it were held.
     Forget(Identity),
     /// `None`: the row is gone.
     Row(RowTable, u16, Option<Box<RowBody>>),
@@ -139,6 +140,9 @@ pub struct Core {
     /// By the log's record index.
     slots: Vec<Slot>,
     rows: BTreeMap<(RowTable, u16), (Box<RowBody>, u64)>,
+    /// Names that a replay found, the log does not hold, and nobody has asked to
+    /// forget yet, with their groups.
+    unheld: BTreeMap<Identity, u64>,
     requests: VecDeque<Request>,
     /// Of the requests, new writes.
     waiting: Waiting,
@@ -182,9 +186,8 @@ impl Core {
         Core::over(header, start, records)
     }
 
-    /// Over what a replay found; a new run begins. `records` names, by the log's
-    /// index, those that the log holds too. The others no longer keep the tail:
-    /// they are to be put back or forgotten before this runs.
+    /// Over what a replay found; a new run begins. `held` names, by the log's
+    /// index, those that the log holds too. The others are to be forgotten.
     pub fn resume(
         replay: &Replay,
         records: usize,
@@ -207,7 +210,12 @@ impl Core {
                 ..Group::default()
             })
             .collect();
+        let records_found = replay.records.iter();
+        let mut unheld: BTreeMap<_, _> = records_found
+            .map(|(&name, kept)| (name, kept.group))
+            .collect();
         for (record, identity) in held {
+            unheld.remove(&identity);
             let kept = &replay.records[&identity];
             core.slots[record as usize] = Slot {
                 identity,
@@ -218,6 +226,10 @@ impl Core {
             group.live += 1;
             group.records.push(record);
         }
+        for group in unheld.values() {
+            core.group_mut(*group).live += 1;
+        }
+        core.unheld = unheld;
         for (&name, kept) in &replay.rows {
             core.rows.insert(name, (kept.body.clone(), kept.group));
             let group = core.group_mut(kept.group);
@@ -242,6 +254,7 @@ impl Core {
             spare: Vec::new(),
             slots: vec![slot; records],
             rows: BTreeMap::new(),
+            unheld: BTreeMap::new(),
             requests: VecDeque::new(),
             waiting: Waiting::default(),
             again: VecDeque::new(),
@@ -273,6 +286,21 @@ impl Core {
                 self.requests.push_back(request);
             }
         }
+    }
+
+    /// A start that has no room for what the log has more: what it has no more is
+    /// forgotten first. `false` when nothing of it waits.
+    pub fn forget_first(&mut self) -> bool {
+        let requests = std::mem::take(&mut self.requests);
+        let is_forget = |request: &Request| matches!(request, Request::Forget(_));
+        let behind = requests
+            .iter()
+            .skip_while(|request| is_forget(request))
+            .any(is_forget);
+        let (first, last): (Vec<_>, Vec<_>) = requests.into_iter().partition(is_forget);
+        self.requests.extend(first);
+        self.requests.extend(last);
+        behind
     }
 
     /// New writes that no group has taken yet.
@@ -627,7 +655,12 @@ impl Core {
                     self.leave(group);
                 }
             }
-            Request::Forget(identity) => writer.push(&Entry::Free(identity)),
+            Request::Forget(identity) => {
+                writer.push(&Entry::Free(identity));
+                if let Some(group) = self.unheld.remove(&identity) {
+                    self.leave(group);
+                }
+            }
             Request::Row(table, row, body) => {
                 if let Some((_, group)) = self.rows.remove(&(table, row)) {
                     self.leave(group);

@@ -32,6 +32,7 @@ pub struct Device {
     file: File,
     path: PathBuf,
     blocks: u64,
+    is_new: bool,
 }
 
 impl Device {
@@ -73,6 +74,7 @@ impl Device {
             file,
             path: path.to_path_buf(),
             blocks: len / BLOCK_LEN as u64,
+            is_new: kind.is_file() && len == 0,
         };
         if kind.is_file() && len == 0 {
             device.fill(blocks).map_err(failed("fill"))?;
@@ -90,6 +92,11 @@ impl Device {
 
     pub fn fd(&self) -> RawFd {
         self.file.as_raw_fd()
+    }
+
+    /// The file was not there before, or empty.
+    pub fn is_new(&self) -> bool {
+        self.is_new
     }
 
     pub fn path(&self) -> &Path {

@@ -23,11 +23,11 @@
 //! Not for: order towards the storage and what is acknowledged when (the
 //! worker's and the flush queue's), a process crash (the log outlives it).
 
+pub mod account;
 pub mod begin;
 pub mod core;
 pub mod device;
 pub mod gather;
-pub mod left;
 pub mod line;
 pub mod model;
 pub mod restore;

@@ -40,18 +40,21 @@ pub enum Plan {
     RefillAnew,
 }
 
-/// Compares what was found.
+/// Compares what was found. `used`: the journal in use, as far as is on record.
 ///
 /// # Errors
 /// [`JournalError::OtherLog`]: the journal holds writes of another log.
 /// [`JournalError::HalfFilled`]: what the log lacks is in another journal.
-pub fn plan(log: &Log, replay: &Replay) -> Result<Plan, JournalError> {
+pub fn plan(log: &Log, replay: &Replay, used: Option<u32>) -> Result<Plan, JournalError> {
     let id = replay.header.id;
     let journal_holds = !replay.records.is_empty() || !replay.rows.is_empty();
     match log.pairing() {
         Pairing::Restoring(from) if from == id => Ok(Plan::RefillAnew),
         Pairing::Restoring(_) => Err(JournalError::HalfFilled),
         Pairing::With(with) if with == id => Ok(Plan::Reconcile),
+        // The log is whole: what it was put into may have less, and so may the one in
+        // use until then.
+        Pairing::Into(into) if into == id || used == Some(id) => Ok(Plan::Reconcile),
         // Just formatted, by this start or by one that was killed behind it.
         Pairing::None if journal_holds && log.is_unused() => Ok(Plan::Refill),
         _ if replay.records.is_empty() => Ok(Plan::Reconcile),
@@ -128,14 +131,15 @@ pub fn mark_damaged(log: &mut Log) {
 }
 
 /// A core over what a replay found, with the requests that make the journal
-/// agree with the log. `journalled` says which volumes' records it keeps.
+/// agree with the log. `journalled` says which volumes' records it keeps from now on;
+/// what it has of others stays until it is flushed, for it was promised by it.
+///
+/// What the log has no more is forgotten when all that it has is durable: it may be
+/// what has hidden it. Only what has a name that is used again goes first.
 pub fn reconcile(log: &Log, replay: &Replay, journalled: impl Fn(VolumeId) -> bool) -> Core {
     let mut held = Vec::new();
     let mut missing = Vec::new();
-    for id in log
-        .records()
-        .filter(|&id| journalled(log.record(id).volume))
-    {
+    for id in log.records() {
         let entry = entry_of(log, id);
         let kept = replay.records.get(&entry.identity);
         // By its bytes too: a name may have been used before.
@@ -148,7 +152,7 @@ pub fn reconcile(log: &Log, replay: &Replay, journalled: impl Fn(VolumeId) -> bo
                 }
         }) {
             held.push((id.0, entry.identity));
-        } else {
+        } else if journalled(log.record(id).volume) {
             missing.push((id, entry));
         }
     }
@@ -156,15 +160,28 @@ pub fn reconcile(log: &Log, replay: &Replay, journalled: impl Fn(VolumeId) -> bo
     missing.sort_unstable_by_key(|(_, entry)| entry.identity);
     let mut core = Core::resume(replay, log.records_max(), held.iter().copied());
     request_rows(log, replay, &mut core);
-    let gone = replay.records.keys().filter(|&name| {
+    let is_held = |name: &Identity| {
         let found = held.binary_search_by_key(name, |&(_, identity)| identity);
-        found.is_err()
-    });
-    for &name in gone.chain(&replay.incomplete) {
+        found.is_ok()
+    };
+    let gone = replay.records.keys().filter(|name| !is_held(name));
+    let gone = gone.chain(&replay.incomplete).copied();
+    let is_used_again = |name: &Identity| {
+        let name = (name.volume, name.sequence);
+        let found = missing.binary_search_by_key(&name, |(_, entry)| {
+            (entry.identity.volume, entry.identity.sequence)
+        });
+        found.is_ok()
+    };
+    let (first, last): (Vec<_>, Vec<_>) = gone.partition(is_used_again);
+    for name in first {
         core.request(Request::Forget(name));
     }
-    for (id, entry) in missing {
+    for &(id, entry) in &missing {
         core.request(write_request(log, id, entry));
+    }
+    for name in last {
+        core.request(Request::Forget(name));
     }
     core
 }

@@ -242,15 +242,16 @@ impl Driver {
         }
     }
 
-    /// Writes what was asked for, and then that it is all there.
+    /// Says on the device that all is there, if it is: what still waits was given its time.
     fn end(&mut self) {
-        let mut pieces = Vec::new();
         self.take_requests();
-        for _ in 0..2 {
-            while let Some(op) = self.core.next(&mut self.head, &mut self.spans) {
-                self.carry_out(op, &mut pieces);
-            }
-            self.core.seal();
+        if !self.core.can_be_sealed() {
+            return;
+        }
+        self.core.seal();
+        let mut pieces = Vec::new();
+        while let Some(op) = self.core.next(&mut self.head, &mut self.spans) {
+            self.carry_out(op, &mut pieces);
         }
     }
 

@@ -12,9 +12,9 @@ use sluice_hugepages::log::{Log, LogError, Pairing, Recovery, VolumeEntry};
 use sluice_hugepages::region::{Backing, Region, RegionError};
 
 use super::{StartError, Waiting, region, share};
+use crate::journal::account::{Account, Verdict, number_of};
 use crate::journal::begin::begin;
 use crate::journal::layout::{BLOCK_LEN, Identity};
-use crate::journal::left::{Left, Verdict, number_of};
 use crate::journal::replay::Blocks;
 use crate::journal::{self, Device, JournalError};
 
@@ -43,7 +43,9 @@ enum LogFault {
     Journal(JournalError),
     /// Nothing of the journal may be replayed.
     LeftBehind,
-    Left(io::Error),
+    /// The journal in use, by this number, is not there, and its log is not either.
+    Missing(u32),
+    Account(io::Error),
 }
 
 impl From<LogError> for LogFault {
@@ -88,16 +90,27 @@ pub(super) fn open_log(
         recovery.has_all_volumes()?;
         Ok::<_, LogFault>((log, recovery))
     };
-    let left = Left::beside(&config.control.state);
-    let unkept = |source| StartError::Left {
-        path: left.path().to_owned(),
+    let account = Account::beside(&config.control.state);
+    let unkept = |source| StartError::Account {
+        path: account.path().to_owned(),
         source,
+    };
+    // Whether the log that was found may go on with the journal that was found.
+    let judge = |pairing, journal| match account.judge(pairing, journal) {
+        Ok(Verdict::Usable) => Ok(()),
+        Ok(Verdict::LeftBehind) => Err(LogFault::LeftBehind),
+        Ok(Verdict::Missing(used)) => Err(LogFault::Missing(used)),
+        Err(source) => Err(LogFault::Account(source)),
     };
     let told = |path: &Path, fault| match fault {
         LogFault::LeftBehind => StartError::LeftBehind {
             path: path.to_owned(),
         },
-        LogFault::Left(source) => unkept(source),
+        LogFault::Missing(used) => StartError::JournalMissing {
+            used,
+            account: account.path().to_owned(),
+        },
+        LogFault::Account(source) => unkept(source),
         LogFault::Region(source) => StartError::Region(source),
         LogFault::Log(source) => StartError::Log(source),
         LogFault::Journal(source) => StartError::Journal {
@@ -107,12 +120,14 @@ pub(super) fn open_log(
     };
     let (log, recovery, journal) = match &config.journal {
         None => {
-            let (mut log, recovery) = open(false).map_err(|fault| told(Path::new(""), fault))?;
+            let told = |fault| told(Path::new(""), fault);
+            let (mut log, recovery) = open(false).map_err(told)?;
+            judge(log.pairing(), None).map_err(told)?;
             match log.pairing() {
                 Pairing::None => {}
                 Pairing::Restoring(_) => return Err(StartError::HalfRestored),
-                Pairing::With(_) => {
-                    left.goes_on(log.pairing(), None).map_err(unkept)?;
+                Pairing::With(_) | Pairing::Into(_) => {
+                    account.goes_on(log.pairing(), None).map_err(unkept)?;
                     warn!(
                         "log: it went with a journal, and none is configured: that one is left behind, and is \
                          refused when it is configured again; remove its file"
@@ -137,26 +152,33 @@ pub(super) fn open_log(
                 Err(source) => warn!("journal {path:?}: cannot tell its file system: {source}"),
             }
             let found = number_of(&mut device);
+            let used = account.used().map_err(unkept)?;
             let mut pairing = Pairing::None;
             let mut open = |anew: bool| {
                 let (log, recovery) = open(anew)?;
                 pairing = log.pairing();
-                let verdict = found.map(|id| left.judge(pairing, id)).transpose();
-                match verdict.map_err(LogFault::Left)? {
-                    Some(Verdict::LeftBehind) => Err(LogFault::LeftBehind),
-                    _ => Ok((log, recovery)),
-                }
+                judge(pairing, found)?;
+                Ok((log, recovery))
             };
-            let begun = begin(&mut device, id, &mut open, |entry| {
+            let begun = begin(&mut device, id, used, &mut open, |entry| {
                 is_journalled(config, entry)
             });
+            if let Err(LogFault::Missing(_)) = &begun
+                && device.is_new()
+            {
+                // This start made it, perhaps where the file system of the one in use is
+                // to be: nothing of it may stay.
+                std::fs::remove_file(path).map_err(|source| told(remains(path, source).into()))?;
+            }
             if let Err(LogFault::Journal(JournalError::NoRoom { .. })) = &begun {
                 // A part of what the journal holds, and of the wrong length for the next start.
                 Region::discard(&spec)?;
             }
-            let begun = begun.map_err(told)?;
-            left.goes_on(pairing, Some(begun.core.id()))
+            let mut begun = begun.map_err(told)?;
+            account
+                .goes_on(pairing, Some(begun.core.id()))
                 .map_err(unkept)?;
+            begun.pair();
             info!(
                 "journal {path:?}: {} MiB",
                 (device.blocks() * BLOCK_LEN as u64) >> 20
@@ -192,6 +214,15 @@ pub(super) fn open_log(
         found,
         journal,
     })
+}
+
+/// A file that was made for nothing, and cannot be removed.
+fn remains(path: &Path, source: io::Error) -> JournalError {
+    JournalError::Os {
+        what: "remove",
+        path: path.to_owned(),
+        source,
+    }
 }
 
 /// What no target is configured for keeps what it had.

@@ -285,15 +285,13 @@ fn request_of(log: &Log, pending: Pending) -> Request {
 
 impl Relay {
     /// Has the journal from here on. It agrees with the log: every record of a
-    /// volume that it is for is durable in it.
+    /// volume that it is for is durable in it, and of others what was while it was
+    /// for them; which of those it does not say, and frees what it never had for nothing.
     pub fn set_journal(&mut self, line: Line, now: Time) {
         let (records, tasks) = (self.log.records_max(), self.tasks.capacity());
         let mut journal = Journal::new(line, records, tasks, now);
         for id in self.log.records() {
-            let volume = VolumeKey(self.log.record(id).volume.0);
-            if self.volume(volume).contract == Durability::Journal {
-                journal.written[id.0 as usize] = 0;
-            }
+            journal.written[id.0 as usize] = 0;
         }
         self.journal = Some(journal);
     }
@@ -558,20 +556,17 @@ impl Relay {
 
     fn ask_flush_of_journal(&mut self) {
         for key in self.volume_keys() {
-            if self.volume(key).contract == Durability::Journal {
-                self.ask_flush(key);
-            }
+            self.ask_flush(key);
         }
     }
 
-    /// Nothing that was acknowledged stands in the journal alone.
+    /// Nothing that was acknowledged stands in the journal alone; of a volume that it
+    /// is not for any more nothing that it may have from before.
     fn is_journal_flushed(&self) -> bool {
-        self.volume_keys()
-            .filter(|&key| self.volume(key).contract == Durability::Journal)
-            .all(|key| {
-                self.flush
-                    .durable_through(key.0, self.volume(key).kept_through)
-            })
+        self.volume_keys().all(|key| {
+            self.flush
+                .durable_through(key.0, self.volume(key).kept_through)
+        })
     }
 
     /// Frees what nothing needs any more.

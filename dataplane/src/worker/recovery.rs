@@ -2,7 +2,7 @@
 //! and put back in order (A-21, A-23).
 
 use slab::Slab;
-use sluice_hugepages::log::{Log, Record, Recovery, VolumeFlags, WRITE_LEN_MAX};
+use sluice_hugepages::log::{Log, NexusEntry, Record, Recovery, VolumeFlags, WRITE_LEN_MAX};
 use sluice_hugepages::pool::Pool;
 use sluice_hugepages::tables::Durability;
 use sluice_proto::Time;
@@ -35,13 +35,24 @@ pub enum StartError {
         "{pages} staging pages of 64 KiB do not fit the communication memory: raise dataplane.frames_mib"
     )]
     NoStaging { pages: u16 },
+    /// A session with a storage that is left out could not be reinstated, and what it
+    /// had under way might land after something newer (C-8).
+    #[error(
+        "the log knows {found} sessions with storages from before, and dataplane.sessions_max has room \
+         for {room}: raise it to {wanted} at least"
+    )]
+    NoNexuses {
+        found: usize,
+        room: usize,
+        wanted: usize,
+    },
 }
 
 impl Relay {
     /// Builds the relay over its log, with what the log held put back.
     ///
     /// # Errors
-    /// [`StartError::NoStaging`] if the pool is too small.
+    /// [`StartError`]: the pool or `sessions_max` is too small.
     pub fn new(
         config: RelayConfig,
         log: Log,
@@ -72,6 +83,17 @@ impl Relay {
         let margin_segments = (log.room().segments_total / 64).max(1);
         // A nexus may outlive its session by a flush: twice as many.
         let nexuses_max = sessions * 2;
+        let found = log
+            .nexuses()
+            .filter(|(_, entry)| target_of(&config, entry).is_some())
+            .count();
+        if found > nexuses_max {
+            return Err(StartError::NoNexuses {
+                found,
+                room: nexuses_max,
+                wanted: found.div_ceil(2),
+            });
+        }
         let share_max = usize::from(super::login::target_config().max_data_items);
         let staging = Staging::new(pool, pages, nexuses_max, share_max)
             .ok_or(StartError::NoStaging { pages })?;
@@ -241,13 +263,9 @@ impl Relay {
             .map(|(id, entry)| (id, entry.clone()))
             .collect();
         for (id, entry) in found {
-            let target = self.config.targets.iter().position(|target| {
-                target.name == entry.target_name.as_str() && target.address == entry.storage
-            });
-            let Some(target) = target else { continue };
-            if self.nexuses.len() == self.nexuses.capacity() {
-                break;
-            }
+            let Some(target) = target_of(&self.config, &entry) else {
+                continue;
+            };
             let key = self.insert_nexus(
                 target,
                 entry.initiator_name,
@@ -276,27 +294,116 @@ impl Relay {
     }
 }
 
+/// The target that a nexus of before was of, if it is still configured.
+fn target_of(config: &RelayConfig, entry: &NexusEntry) -> Option<usize> {
+    config.targets.iter().position(|target| {
+        target.name == entry.target_name.as_str() && target.address == entry.storage
+    })
+}
+
 fn slots(capacity: usize) -> u32 {
     u32::try_from(capacity).expect("sessions are counted in 16 bits")
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::{Ipv4Addr, SocketAddrV4};
+    use std::time::Duration;
+
+    use arrayvec::ArrayString;
     use sluice_config::MemoryBudget;
+    use sluice_hugepages::region::Region;
+    use sluice_proto::cache::flush::policy::FlushPolicy;
     use sluice_proto::iscsi::InitiatorConn;
 
+    use super::super::relay::{Digests, Mode, Target};
+    use super::super::security::Security;
     use super::super::task::{Task, TaskKey, WanTask};
     use super::super::{lan::Lan, nexus::Nexus};
-    use super::{SESSION_TASKS_MAX, TASKS_MAX};
+    use super::*;
+    use crate::tcp::Buffers;
 
     /// The configuration knows how many sessions a log has rows for.
     #[test]
     fn the_directory_has_the_rows_that_are_promised() {
         for mib in [4, 8, 64, 128, 256, 2048] {
-            let region = sluice_hugepages::region::Region::anonymous(mib << 20);
-            let (log, _) = sluice_hugepages::log::Log::open(region).expect("an empty region");
+            let region = Region::anonymous(mib << 20);
+            let (log, _) = Log::open(region).expect("an empty region");
             let promised = sluice_config::sessions_in_directory(mib as u64 * 1024 * 1024);
             assert_eq!(log.nexuses_max() as u64, promised, "{mib} MiB");
+        }
+    }
+
+    const TARGET: &str = "iqn.2004-03.example.storage:vol0";
+    const STORAGE: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(198, 19, 0, 10), 3260);
+
+    fn config(sessions_max: usize) -> RelayConfig {
+        RelayConfig {
+            mode: Mode::Transparent,
+            targets: vec![Target {
+                name: TARGET.to_owned(),
+                address: STORAGE,
+                initiators: Vec::new(),
+                shared: true,
+                luns: Vec::new(),
+                own_identity: false,
+                chap: false,
+                wan_address: Ipv4Addr::new(198, 19, 0, 1),
+                durability: Durability::Memory,
+            }],
+            flush: FlushPolicy {
+                threshold_bytes: 1 << 20,
+                stop_bytes: 0,
+                period: Duration::from_secs(2),
+                load_max: Duration::MAX,
+            },
+            wait_max: Duration::from_secs(10),
+            sessions_max,
+            staging_pages: 16,
+            wan_buffers: Buffers {
+                rx_pages: 1,
+                tx_pages: 1,
+            },
+            silence_max: Duration::from_secs(10),
+            lan_digests: Digests::default(),
+            wan_digests: Digests::default(),
+            security: Security::default(),
+            challenge_key: [7; 32],
+            seed: 7,
+        }
+    }
+
+    /// A session with the storage that a start leaves out could not be reinstated, and
+    /// what it had under way could land after something newer (C-8).
+    #[test]
+    fn c8_sessions_of_before_that_have_no_room_are_said_at_the_start() {
+        let region = Region::anonymous(4 << 20);
+        let (mut log, recovery) = Log::open(region).expect("an empty region");
+        let target_name = ArrayString::from(TARGET).expect("short");
+        for number in 0..5 {
+            let entry = NexusEntry {
+                initiator_name: ArrayString::from("iqn.2004-03.example:host").expect("short"),
+                target_name,
+                // The fifth is of a target that is configured no more.
+                storage: SocketAddrV4::new(*STORAGE.ip(), 3260 + u16::from(number == 4)),
+                computer: SocketAddrV4::new(Ipv4Addr::new(198, 18, 0, 10), 40_000),
+                lan_isid: [0x80, 0, 0, 0, 0, number],
+                wan_isid: [0x80, 0, 0, 0, 1, number],
+            };
+            log.put_nexus(entry).expect("a row");
+        }
+        let mut pool = Pool::anonymous(64);
+        let region = log.into_region();
+        let (log, _) = Log::open(region).expect("ours");
+        let refused = Relay::new(config(1), log, &recovery, &mut pool, Time::ZERO);
+        let (found, room, wanted) = (4, 2, 2);
+        match refused.map(|_| ()) {
+            Err(StartError::NoNexuses {
+                found: f,
+                room: r,
+                wanted: w,
+            }) => assert_eq!((f, r, w), (found, room, wanted)),
+            other => panic!("{other:?}"),
         }
     }
 

@@ -26,7 +26,8 @@
 //!    4-6  zero
 //!      7  CRC32C of words 0 to 6 (32) | zero (32)
 //!      8  PAIRING: journal id (32) | CRC32C of it, begun from 1: being filled from
-//!         that journal, from 2: goes with it (32); any other word: with none
+//!         that journal, from 2: goes with it, from 3: that journal is being
+//!         filled from the log (32); any other word: with none
 //!      9  END: "SLUICEND" when its last user ended in good order; any other word
 //!         when it did not, or the log is in use
 //!

@@ -26,7 +26,10 @@ pub enum Pairing {
     None,
     /// The log is being filled from it: what is here is a part of it.
     Restoring(u32),
+    /// Both have all that counts.
     With(u32),
+    /// That journal is being filled from the log: what is in it is a part of it.
+    Into(u32),
 }
 
 impl Pairing {
@@ -35,6 +38,7 @@ impl Pairing {
             Pairing::None => return 0,
             Pairing::Restoring(id) => (id, 1),
             Pairing::With(id) => (id, 2),
+            Pairing::Into(id) => (id, 3),
         };
         u64::from(id) << 32 | u64::from(check(id, state))
     }
@@ -42,7 +46,7 @@ impl Pairing {
     /// A word that none of these makes is a log that goes with no journal.
     fn decode(word: u64) -> Pairing {
         let id = (word >> 32) as u32;
-        [Pairing::Restoring(id), Pairing::With(id)]
+        [Pairing::Restoring(id), Pairing::With(id), Pairing::Into(id)]
             .into_iter()
             .find(|pairing| pairing.encode() == word)
             .unwrap_or(Pairing::None)

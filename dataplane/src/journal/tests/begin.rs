@@ -1,12 +1,15 @@
 //! Starts that were stopped in the middle, and starts over what a worse start,
 //! or a worse disk, has left behind.
 
-use sluice_hugepages::log::{Log, LogError, Pairing, RecordFlags, Recovery, VolumeId};
+use std::io;
+
+use sluice_hugepages::log::{Log, LogError, Pairing, RecordFlags, Recovery, VolumeEntry, VolumeId};
 use sluice_hugepages::region::Region;
 
 use super::*;
 use crate::journal::JournalError;
-use crate::journal::begin::{Begun, begin};
+use crate::journal::begin::{Begun, Disk, begin};
+use crate::journal::replay::Blocks;
 use crate::journal::restore::{entry_of, write_request};
 
 const REGION_LEN: usize = 24 << 20;
@@ -37,9 +40,11 @@ fn new_log() -> Log {
 
 /// Writes `len` bytes of their sequence's number at a place of its own.
 fn put(log: &mut Log, sequence: u64, len: u32) {
-    let id = log
-        .reserve(VolumeId(0), sequence * 2048, len)
-        .expect("room");
+    put_at(log, sequence * 2048, sequence, len);
+}
+
+fn put_at(log: &mut Log, lba: u64, sequence: u64, len: u32) {
+    let id = log.reserve(VolumeId(0), lba, len).expect("room");
     let fill = u8::try_from(sequence % 251).expect("a byte");
     log.append(id, &vec![fill; len as usize]);
     log.commit(id, 1, sequence, RecordFlags::NONE);
@@ -47,14 +52,57 @@ fn put(log: &mut Log, sequence: u64, len: u32) {
 
 /// A start over a region, or over none.
 fn start(disk: &mut ModelDisk, region: Option<Region>) -> Result<Begun, Fault> {
-    let mut region = region;
+    start_of(disk, (7, None), region, |_| true)
+}
+
+/// With this number if the journal is a new one, and this one in use.
+fn start_of(
+    disk: &mut impl Disk,
+    (id, used): (u32, Option<u32>),
+    mut region: Option<Region>,
+    journalled: impl Fn(&VolumeEntry) -> bool,
+) -> Result<Begun, Fault> {
     let open = |anew: bool| -> Result<(Log, Recovery), Fault> {
         let found = region.take().filter(|_| !anew);
         Ok(Log::open(
             found.unwrap_or_else(|| Region::anonymous(REGION_LEN)),
         )?)
     };
-    begin(disk, 7, open, |_| true)
+    let mut begun = begin(disk, id, used, open, journalled)?;
+    begun.pair();
+    Ok(begun)
+}
+
+/// A disk whose power goes after so many writes.
+struct Cut<'a> {
+    disk: &'a mut ModelDisk,
+    left: usize,
+}
+
+impl Blocks for Cut<'_> {
+    fn blocks(&self) -> u64 {
+        self.disk.blocks()
+    }
+
+    fn read(&mut self, first: u64, into: &mut [Block]) -> io::Result<()> {
+        self.disk.read(first, into)
+    }
+}
+
+impl Disk for Cut<'_> {
+    fn write(&mut self, op: Op, staged: &[Block]) -> io::Result<()> {
+        self.left = self.left.checked_sub(1).ok_or(io::ErrorKind::Other)?;
+        self.disk.write(op, staged)
+    }
+}
+
+/// The same contents in a region of its own.
+fn copy(log: &Log) -> Region {
+    let region = Region::anonymous(REGION_LEN);
+    let bytes = log.pages(0, REGION_LEN / BLOCK_LEN);
+    // SAFETY: both are mappings of that length, apart, and this test's alone.
+    unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), region.ptr(), REGION_LEN) };
+    region
 }
 
 fn begun(disk: &mut ModelDisk, region: Option<Region>) -> Begun {
@@ -252,4 +300,112 @@ fn a23_rot_in_the_last_group_of_an_earlier_run_is_told() {
     let told = begun.restored.expect("made from the journal").torn;
     assert_eq!(told, [kept.entry.identity]);
     assert_eq!(sequences(&begun.log), [1, 2]);
+}
+
+/// Killed with what had hidden old writes in the log and not yet in the journal. At each
+/// write of the start that follows the power may go, and the log with it: of each block
+/// the journal has the old write or the new.
+#[test]
+fn a22_what_hid_a_write_is_durable_before_that_is_forgotten() {
+    const PAIRS: u64 = 150;
+    let mut log = new_log();
+    log.put_volume(volume()).expect("a row");
+    for number in 1..=PAIRS {
+        put_at(&mut log, number * 8, number, 4096);
+    }
+    let mut before = ModelDisk::new(blocks());
+    let mut log = begun(&mut before, Some(log.into_region())).log;
+    let old: Vec<_> = log.records().collect();
+    for number in 1..=PAIRS {
+        put_at(&mut log, number * 8, PAIRS + number, 4096);
+    }
+    old.into_iter().for_each(|id| log.free(id));
+    let mut writes = 0;
+    loop {
+        let mut disk = before.clone();
+        let mut cut = Cut {
+            disk: &mut disk,
+            left: writes,
+        };
+        let done = start_of(&mut cut, (7, None), Some(copy(&log)), |_| true);
+        let records = found(&mut disk).records;
+        for number in 1..=PAIRS {
+            let has = |sequence| {
+                let mut names = records.keys();
+                names.any(|name| name.sequence == sequence)
+            };
+            assert!(
+                has(number) || has(PAIRS + number),
+                "block {} is lost after {writes} writes",
+                number * 8
+            );
+        }
+        if done.is_ok() {
+            assert_eq!(records.len() as u64, PAIRS, "the old are forgotten");
+            break;
+        }
+        writes += 1;
+    }
+    assert!(writes > 4, "it took more than the headers and one group");
+}
+
+/// A log that goes with one journal is started with another; before that has all of it,
+/// the process is killed, or the power goes.
+#[test]
+fn a22_a_journal_that_is_being_filled_is_not_worth_what_was_before_it() {
+    let (mut first, mut log) = log_and_journal(&[4096, 8192]);
+    // More than one group.
+    for sequence in 3..=9 {
+        put(&mut log, sequence, 1 << 20);
+    }
+    let mut log = begun(&mut first, Some(log.into_region())).log;
+    let mut second = ModelDisk::new(blocks());
+    // Its headers, those of its first run, and a group.
+    let mut cut = Cut {
+        disk: &mut second,
+        left: 5,
+    };
+    let region = copy(&log);
+    let half = start_of(&mut cut, (8, Some(7)), Some(region), |_| true);
+    assert!(half.is_err(), "its disk has failed");
+    let has = found(&mut second).records.len();
+    let all = log.records().count();
+    assert!((1..all).contains(&has), "{has} of {all}");
+    // Killed: the log is there, and says so. It goes on with either.
+    log.pair(Pairing::Into(8));
+    for (disk, id) in [(&mut second.clone(), 8), (&mut first.clone(), 7)] {
+        let begun = start_of(disk, (id, Some(7)), Some(copy(&log)), |_| true);
+        let begun = begun.unwrap_or_else(|fault| panic!("journal {id}: {fault:?}"));
+        assert_eq!(found(disk).records.len(), all);
+        assert_eq!(begun.log.pairing(), Pairing::With(id));
+    }
+    // One that is neither has writes of some other log.
+    let (mut other, _) = log_and_journal(&[4096]);
+    let refused = start_of(&mut other, (7, Some(9)), Some(copy(&log)), |_| true);
+    assert!(matches!(
+        refused,
+        Err(Fault::Journal(JournalError::OtherLog { records: 1, .. }))
+    ));
+}
+
+/// What a volume's writes were promised by stays, though the volume has another contract
+/// now, until they are at the storage.
+#[test]
+fn a22_a_volume_that_is_not_the_journals_any_more_keeps_what_it_had() {
+    let (mut disk, mut log) = log_and_journal(&[4096, 8192]);
+    put(&mut log, 3, 4096);
+    let region = Some(log.into_region());
+    let begun = start_of(&mut disk, (7, None), region, |_| false).expect("not refused");
+    let kept = found(&mut disk).records;
+    let kept: Vec<_> = kept.keys().map(|name| name.sequence).collect();
+    assert_eq!(kept, [1, 2], "and nothing new");
+    let (mut core, log) = (begun.core, begun.log);
+    for id in log.records() {
+        core.request(Request::Free { record: id.0 });
+    }
+    settle_over(&mut core, &mut disk, &log);
+    assert_eq!(
+        (core.progress().durable, found(&mut disk).records.len()),
+        (3, 0)
+    );
 }

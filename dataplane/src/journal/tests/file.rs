@@ -134,7 +134,10 @@ fn a22_a_lost_log_is_made_again_from_its_journal() {
     let mut device = Device::open(&file.0, blocks()).expect("the file is there");
     let found = replayed(&mut device);
     let (mut again, _) = Log::open(Region::anonymous(16 << 20)).expect("a new log");
-    assert_eq!(restore::plan(&again, &found).expect("ours"), Plan::Refill);
+    assert_eq!(
+        restore::plan(&again, &found, None).expect("ours"),
+        Plan::Refill
+    );
     let restored = restore::refill(&mut again, &mut device, &found).expect("it fits");
     assert_eq!((restored.records, restored.torn), (records.len(), vec![]));
     let (mut again, recovery) = Log::open(again.into_region()).expect("sound");
@@ -156,7 +159,7 @@ fn a22_a_lost_log_is_made_again_from_its_journal() {
 
     // The log and its journal agree: nothing is to be written but a new run's header.
     assert_eq!(
-        restore::plan(&again, &found).expect("ours"),
+        restore::plan(&again, &found, None).expect("ours"),
         Plan::Reconcile
     );
     let mut core = restore::reconcile(&again, &found, |_| true);
@@ -201,19 +204,19 @@ fn a_refill_that_was_interrupted_is_done_anew() {
     let (mut half, _) = Log::open(Region::anonymous(16 << 20)).expect("a new log");
     half.pair(Pairing::Restoring(7));
     assert_eq!(
-        restore::plan(&half, &found).expect("ours"),
+        restore::plan(&half, &found, None).expect("ours"),
         Plan::RefillAnew
     );
     // A log that went with another journal, or none, is not mixed with this one.
     let (mut other, _) = Log::open(Region::anonymous(16 << 20)).expect("a new log");
     assert_eq!(
-        restore::plan(&other, &found).expect("never used"),
+        restore::plan(&other, &found, None).expect("never used"),
         Plan::Refill
     );
     other.put_volume(volume()).expect("a row");
     for pairing in [Pairing::None, Pairing::With(8)] {
         other.pair(pairing);
-        let refused = restore::plan(&other, &found).expect_err("not its journal");
+        let refused = restore::plan(&other, &found, None).expect_err("not its journal");
         assert!(
             matches!(refused, JournalError::OtherLog { records: 1, .. }),
             "{refused}"
