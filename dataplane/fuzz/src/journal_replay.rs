@@ -154,7 +154,9 @@ fn start(disk: &mut impl Disk, region: Option<Region>) -> Result<Begun, Refused>
             found.unwrap_or_else(|| Region::anonymous(LOG_LEN)),
         )?)
     };
-    begin(disk, ID, open, |_| true)
+    let mut begun = begin(disk, ID, None, open, |_| true)?;
+    begun.pair();
+    Ok(begun)
 }
 
 fn region_of(bytes: &[u8]) -> Region {

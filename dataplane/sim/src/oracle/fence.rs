@@ -43,7 +43,10 @@ struct Hold {
 pub(super) struct Fence {
     hold: Option<Hold>,
     /// Somebody may hold it: then some writes pass the cache by.
-    pub(super) taken: bool,
+    taken: bool,
+    /// The storage answers RESERVATION CONFLICT for no reason that is known here: the
+    /// relay must take it that somebody from outside holds the volume by RESERVE.
+    conflict: bool,
     under_way: u32,
     /// Of the newest command.
     stamp: u64,
@@ -59,7 +62,19 @@ pub struct ReserveTicket {
     stamp: u64,
 }
 
+impl Fence {
+    /// Whether a plain write may pass the cache by.
+    pub(super) const fn lets_pass(&self) -> bool {
+        self.taken || self.conflict
+    }
+}
+
 impl Oracle {
+    /// From here on the storage may answer RESERVATION CONFLICT though nobody reserved.
+    pub fn conflict_begins(&mut self) {
+        self.fence.conflict = true;
+    }
+
     pub fn reserve_issued(&mut self, by: Computer, what: Reserving) -> ReserveTicket {
         let fence = &mut self.fence;
         fence.hold = None;

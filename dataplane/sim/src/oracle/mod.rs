@@ -206,7 +206,7 @@ impl Oracle {
             fate: Fate::Pending,
             kind,
             by: None,
-            may_pass: self.fence.taken,
+            may_pass: self.fence.lets_pass(),
             may_be_lost: false,
             forgotten: false,
         });
@@ -306,7 +306,7 @@ impl Oracle {
     /// held the volume meanwhile.
     pub fn may_have_passed(&self, number: WriteNumber) -> bool {
         let write = self.write(number);
-        write.kind == WriteKind::Passed || write.may_pass || self.fence.taken
+        write.kind == WriteKind::Passed || write.may_pass || self.fence.lets_pass()
     }
 
     /// The session that carried it is gone.

@@ -2,12 +2,13 @@
 
 use sluice_hugepages::fuse::Fuse;
 use sluice_proto::Time;
+use sluice_proto::scsi::ScsiStatus;
 
 use super::World;
 use super::rot::Rot;
 use super::schedule::{Event, Scheduled};
 use crate::oracle::Oracle;
-use crate::storage::Trouble;
+use crate::storage::{Fault, Trouble};
 
 impl World {
     /// Everything that goes wrong, or right again, by now.
@@ -114,13 +115,19 @@ impl World {
                 fault,
                 times,
                 lasts,
-            } => self.storage.troubles.push(Trouble {
-                volume: volume % self.storage.volumes.len(),
-                of,
-                fault,
-                until: now + lasts,
-                times,
-            }),
+            } => {
+                let volume = volume % self.storage.volumes.len();
+                if fault == Fault::Status(ScsiStatus::RESERVATION_CONFLICT) {
+                    self.oracles[volume].conflict_begins();
+                }
+                self.storage.troubles.push(Trouble {
+                    volume,
+                    of,
+                    fault,
+                    until: now + lasts,
+                    times,
+                });
+            }
             Event::PowerLoss
             | Event::PowerLossBehindGroup
             | Event::RotInJournal { .. }
