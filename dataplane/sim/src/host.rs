@@ -25,6 +25,9 @@ pub struct Host {
     pub mac: [u8; 6],
     interface: Interface,
     sockets: SocketSet<'static>,
+    /// When a poll has something to do by itself; `None` after anything that may have
+    /// changed it. Most of a run is rounds in which a host has nothing to do.
+    due: Option<Time>,
 }
 
 impl std::fmt::Debug for Host {
@@ -59,6 +62,7 @@ impl Host {
             mac,
             interface,
             sockets: SocketSet::new(Vec::new()),
+            due: None,
         }
     }
 
@@ -67,37 +71,53 @@ impl Host {
         let mut socket = tcp::Socket::new(buffer(), buffer());
         socket.set_nagle_enabled(false);
         socket.set_ack_delay(None);
+        self.due = None;
         self.sockets.add(socket)
     }
 
     pub fn connect(&mut self, handle: SocketHandle, remote: (Ipv4Addr, u16), local_port: u16) {
+        self.due = None;
         let socket = self.sockets.get_mut::<tcp::Socket<'_>>(handle);
         socket
             .connect(self.interface.context(), remote, local_port)
             .expect("a fresh socket and a fixed address");
     }
 
-    pub fn socket(&mut self, handle: SocketHandle) -> &mut tcp::Socket<'static> {
+    /// To look at.
+    pub fn socket(&self, handle: SocketHandle) -> &tcp::Socket<'static> {
+        self.sockets.get(handle)
+    }
+
+    /// To change.
+    pub fn socket_mut(&mut self, handle: SocketHandle) -> &mut tcp::Socket<'static> {
+        self.due = None;
         self.sockets.get_mut(handle)
     }
 
     pub fn close(&mut self, handle: SocketHandle) {
+        self.due = None;
         self.sockets.remove(handle);
     }
 
     pub fn poll(&mut self, now: Time) {
+        if self.wire.received.is_empty() && self.due.is_some_and(|due| now < due) {
+            return;
+        }
+        self.due = None;
         self.interface
             .poll(instant(now), &mut self.wire, &mut self.sockets);
     }
 
     pub fn deadline(&mut self, now: Time) -> Time {
-        match self.interface.poll_at(instant(now), &self.sockets) {
-            None => Time::FAR,
-            Some(at) => {
-                let micros = u64::try_from(at.total_micros()).unwrap_or(0);
-                Time::from_micros(micros.max(now.as_micros()))
-            }
-        }
+        let due = match self.due {
+            Some(due) => due,
+            None => match self.interface.poll_at(instant(now), &self.sockets) {
+                None => Time::FAR,
+                Some(at) => Time::from_micros(u64::try_from(at.total_micros()).unwrap_or(0)),
+            },
+        };
+        self.due = Some(due);
+        due.max(now)
     }
 }
 

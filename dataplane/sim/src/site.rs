@@ -388,7 +388,7 @@ impl Site {
             computer.poll(now);
             for (handle, owner, bytes) in &mut self.received {
                 if *owner == at && !self.unread.contains(&(*handle, *owner)) {
-                    let socket = computer.socket(*handle);
+                    let socket = computer.socket_mut(*handle);
                     while socket.can_recv() {
                         let _ = socket.recv(|new| {
                             bytes.extend_from_slice(new);
@@ -474,7 +474,7 @@ impl Site {
     pub fn send(&mut self, session: &Session, bytes: &[u8]) {
         let mut rest = bytes;
         for _ in 0..10_000 {
-            let socket = self.computers[session.computer].socket(session.handle);
+            let socket = self.computers[session.computer].socket_mut(session.handle);
             if rest.is_empty() || !socket.may_send() {
                 break;
             }
@@ -487,7 +487,7 @@ impl Site {
     /// Hands over as many of these bytes as the connection has room for; gives how
     /// many. No time passes.
     pub fn offer(&mut self, session: &Session, bytes: &[u8]) -> usize {
-        let socket = self.computers[session.computer].socket(session.handle);
+        let socket = self.computers[session.computer].socket_mut(session.handle);
         socket.send_slice(bytes).unwrap_or(0)
     }
 
@@ -503,14 +503,14 @@ impl Site {
     /// Ends the connection at once: RST.
     pub fn abort(&mut self, session: &Session) {
         self.computers[session.computer]
-            .socket(session.handle)
+            .socket_mut(session.handle)
             .abort();
     }
 
     /// Ends the computer's side of the connection: FIN.
     pub fn close(&mut self, session: &Session) {
         self.computers[session.computer]
-            .socket(session.handle)
+            .socket_mut(session.handle)
             .close();
     }
 

@@ -214,7 +214,7 @@ impl Storage {
     fn listen(&mut self) {
         let handle = self.host.open();
         self.host
-            .socket(handle)
+            .socket_mut(handle)
             .listen(PORT)
             .expect("a fresh socket");
         self.sessions.push(Session {
@@ -241,7 +241,7 @@ impl Storage {
         for at in (0..self.sessions.len()).rev() {
             let handle = self.sessions[at].handle;
             if self.sessions[at].open {
-                self.host.socket(handle).abort();
+                self.host.socket_mut(handle).abort();
             }
         }
         for session in &mut self.sessions {
@@ -324,7 +324,7 @@ impl Storage {
     /// Sends these bytes on every session, whatever is due.
     pub fn babble(&mut self, bytes: &[u8]) {
         for session in &self.sessions {
-            let socket = self.host.socket(session.handle);
+            let socket = self.host.socket_mut(session.handle);
             if socket.can_send() {
                 let _ = socket.send_slice(bytes);
             }
@@ -489,7 +489,7 @@ impl Storage {
     /// The connection of the first session breaks; its commands stay.
     pub fn cut_first(&mut self) {
         let handle = self.sessions[0].handle;
-        self.host.socket(handle).abort();
+        self.host.socket_mut(handle).abort();
     }
 
     /// The connection of a session breaks, as when a path fails: what it has under
@@ -505,7 +505,7 @@ impl Storage {
         self.break_soon = false;
         self.counters.broken += 1;
         self.counters.lingering += session.linger(now, random);
-        self.host.socket(session.handle).abort();
+        self.host.socket_mut(session.handle).abort();
     }
 
     /// Some of what is under way takes long.
@@ -524,7 +524,7 @@ impl Storage {
             let session = &mut self.sessions[at];
             session.pending.clear();
             if session.open {
-                self.host.socket(session.handle).abort();
+                self.host.socket_mut(session.handle).abort();
             }
         }
         self.execute_left(Time::FAR, random);
@@ -539,7 +539,7 @@ impl Storage {
         self.execute(now, at, random);
         self.transmit(at);
         if self.host.socket(handle).state() == State::CloseWait {
-            self.host.socket(handle).close();
+            self.host.socket_mut(handle).close();
         }
     }
 
@@ -547,10 +547,10 @@ impl Storage {
     fn receive(&mut self, now: Time, at: usize, random: &mut Random) -> bool {
         let Self { host, sessions, .. } = self;
         let session = &mut sessions[at];
-        let socket = host.socket(session.handle);
-        if !socket.can_recv() {
+        if !host.socket(session.handle).can_recv() {
             return false;
         }
+        let socket = host.socket_mut(session.handle);
         let mut event = None;
         let mut used_any = false;
         let _ = socket.recv(|bytes| {
@@ -637,7 +637,7 @@ impl Storage {
             }
             Some(Simple::Close) => {
                 let handle = self.sessions[at].handle;
-                self.host.socket(handle).abort();
+                self.host.socket_mut(handle).abort();
             }
         }
         true
@@ -708,7 +708,7 @@ impl Storage {
                 self.sessions[other].pending.clear();
                 self.sessions[other].isid = None;
                 let handle = self.sessions[other].handle;
-                self.host.socket(handle).abort();
+                self.host.socket_mut(handle).abort();
             }
         }
         self.left.retain(|left| {
@@ -887,7 +887,10 @@ impl Storage {
     fn transmit(&mut self, at: usize) {
         let Self { host, sessions, .. } = self;
         let session = &mut sessions[at];
-        let socket = host.socket(session.handle);
+        if !session.conn.has_output() {
+            return;
+        }
+        let socket = host.socket_mut(session.handle);
         while session.conn.has_output() && socket.can_send() {
             let Session { conn, answers, .. } = session;
             let sent = socket.send(|out| {

@@ -290,7 +290,7 @@ impl Client {
     /// The session is gone: of what was under way nothing is known.
     fn lose(&mut self, now: Time, oracles: &mut [Oracle]) {
         if let Some(handle) = self.handle {
-            self.host.socket(handle).abort();
+            self.host.socket_mut(handle).abort();
             self.host.poll(now);
         }
         self.vanish(now, oracles);
@@ -484,10 +484,10 @@ impl Client {
         let (Some(handle), Some(conn)) = (self.handle, self.conn.as_mut()) else {
             return false;
         };
-        let socket = self.host.socket(handle);
-        if !socket.can_recv() {
+        if !self.host.socket(handle).can_recv() {
             return false;
         }
+        let socket = self.host.socket_mut(handle);
         let Self {
             requests, counters, ..
         } = self;
@@ -565,7 +565,10 @@ impl Client {
         let (Some(handle), Some(conn)) = (self.handle, self.conn.as_mut()) else {
             return;
         };
-        let socket = self.host.socket(handle);
+        if !conn.has_output() {
+            return;
+        }
+        let socket = self.host.socket_mut(handle);
         let requests = &self.requests;
         while conn.has_output() && socket.can_send() {
             let sent = socket.send(|out| {

@@ -206,7 +206,7 @@ impl Storage {
             Fault::Silence => return,
             Fault::Disconnect => {
                 let handle = self.sessions[at].handle;
-                return self.host.socket(handle).abort();
+                return self.host.socket_mut(handle).abort();
             }
             Fault::Status(status) => (status, Vec::new(), 0),
             Fault::Sense(sense) => (check, sense.fixed().to_vec(), 0),

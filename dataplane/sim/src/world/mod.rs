@@ -218,6 +218,9 @@ struct Progress {
 impl Progress {
     /// Whether there has been any for so long.
     fn stands_still(&mut self, world: &World) -> bool {
+        if world.now <= world.faults_over {
+            return false;
+        }
         let (dirty_bytes, under_way) = (world.dirty_bytes(), world.under_way());
         if dirty_bytes < self.dirty_bytes || under_way < self.under_way {
             self.moved = world.now;
