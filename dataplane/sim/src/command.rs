@@ -269,6 +269,10 @@ mod planted {
         let all = self_test::run(chosen, arguments.jobs, &options, |found| {
             let after = format!("{} seeds, {:.1} s", found.tried, found.took.as_secs_f64());
             match &found.failure {
+                Some((seed, _)) if found.fails_without => println!(
+                    "{:28} NOT FOUND ({after}): seed {seed} fails without it, too",
+                    found.mutation
+                ),
                 Some((seed, violation)) => println!(
                     "{:28} found by seed {seed} ({after}): {}",
                     found.mutation, violation.rule

@@ -3,6 +3,7 @@
 //!
 //! Not for: how that is done ([`crate::journal::begin`]).
 
+use std::cell::RefCell;
 use std::io;
 use std::path::Path;
 
@@ -13,10 +14,10 @@ use sluice_hugepages::region::{Backing, Region, RegionError};
 
 use super::{StartError, Waiting, region, share};
 use crate::journal::account::{Account, Verdict, number_of};
-use crate::journal::begin::begin;
-use crate::journal::layout::{BLOCK_LEN, Identity};
+use crate::journal::begin::{Disk, begin};
+use crate::journal::layout::{BLOCK_LEN, Block, Identity};
 use crate::journal::replay::Blocks;
-use crate::journal::{self, Device, JournalError};
+use crate::journal::{self, Device, JournalError, Op};
 
 pub(super) struct OpenedLog {
     pub log: Log,
@@ -67,6 +68,7 @@ pub(super) fn open_log(
     seed: u64,
     waiting: &mut Waiting<'_>,
 ) -> Result<OpenedLog, StartError> {
+    let waiting = RefCell::new(waiting);
     let spec = region(config, "log", config.dataplane.log_bytes);
     let mut opened = None;
     let mut open = |anew: bool| {
@@ -85,7 +87,8 @@ pub(super) fn open_log(
         );
         opened = Some((backing, found));
         let (log, recovery) = Log::open_with_progress(region, &mut |at| {
-            waiting.tell(share(at.segments_done, at.segments), at.records);
+            let done = share(at.segments_done, at.segments);
+            waiting.borrow_mut().tell(done, at.records);
         })?;
         recovery.has_all_volumes()?;
         Ok::<_, LogFault>((log, recovery))
@@ -160,7 +163,11 @@ pub(super) fn open_log(
                 judge(pairing, found)?;
                 Ok((log, recovery))
             };
-            let begun = begin(&mut device, id, used, &mut open, |entry| {
+            let mut watched = Watched {
+                device: &mut device,
+                waiting: &waiting,
+            };
+            let begun = begin(&mut watched, id, used, &mut open, |entry| {
                 is_journalled(config, entry)
             });
             if let Err(LogFault::Missing(_)) = &begun
@@ -214,6 +221,40 @@ pub(super) fn open_log(
         found,
         journal,
     })
+}
+
+/// The journal's device at a start, which tells how far it is: a large journal, or one
+/// that the log is made from, is long to go through.
+struct Watched<'a, 'segment> {
+    device: &'a mut Device,
+    waiting: &'a RefCell<&'a mut Waiting<'segment>>,
+}
+
+impl Watched<'_, '_> {
+    fn tell(&self, block: u64) {
+        let [at, all] = [block, self.device.blocks()]
+            .map(|blocks| usize::try_from(blocks).expect("a 64-bit machine"));
+        self.waiting.borrow_mut().tell(share(at, all), 0);
+    }
+}
+
+impl Blocks for Watched<'_, '_> {
+    fn blocks(&self) -> u64 {
+        self.device.blocks()
+    }
+
+    fn read(&mut self, first: u64, into: &mut [Block]) -> io::Result<()> {
+        self.tell(first);
+        self.device.read(first, into)
+    }
+}
+
+impl Disk for Watched<'_, '_> {
+    fn write(&mut self, op: Op, staged: &[Block]) -> io::Result<()> {
+        let (Op::Group { first, .. } | Op::Header { block: first }) = op;
+        self.tell(first);
+        self.device.write(op, staged)
+    }
 }
 
 /// A file that was made for nothing, and cannot be removed.
