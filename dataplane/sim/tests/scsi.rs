@@ -109,6 +109,96 @@ fn write_same_over_dirty_blocks_wins() {
     assert_eq!(site.read(&mut session, 20), Some((GOOD, Some(7))));
 }
 
+/// WRITE AND VERIFY of two blocks with the data of one (RFC 7143 11.4.5: the residual says
+/// so): the other keeps what was acknowledged, in the log or behind it.
+#[test]
+fn a20_what_a_short_overwrite_leaves_alone_stays() {
+    let mut site = Site::small();
+    let mut session = site.login(0, 0, 1);
+    for lba in [20, 21] {
+        assert_eq!(site.write(&mut session, lba, 1), Some(GOOD));
+    }
+    let cdb = [0x2E, 0, 0, 0, 0, 20, 0, 0, 2, 0];
+    let pdu = Site::command(&mut session, WRITE, BLOCK_BYTES, &cdb).data(&stamped(20, 7));
+    site.send(&session, &pdu.bytes());
+    assert_eq!(site.finish(&session, pdu.itt()).unwrap().0, GOOD);
+    for _ in 0..2 {
+        assert_eq!(site.read(&mut session, 20), Some((GOOD, Some(7))));
+        assert_eq!(site.read(&mut session, 21), Some((GOOD, Some(1))));
+        site.run(Duration::from_secs(3));
+    }
+    assert!(site.worker.relay.is_drained());
+    assert_eq!(site.storage.volumes[0].visible[20..22], [7, 1]);
+}
+
+/// FUA is told to be honoured (DPOFUA): what is read with it is on the medium, and what is
+/// changed with it is before its answer (C-2).
+#[test]
+fn c2_fua_is_honoured_by_reads_and_by_what_changes_blocks() {
+    let mut site = Site::small();
+    let mut session = site.login(0, 0, 1);
+    assert_eq!(site.write(&mut session, 30, 1), Some(GOOD));
+    assert_eq!(site.storage.volumes[0].media[30], 0, "it is cached");
+    let read = [0x28, 0x08, 0, 0, 0, 30, 0, 0, 1, 0];
+    let pdu = Site::command(&mut session, READ, BLOCK_BYTES, &read);
+    site.send(&session, &pdu.bytes());
+    let (status, data) = site.finish(&session, pdu.itt()).unwrap();
+    assert_eq!(status, GOOD);
+    assert_eq!(block::number(&data, 30), Some(1));
+    assert_eq!(site.storage.volumes[0].media[30], 1);
+    // COMPARE AND WRITE of one block.
+    let mut compare = [0; 16];
+    (compare[0], compare[1], compare[9], compare[13]) = (0x89, 0x08, 30, 1);
+    let both = [stamped(30, 1), stamped(30, 2)].concat();
+    assert_eq!(run(&mut site, &mut session, &compare, &both), GOOD);
+    assert_eq!(site.storage.volumes[0].media[30], 2);
+}
+
+#[test]
+fn c2_a_synchronize_cache_beyond_the_volume_is_refused() {
+    let mut site = Site::small();
+    let mut session = site.login(0, 0, 1);
+    let blocks = u32::try_from(site.storage.volumes[0].media.len()).unwrap();
+    for (lba, status) in [(blocks, GOOD), (blocks + 1, CHECK_CONDITION)] {
+        let mut cdb = [0; 10];
+        cdb[0] = 0x35;
+        cdb[2..6].copy_from_slice(&lba.to_be_bytes());
+        assert_eq!(run(&mut site, &mut session, &cdb, &[]), status, "LBA {lba}");
+    }
+}
+
+/// A storage without a Caching mode page: its computers are told of the relay's cache all
+/// the same, or they would never ask for what they wrote to be made durable (C-1).
+#[test]
+fn c1_a_storage_without_a_caching_page_is_answered_for() {
+    let mut site = Site::small();
+    for volume in &mut site.storage.volumes {
+        volume.caching_page = false;
+    }
+    let mut session = site.login(0, 0, 1);
+    // The page alone, all pages, and all of them with no room for it.
+    let header = |len| [len, 0, 0x10, 0];
+    for (page, room, length, page_at) in [
+        (0x08, 0xFF, 23, Some(4)),
+        (0x3F, 0xFF, 23, Some(4)),
+        (0x3F, 4, 23, None),
+    ] {
+        let cdb = [0x1A, 8, page, 0, room, 0];
+        let pdu = Site::command(&mut session, READ, room.into(), &cdb);
+        site.send(&session, &pdu.bytes());
+        let (status, data) = site.finish(&session, pdu.itt()).unwrap();
+        assert_eq!(status, GOOD, "page {page:#x}");
+        assert_eq!(data[..4], header(length), "page {page:#x}");
+        match page_at {
+            Some(at) => {
+                assert_eq!(data.len(), 24);
+                assert_eq!(data[at..at + 3], [0x08, 0x12, 0x04], "page {page:#x}");
+            }
+            None => assert_eq!(data.len(), 4),
+        }
+    }
+}
+
 /// Cached writes of a block and commands that change it, ORDERED and all sent at
 /// once: each comparison holds only if the storage had what came before it, and no more.
 #[test]

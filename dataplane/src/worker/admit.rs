@@ -9,7 +9,9 @@ use sluice_proto::scsi::{self, Access, ScsiStatus, Sense};
 
 use super::lan::LanState;
 use super::relay::{Net, Relay};
-use super::task::{LanKey, NexusKey, PassTask, Task, TaskKey, VolumeKey, Work, WriteState};
+use super::task::{
+    LanKey, NexusKey, PASS_BYTES_MAX, PassTask, Task, TaskKey, VolumeKey, Work, WriteState,
+};
 use super::volume::lun_number;
 
 /// Bytes read from one connection a step, so that one sender cannot stall forwarding.
@@ -308,16 +310,23 @@ impl Relay {
             {
                 self.plan_write(geometry, lba, blocks, fua, command)
             }
-            (Some((_, geometry)), Access::Read { lba, blocks, .. })
-                if command.read
+            // With FUA from the medium (SBC-4 4.15): what is cached of it is flushed first. One
+            // too long to pass is read as ever.
+            (Some((_, geometry)), Access::Read { lba, blocks, fua })
+                if (!fua || command.expected_len as usize > PASS_BYTES_MAX)
+                    && command.read
                     && !command.write
                     && u64::from(command.expected_len)
                         == u64::from(blocks) * u64::from(geometry.block_len) =>
             {
                 Self::plan_read(geometry, lba, blocks)
             }
-            (Some((key, _)), Access::Sync { immed, .. })
-                if !judged && !command.read && !command.write =>
+            // Beyond the volume the storage refuses it.
+            (Some((key, geometry)), Access::Sync { immed, .. })
+                if !judged
+                    && !command.read
+                    && !command.write
+                    && access.check(geometry.blocks).is_ok() =>
             {
                 let work = self.plan_sync(key);
                 if immed {

@@ -11,12 +11,13 @@
 
 use std::time::Duration;
 
+use arrayvec::ArrayVec;
 use sluice_proto::Time;
 use sluice_proto::iscsi::{CommandEvent, Direction};
 use sluice_proto::scsi::{Sense, SenseKey, opcode, sense};
 
 use super::failure::lost_before;
-use super::nexus::{Probe, SENSE_LEN};
+use super::nexus::{Probe, SENSE_LEN, TARGET_LUNS_MAX};
 use super::relay::Relay;
 use super::task::{NexusKey, ProbeStep, VolumeKey, WanKind};
 use super::volume::same_lun;
@@ -26,6 +27,19 @@ const POLL_PERIOD: Duration = Duration::from_secs(1);
 /// The same where a reservation is held: so long may a computer that was fenced
 /// off from outside go on being acknowledged.
 const POLL_PERIOD_RESERVED: Duration = Duration::from_millis(250);
+
+/// One unit attention for all of a unit: after a reset the computer looks at everything
+/// anew (SAM-5 5.14.3: it stands for what came before it).
+fn make_room(attentions: &mut ArrayVec<(u64, [u8; SENSE_LEN]), TARGET_LUNS_MAX>) {
+    let several = attentions
+        .iter()
+        .map(|&(lun, _)| lun)
+        .find(|&lun| attentions.iter().filter(|(of, _)| *of == lun).count() > 1);
+    if let Some(lun) = several {
+        attentions.retain(|(of, _)| *of != lun);
+        attentions.push((lun, Sense::POWER_ON_OR_RESET.fixed()));
+    }
+}
 
 impl Relay {
     /// A command of the relay's or a computer's has ended in CHECK CONDITION.
@@ -108,7 +122,10 @@ impl Relay {
         let attentions = &mut self.nexuses[key.0].unit_attentions;
         if !attentions.contains(&(lun, kept)) {
             self.counters.attentions_kept += 1;
-            // The list holds one a LUN; a fuller one has told the computer enough.
+            if attentions.is_full() {
+                make_room(attentions);
+            }
+            // With one a LUN it holds every unit that is cached.
             let _ = attentions.try_push((lun, kept));
         }
     }
@@ -148,7 +165,7 @@ impl Relay {
     }
 
     /// Asks again what is asked after login: LUNs, capacity, caching mode.
-    fn probe_again(&mut self, now: Time, key: NexusKey) {
+    pub(super) fn probe_again(&mut self, now: Time, key: NexusKey) {
         let nexus = &mut self.nexuses[key.0];
         if !nexus.is_ready() {
             return;
@@ -209,5 +226,26 @@ impl Relay {
                 Direction::None,
             );
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn c14_a_full_list_tells_of_a_unit_as_of_one_that_was_reset() {
+        let mut attentions = ArrayVec::new();
+        for lun in 0..14 {
+            attentions.push((lun, Sense::NEXUS_LOSS.fixed()));
+        }
+        for sense in [Sense::CAPACITY_DATA_CHANGED, Sense::MODE_PARAMETERS_CHANGED] {
+            attentions.push((3, sense.fixed()));
+        }
+        assert!(attentions.is_full());
+        make_room(&mut attentions);
+        assert_eq!(attentions.len(), 14);
+        let of_3: Vec<_> = attentions.iter().filter(|(lun, _)| *lun == 3).collect();
+        assert_eq!(of_3, [&(3, Sense::POWER_ON_OR_RESET.fixed())]);
     }
 }

@@ -207,6 +207,8 @@ impl Relay {
         let nexus = &self.nexuses[nexus.0];
         self.find_volume(nexus.target, lun).is_some()
             || nexus.probe.luns.is_empty()
+            // A longer list was cut off: the rest is served, uncached.
+            || nexus.probe.luns.is_full()
             || nexus.probe.luns.iter().any(|&known| same_lun(known, lun))
     }
 

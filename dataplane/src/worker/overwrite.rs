@@ -21,7 +21,15 @@ impl Relay {
     /// Whether the command is to go past records that wait, and holds them back.
     pub(super) fn holds(&mut self, key: TaskKey, volume: VolumeKey, barrier: Access) -> bool {
         let task = &self.tasks[key.0];
-        if !scsi::overwrites(&task.whole_cdb()) {
+        // With less data than its range takes (RFC 7143 11.4.5) some blocks keep what they hold.
+        let data_len = match barrier {
+            Access::Range { blocks, .. } => {
+                let block_len = self.volume(volume).block_len();
+                scsi::overwrites_with(&task.whole_cdb(), blocks, block_len)
+            }
+            _ => None,
+        };
+        if data_len != Some(u64::from(task.expected_len)) {
             return false;
         }
         let state = self.volume(volume);

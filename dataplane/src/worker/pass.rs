@@ -12,7 +12,7 @@ use sluice_proto::iscsi::{CommandEvent, Residual, TaskAttribute};
 use sluice_proto::scsi::identity::Identity;
 use sluice_proto::scsi::mode::ModeSense;
 use sluice_proto::scsi::reservation::Change;
-use sluice_proto::scsi::{Access, ScsiStatus, Sense, vpd};
+use sluice_proto::scsi::{Access, ScsiStatus, Sense, sense, vpd};
 
 use super::admit::Refusal;
 use super::relay::{Net, Relay};
@@ -23,7 +23,7 @@ use super::task::{
 };
 use super::volume::lun_number;
 use super::wan::Ended;
-use super::writable::may_change;
+use super::writable::{may_change, may_resize};
 
 /// A range wider than this waits until the whole volume is drained: looking
 /// each of its granules up would cost more than the flush it spares.
@@ -304,7 +304,9 @@ impl Relay {
             sense,
         } = ended;
         self.heed_passed(net, now, key, status, sense);
-        let settles = status == ScsiStatus::GOOD && self.may_settle(key);
+        // GOOD of a part leaves it open which blocks keep what they held.
+        let settles =
+            status == ScsiStatus::GOOD && residual == Residual::None && self.may_settle(key);
         if !settles {
             self.end_pass(key);
         }
@@ -312,7 +314,6 @@ impl Relay {
         pass.asked = None;
         let mut pages = std::mem::take(&mut pass.pages);
         let (read, transferred) = (pass.read && !pass.write, pass.transferred);
-        let has_data_in = transferred > 0;
         let (pages_out, room) = (pass.pages_out, pass.room.take());
         for page in pages.drain(..pages_out) {
             self.staging.give(page);
@@ -320,8 +321,16 @@ impl Relay {
         if let Some(room) = room {
             self.give_room(key, room);
         }
+        let stand_in = pages
+            .first()
+            .and_then(|&first| self.stand_in_for_caching_page(net, key, first, status, sense));
+        let (status, sense, residual, transferred) = match stand_in {
+            Some(len) => (ScsiStatus::GOOD, &[][..], Residual::None, len),
+            None => (status, sense, residual, transferred),
+        };
+        let has_data_in = transferred > 0;
         let (transferred, own_len) = match pages.first() {
-            Some(&first) if has_data_in => self.present_identity(net, key, first, transferred),
+            Some(&first) if has_data_in => self.present_own(net, key, first, transferred),
             _ => (transferred, None),
         };
         let expected_len = self.tasks[key.0].expected_len;
@@ -343,7 +352,8 @@ impl Relay {
             (false, Residual::Underflow(less), _) => expected_len.saturating_sub(less),
             (false, Residual::None, _) => expected_len,
         };
-        let (volume, cdb) = (self.tasks[key.0].volume, self.tasks[key.0].cdb);
+        let task = &self.tasks[key.0];
+        let (volume, cdb, nexus) = (task.volume, task.cdb, task.nexus);
         self.release_answered(key, status, sense);
         if settles {
             self.begin_to_settle(now, key, moved);
@@ -356,6 +366,10 @@ impl Relay {
                 // Its write cache may be on now: a needless SYNCHRONIZE CACHE loses nothing.
                 self.volume_mut(volume).storage_wce = true;
                 self.doubt(now, volume);
+                if may_resize(&cdb) {
+                    // The computer that did it is told nothing of it (SBC-4 4.10).
+                    self.probe_again(now, nexus);
+                }
             }
             let state = self.volume_mut(volume);
             state.sync_passed_at = now + state.policy.period;
@@ -398,9 +412,35 @@ impl Relay {
         true
     }
 
-    /// What the answer says the unit is, where that is the relay's to say (C-15);
-    /// how long the answer is now.
-    fn present_identity(
+    /// A storage without a Caching mode page is answered for: a computer that finds none
+    /// takes every write for durable (C-1). The length of the answer, which is in the page.
+    fn stand_in_for_caching_page(
+        &mut self,
+        net: &mut Net<'_>,
+        key: TaskKey,
+        page: StagePage,
+        status: ScsiStatus,
+        sense: &[u8],
+    ) -> Option<u32> {
+        let task = &self.tasks[key.0];
+        task.volume?;
+        let refused = status == ScsiStatus::CHECK_CONDITION
+            && sense::parse(sense).is_some_and(|received| {
+                matches!(
+                    received.sense,
+                    Sense::INVALID_FIELD_IN_CDB | Sense::INVALID_COMMAND_OPERATION_CODE
+                )
+            });
+        let mode = ModeSense::from_cdb(&task.cdb).filter(|_| refused)?;
+        let mut answer = mode.caching_page_answer()?;
+        answer.truncate(task.expected_len as usize);
+        self.staging.bytes_mut(net.pool, page)[..answer.len()].copy_from_slice(&answer);
+        u32::try_from(answer.len()).ok()
+    }
+
+    /// What the answer says that is the relay's to say: what the unit is (C-15), and
+    /// that it caches (C-1). How long the answer is now.
+    fn present_own(
         &mut self,
         net: &mut Net<'_>,
         key: TaskKey,
@@ -413,12 +453,17 @@ impl Relay {
         if received > room {
             return (transferred, None);
         }
+        let len = |bytes: usize| u32::try_from(bytes).expect("a page of data");
+        if let (Some(mode), Some(_)) = (ModeSense::from_cdb(&task.cdb), task.volume) {
+            let data = &mut self.staging.bytes_mut(net.pool, page)[..room];
+            let added = mode.add_caching_page(data, received);
+            return (added.map_or(transferred, len), added.map(len));
+        }
         let Some(identity) = self.own_identity(task.nexus, task.lun) else {
             return (transferred, None);
         };
         let data = &mut self.staging.bytes_mut(net.pool, page)[..room];
         let presented = identity.present(&task.cdb, data, received);
-        let len = |bytes: usize| u32::try_from(bytes).expect("a page of data");
         (len(presented.len), presented.own_len.map(len))
     }
 

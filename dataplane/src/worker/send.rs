@@ -4,7 +4,7 @@
 use sluice_hugepages::log::{Log, RecordId};
 use sluice_proto::Time;
 use sluice_proto::iscsi::Direction;
-use sluice_proto::scsi::{cdb, opcode};
+use sluice_proto::scsi::{self, cdb};
 
 use super::nexus::WanState;
 use super::relay::{Net, Relay};
@@ -136,13 +136,12 @@ impl Relay {
         let task = &mut self.tasks[task_key.0];
         let (lun, mut cdb, volume) = (task.lun, task.cdb, task.volume);
         let cdb_rest = task.cdb_rest;
-        if let Some((_, _, true)) = task.passing_write() {
-            // The computer was told that FUA is honoured; the storage may not know it.
-            let at = if cdb[0] == opcode::VARIABLE_LENGTH {
-                10
-            } else {
-                1
-            };
+        if let (Some(at), Some(_)) = (scsi::fua_byte(&cdb), volume)
+            && cdb[at] & cdb::FUA != 0
+        {
+            // The computer was told that FUA is honoured, and it is: what is read was flushed
+            // and synced before, what is changed is before its answer. The storage may not
+            // know it.
             cdb[at] &= !(cdb::DPO | cdb::FUA);
         }
         let expected = task.expected_len;

@@ -9,7 +9,7 @@ use arrayvec::ArrayVec;
 use sluice_hugepages::log::WriteId;
 use sluice_proto::Time;
 use sluice_proto::iscsi::{TaskAttribute, TaskId};
-use sluice_proto::scsi::Access;
+use sluice_proto::scsi::{self, Access};
 
 use super::inquiry::Question;
 use super::staging::{STAGE_LEN, StagePage};
@@ -84,12 +84,20 @@ impl Task {
         whole
     }
 
-    /// The write that this passing command is: LBA, blocks, and whether with FUA.
+    /// The write that this passing command is: LBA, blocks, and whether with FUA. One that
+    /// changes blocks by what they hold (COMPARE AND WRITE) is one if it is with FUA.
     pub fn passing_write(&self) -> Option<(u64, u32, bool)> {
-        match (&self.work, sluice_proto::scsi::classify(&self.whole_cdb())) {
-            (Work::Pass(_), Ok(Access::Write { lba, blocks, fua })) if self.volume.is_some() => {
-                Some((lba, blocks, fua))
-            }
+        let cdb = self.whole_cdb();
+        let (Work::Pass(_), Some(_)) = (&self.work, self.volume) else {
+            return None;
+        };
+        match scsi::classify(&cdb) {
+            Ok(Access::Write { lba, blocks, fua }) => Some((lba, blocks, fua)),
+            Ok(Access::Range {
+                lba,
+                blocks,
+                changes: true,
+            }) if scsi::asks_fua(&cdb) => Some((lba, u32::try_from(blocks).ok()?, true)),
             _ => None,
         }
     }

@@ -43,6 +43,14 @@ pub(super) fn may_change(cdb: &[u8; 16]) -> bool {
     )
 }
 
+/// And the unit may have another number of blocks, or of another length.
+pub(super) fn may_resize(cdb: &[u8; 16]) -> bool {
+    matches!(
+        cdb[0],
+        opcode::MODE_SELECT_6 | opcode::MODE_SELECT_10 | opcode::FORMAT_UNIT
+    )
+}
+
 impl Relay {
     /// From here on writes wait to be committed until the storage has answered.
     pub(super) fn doubt(&mut self, now: Time, key: VolumeKey) {

@@ -6,10 +6,14 @@
 //! or leaves stale data. A command that carries protection information
 //! with its blocks is never answered from the cache, which does not hold any.
 
+use super::cdb::FUA;
 use super::{Sense, be16, be32, be64, opcode};
 use table::{COMMANDS, Command, FIRST_ROW, Field, Kind, NO_ROW, Zero};
 
 mod table;
+
+/// WRITE SAME (16) and (32): no data-out, zeroes are written.
+const NDOB: u8 = 1 << 0;
 
 /// What a command does to the blocks of its volume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,12 +103,41 @@ pub fn name(cdb: &[u8]) -> Option<&'static str> {
     find(cdb).ok().flatten().map(|row| row.name)
 }
 
-/// Whether a command whose [`Access`] is a range gives each of its blocks a value
-/// that owes nothing to the one before: WRITE SAME (SBC-4 5.50 to 5.52; with UNMAP
-/// set too, what a block reads as afterwards is what was to be written).
+/// Bytes of data-out with which the command leaves nothing of what `blocks` blocks of
+/// `block_len` bytes held; with less some keep it, whatever the CDB says. `None`: some
+/// keep it anyway.
 #[must_use]
-pub fn overwrites(cdb: &[u8]) -> bool {
-    matches!(find(cdb), Ok(Some(row)) if row.kind == Kind::Overwrite)
+pub fn overwrites_with(cdb: &[u8], blocks: u64, block_len: u32) -> Option<u64> {
+    let row = find(cdb).ok().flatten()?;
+    match row.kind {
+        Kind::Overwrite => blocks.checked_mul(u64::from(block_len)),
+        // One block of data goes to all, or with NDOB none (SBC-4 5.50).
+        Kind::Repeat => {
+            let flags = *cdb.get(row.flags)?;
+            let has_ndob = cdb[0] != opcode::WRITE_SAME_10;
+            Some(if has_ndob && flags & NDOB != 0 {
+                0
+            } else {
+                u64::from(block_len)
+            })
+        }
+        _ => None,
+    }
+}
+
+/// The byte of the CDB with FUA and DPO, of a command that has them (SBC-4: reads and
+/// writes of 10 bytes and more, and what changes blocks by what they hold).
+#[must_use]
+pub fn fua_byte(cdb: &[u8]) -> Option<usize> {
+    let row = find(cdb).ok().flatten()?;
+    let has_fua = matches!(row.kind, Kind::Read | Kind::Write | Kind::Change) && row.flags != 0;
+    (has_fua && row.flags < cdb.len()).then_some(row.flags)
+}
+
+/// Whether the command is to reach the medium, or come from it.
+#[must_use]
+pub fn asks_fua(cdb: &[u8]) -> bool {
+    fua_byte(cdb).is_some_and(|at| cdb[at] & FUA != 0)
 }
 
 impl Field {
@@ -136,7 +169,13 @@ pub fn classify(cdb: &[u8]) -> Result<Access, Sense> {
     match row.kind {
         Kind::NoBlocks => return Ok(Access::None),
         Kind::Medium => return Ok(Access::Medium),
-        Kind::Read | Kind::Write | Kind::Sync | Kind::Inspect | Kind::Change | Kind::Overwrite => {}
+        Kind::Read
+        | Kind::Write
+        | Kind::Sync
+        | Kind::Inspect
+        | Kind::Change
+        | Kind::Overwrite
+        | Kind::Repeat => {}
     }
     let lba = row.lba.read(cdb)?.unwrap_or(0);
     let blocks = match (row.blocks.read(cdb)?.unwrap_or(0), row.zero) {
@@ -149,7 +188,7 @@ pub fn classify(cdb: &[u8]) -> Result<Access, Sense> {
         0 => 0,
         at => *cdb.get(at).ok_or(Sense::INVALID_FIELD_IN_CDB)?,
     };
-    let (protection, fua) = (flags & 0xE0 != 0, flags & 0x08 != 0);
+    let (protection, fua) = (flags & 0xE0 != 0, flags & FUA != 0);
     let counted = u32::try_from(blocks);
     Ok(match (row.kind, counted) {
         (Kind::Read, Ok(blocks)) if !protection => Access::Read { lba, blocks, fua },

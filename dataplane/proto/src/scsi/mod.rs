@@ -25,7 +25,7 @@ pub mod status;
 pub mod vpd;
 
 pub use capacity::Capacity;
-pub use command::{Access, classify, overwrites};
+pub use command::{Access, asks_fua, classify, fua_byte, overwrites_with};
 pub use sense::{Sense, SenseKey};
 pub use status::ScsiStatus;
 

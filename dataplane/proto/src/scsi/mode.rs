@@ -195,6 +195,41 @@ impl ModeSense {
         Some(data)
     }
 
+    /// Puts the Caching mode page of the relay behind the `len` bytes of all pages of a
+    /// storage that has none. How many bytes of `data` the answer has then; `None` if
+    /// nothing is to be added: other pages were asked for, it is there, or the answer was
+    /// cut off, and nobody knows.
+    pub fn add_caching_page(&self, data: &mut [u8], len: usize) -> Option<usize> {
+        let answer = data.get(..len)?;
+        let told = match self.form {
+            Form::Six => usize::from(*answer.first()?) + 1,
+            Form::Ten => usize::from(be16(answer, 0)?) + 2,
+        };
+        let is_whole = told == len && self.form.first_page(answer)? <= len;
+        if self.page != ALL_PAGES || !is_whole || self.caching_flags(answer).is_some() {
+            return None;
+        }
+        let mut page = [0; 2 + CACHING_PAGE_LEN as usize];
+        page[0] = CACHING_PAGE;
+        page[1] = CACHING_PAGE_LEN;
+        page[2] = match self.control {
+            PageControl::Changeable => 0,
+            PageControl::Current | PageControl::Default | PageControl::Saved => WCE,
+        };
+        let whole = len + page.len();
+        match self.form {
+            Form::Six => data[0] = u8::try_from(whole - 1).ok()?,
+            Form::Ten => {
+                let told = u16::try_from(whole - 2).ok()?;
+                data[..2].copy_from_slice(&told.to_be_bytes());
+            }
+        }
+        let room = usize::from(self.allocation_len).min(data.len());
+        let end = whole.min(room);
+        data[len..end].copy_from_slice(&page[..end - len]);
+        Some(end)
+    }
+
     /// Where the flags byte of the Caching mode page is, if it is there.
     fn caching_flags(&self, data: &[u8]) -> Option<usize> {
         let end = self.form.end(data)?;

@@ -98,6 +98,8 @@ pub(super) fn answered(
         }
         Kind::Reserve { ticket } => {
             counters.reserves_good += u64::from(good);
+            // Another computer's reset has ended it; it may have been done before.
+            counters.reserves_unclear += u64::from(status == ScsiStatus::TASK_ABORTED);
             oracle.reserve_answered(*ticket, good);
         }
         Kind::Read { .. } | Kind::Sync { .. } => {}

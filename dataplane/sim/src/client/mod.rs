@@ -441,6 +441,8 @@ impl Client {
                 oracles[request.unit.volume].write_ended(number);
             }
             if let Kind::Reserve { ticket } = request.kind {
+                // It may have been done before it was ended.
+                counters.reserves_unclear += 1;
                 oracles[request.unit.volume].reserve_answered(ticket, false);
             }
             false

@@ -22,6 +22,8 @@ pub struct Volume {
     pub media: Image,
     /// No volatile cache: GOOD means stable media (WCE = 0).
     pub write_through: bool,
+    /// There is a Caching mode page.
+    pub caching_page: bool,
     pub reservations: Reservations,
     /// Blocks written to it that were of no write.
     pub torn: u64,
@@ -77,6 +79,7 @@ impl Volume {
             visible: vec![0; blocks],
             media: vec![0; blocks],
             write_through: false,
+            caching_page: true,
             reservations: Reservations::default(),
             torn: 0,
             changed: false,
@@ -121,6 +124,13 @@ impl Volume {
                 let len = u32::try_from(len).expect("512 or 4096");
                 answer[8..12].copy_from_slice(&len.to_be_bytes());
                 return Ok(answer);
+            }
+            (opcode::MODE_SENSE_6, _) if !self.caching_page => {
+                // All pages are a header: the one that was asked for is not there.
+                let all = cdb[2] & 0x3F == 0x3F;
+                return all
+                    .then(|| vec![3, 0, 0, 0])
+                    .ok_or(Sense::INVALID_FIELD_IN_CDB);
             }
             (opcode::MODE_SENSE_6, _) => {
                 // Header of 4 bytes, caching page with WCE set.

@@ -15,6 +15,8 @@ pub(super) enum Kind {
     Change,
     /// As [`Kind::Change`], and no block of the range keeps anything of what it held.
     Overwrite,
+    /// As [`Kind::Overwrite`], every block with the one that comes as data-out, or zeroes.
+    Repeat,
     Medium,
 }
 
@@ -94,7 +96,7 @@ impl Command {
 }
 
 use Field::{Absent, U8, U16, U21, U32, U64};
-use Kind::{Change, Inspect, Medium, NoBlocks, Overwrite, Read, Sync, Write};
+use Kind::{Change, Inspect, Medium, NoBlocks, Overwrite, Read, Repeat, Sync, Write};
 use Zero::{Blocks256, ToEnd};
 
 /// In order of operation code; those of one code stand together.
@@ -120,7 +122,7 @@ pub(super) static COMMANDS: [Command; 60] = [
     row(opcode::VERIFY_10, "VERIFY (10)", Inspect).at(U32(2), U16(7)).flags(1),
     row(opcode::PRE_FETCH_10, "PRE-FETCH (10)", Inspect).at(U32(2), U16(7)).zero(ToEnd),
     row(opcode::SYNCHRONIZE_CACHE_10, "SYNCHRONIZE CACHE (10)", Sync).at(U32(2), U16(7)).zero(ToEnd),
-    row(opcode::WRITE_SAME_10, "WRITE SAME (10)", Overwrite).at(U32(2), U16(7)).zero(ToEnd).flags(1),
+    row(opcode::WRITE_SAME_10, "WRITE SAME (10)", Repeat).at(U32(2), U16(7)).zero(ToEnd).flags(1),
     // Its ranges stand in the parameter list, which arrives after the command.
     row(opcode::UNMAP, "UNMAP", Medium),
     row(opcode::SANITIZE, "SANITIZE", Medium),
@@ -136,7 +138,7 @@ pub(super) static COMMANDS: [Command; 60] = [
     row(opcode::VARIABLE_LENGTH, "VERIFY (32)", Inspect).action(variable_length::VERIFY_32).at(U64(12), U32(28)).flags(10),
     row(opcode::VARIABLE_LENGTH, "WRITE (32)", Write).action(variable_length::WRITE_32).at(U64(12), U32(28)).flags(10),
     row(opcode::VARIABLE_LENGTH, "WRITE AND VERIFY (32)", Overwrite).action(variable_length::WRITE_AND_VERIFY_32).at(U64(12), U32(28)).flags(10),
-    row(opcode::VARIABLE_LENGTH, "WRITE SAME (32)", Overwrite).action(variable_length::WRITE_SAME_32).at(U64(12), U32(28)).zero(ToEnd).flags(10),
+    row(opcode::VARIABLE_LENGTH, "WRITE SAME (32)", Repeat).action(variable_length::WRITE_SAME_32).at(U64(12), U32(28)).zero(ToEnd).flags(10),
     row(opcode::VARIABLE_LENGTH, "ORWRITE (32)", Change).action(variable_length::ORWRITE_32).at(U64(12), U32(28)).flags(10),
     // All service actions, POPULATE TOKEN and WRITE USING TOKEN among them.
     row(opcode::EXTENDED_COPY, "EXTENDED COPY", Medium),
@@ -149,7 +151,7 @@ pub(super) static COMMANDS: [Command; 60] = [
     row(opcode::VERIFY_16, "VERIFY (16)", Inspect).at(U64(2), U32(10)).flags(1),
     row(opcode::PRE_FETCH_16, "PRE-FETCH (16)", Inspect).at(U64(2), U32(10)).zero(ToEnd),
     row(opcode::SYNCHRONIZE_CACHE_16, "SYNCHRONIZE CACHE (16)", Sync).at(U64(2), U32(10)).zero(ToEnd),
-    row(opcode::WRITE_SAME_16, "WRITE SAME (16)", Overwrite).at(U64(2), U32(10)).zero(ToEnd).flags(1),
+    row(opcode::WRITE_SAME_16, "WRITE SAME (16)", Repeat).at(U64(2), U32(10)).zero(ToEnd).flags(1),
     // Must not be torn, which a write joined with others on its way could be.
     row(opcode::WRITE_ATOMIC_16, "WRITE ATOMIC (16)", Change).at(U64(2), U16(12)).flags(1),
     row(opcode::SERVICE_ACTION_IN_16, "READ CAPACITY (16)", NoBlocks).action(service_action_in_16::READ_CAPACITY_16),

@@ -282,6 +282,50 @@ fn ranges_end_on_the_volume() {
     assert_eq!(Access::Medium.check(0), Ok(()));
 }
 
+/// What leaves nothing of a range, and with how much data; less data leaves some of it.
+#[test]
+fn what_overwrites_says_with_how_much_data() {
+    let with = |cdb: &[u8], blocks| overwrites_with(cdb, blocks, 512);
+    assert_eq!(with(&cdb_10(0x2E, 0, 0, 3), 3), Some(1536));
+    assert_eq!(with(&cdb_12(0xAE, 0, 0, 3), 3), Some(1536));
+    assert_eq!(with(&cdb_16(0x8E, 0, 0, 3), 3), Some(1536));
+    assert_eq!(with(&cdb_32(0x000C, 0, 0, 3), 3), Some(1536));
+    // One block goes to all of them; with NDOB none, but WRITE SAME (10) has no such bit.
+    assert_eq!(with(&cdb_10(0x41, 0, 0, 3), 3), Some(512));
+    assert_eq!(with(&cdb_10(0x41, 0x01, 0, 3), 3), Some(512));
+    assert_eq!(with(&cdb_16(0x93, 0, 0, 3), 3), Some(512));
+    assert_eq!(with(&cdb_16(0x93, 0x01, 0, 3), 3), Some(0));
+    assert_eq!(with(&cdb_32(0x000D, 0x01, 0, 3), 3), Some(0));
+    // Writes have records of their own; these keep something of what was there.
+    for cdb in [
+        cdb_16(0x8A, 0, 0, 1),
+        cdb_16(0x89, 0, 0, 1),
+        cdb_16(0x8B, 0, 0, 1),
+    ] {
+        assert_eq!(with(&cdb, 1), None, "{:#x}", cdb[0]);
+    }
+}
+
+/// Bit 3 is FUA for some, UNMAP for WRITE SAME, and reserved for VERIFY.
+#[test]
+fn fua_is_where_the_command_has_it() {
+    const BIT: u8 = 0x08;
+    for (cdb, at) in [
+        (&cdb_10(0x28, BIT, 0, 1)[..], Some(1)),
+        (&cdb_12(0xAA, BIT, 0, 1)[..], Some(1)),
+        (&cdb_16(0x89, BIT, 0, 1)[..], Some(1)),
+        (&cdb_32(0x0009, BIT, 0, 1)[..], Some(10)),
+        (&cdb_16(0x93, BIT, 0, 1)[..], None),
+        (&cdb_10(0x2F, BIT, 0, 1)[..], None),
+        (&[0x08, BIT, 0, 0, 1, 0][..], None),
+        (&cdb_10(0x35, BIT, 0, 1)[..], None),
+    ] {
+        assert_eq!(fua_byte(cdb), at, "{:#x}", cdb[0]);
+        assert_eq!(asks_fua(cdb), at.is_some(), "{:#x}", cdb[0]);
+    }
+    assert!(!asks_fua(&cdb_10(0x28, 0, 0, 1)));
+}
+
 #[test]
 fn short_cdbs_are_refused() {
     assert_eq!(classify(&[]), Err(Sense::INVALID_FIELD_IN_CDB));
