@@ -118,9 +118,17 @@ impl PathMtu {
         if self.probe.is_some() || now < self.probe_at || self.size >= self.max {
             return None;
         }
-        let ceiling = if self.is_searched() { self.max + 1 } else { self.ceiling };
+        let ceiling = if self.is_searched() {
+            self.max + 1
+        } else {
+            self.ceiling
+        };
         let size = self.size + (ceiling - self.size).div_ceil(2);
-        Some(if self.size + STEP >= ceiling { ceiling - 1 } else { size.min(ceiling - 1) })
+        Some(if self.size + STEP >= ceiling {
+            ceiling - 1
+        } else {
+            size.min(ceiling - 1)
+        })
     }
 
     fn is_searched(&self) -> bool {
@@ -156,7 +164,11 @@ impl PathMtu {
     }
 
     fn rest(&mut self, now: Time) {
-        let interval = if self.is_searched() { RAISE_INTERVAL } else { PROBE_INTERVAL };
+        let interval = if self.is_searched() {
+            RAISE_INTERVAL
+        } else {
+            PROBE_INTERVAL
+        };
         self.probe_at = now + interval;
     }
 }

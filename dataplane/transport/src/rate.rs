@@ -113,10 +113,20 @@ impl Sampler {
     }
 
     /// A segment, or the part of it up to `end`, has been delivered.
-    pub fn on_delivered(&mut self, now: Time, bytes: u32, sent_at: Time, end: u64, snapshot: &Snapshot) {
+    pub fn on_delivered(
+        &mut self,
+        now: Time,
+        bytes: u32,
+        sent_at: Time,
+        end: u64,
+        snapshot: &Snapshot,
+    ) {
         self.delivered += u64::from(bytes);
         self.delivered_at = now;
-        if self.newest.is_none_or(|(at, newest_end, _)| (sent_at, end) > (at, newest_end)) {
+        if self
+            .newest
+            .is_none_or(|(at, newest_end, _)| (sent_at, end) > (at, newest_end))
+        {
             self.newest = Some((sent_at, end, *snapshot));
         }
     }

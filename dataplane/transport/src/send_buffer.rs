@@ -128,7 +128,13 @@ impl<S> SendBuffer<S> {
     pub fn pieces(&self, start: u64, end: u64) -> Pieces<'_, S> {
         assert!(end <= self.end, "bytes that were not lent");
         let first = self.chain.partition_point(|link| link.end <= start);
-        assert!(start >= end || self.chain.get(first).is_some_and(|link| link.start <= start));
+        assert!(
+            start >= end
+                || self
+                    .chain
+                    .get(first)
+                    .is_some_and(|link| link.start <= start)
+        );
         Pieces {
             buffer: self,
             link: first,
@@ -202,7 +208,10 @@ mod tests {
     #[test]
     fn pieces_cross_frames() {
         let buffer = buffer();
-        let pieces: Vec<_> = buffer.pieces(1050, 1250).map(|p| (*p.frame, p.at, p.len)).collect();
+        let pieces: Vec<_> = buffer
+            .pieces(1050, 1250)
+            .map(|p| (*p.frame, p.at, p.len))
+            .collect();
         assert_eq!(pieces, [('a', 50, 50), ('b', 0, 100), ('c', 0, 50)]);
         assert_eq!(buffer.pieces(1050, 1250).len(), 200);
         assert!(buffer.pieces(1300, 1300).is_empty());

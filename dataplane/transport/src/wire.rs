@@ -174,8 +174,13 @@ mod tests {
     fn options() -> impl Strategy<Value = Options> {
         let timestamp = proptest::option::of((any::<u32>(), any::<u32>()));
         let blocks = proptest::collection::vec((any::<u32>(), any::<u32>()), 0..=4);
-        (any::<bool>(), timestamp, blocks, proptest::option::of(0u32..0x8000)).prop_map(
-            |(syn, timestamp, blocks, user_timeout_s)| {
+        (
+            any::<bool>(),
+            timestamp,
+            blocks,
+            proptest::option::of(0u32..0x8000),
+        )
+            .prop_map(|(syn, timestamp, blocks, user_timeout_s)| {
                 let mut sack = SackBlocks::default();
                 if !syn {
                     let room = if timestamp.is_some() { 3 } else { 4 };
@@ -191,8 +196,7 @@ mod tests {
                     sack,
                     user_timeout_s: user_timeout_s.filter(|_| syn),
                 }
-            },
-        )
+            })
     }
 
     proptest! {
@@ -221,12 +225,18 @@ mod tests {
     #[test]
     fn user_timeout_in_minutes() {
         let segment = Segment {
-            options: Options { user_timeout_s: Some(36_000), ..Options::default() },
+            options: Options {
+                user_timeout_s: Some(36_000),
+                ..Options::default()
+            },
             ..Segment::default()
         };
         let mut bytes = [0; HEADER_LEN_MAX];
         let len = write(&segment, 1, 2, &mut bytes);
         assert_eq!(&bytes[HEADER_LEN..len], [28, 4, 0x82, 0x58]);
-        assert_eq!(parse(&bytes[..len]).unwrap().0.options.user_timeout_s, Some(36_000));
+        assert_eq!(
+            parse(&bytes[..len]).unwrap().0.options.user_timeout_s,
+            Some(36_000)
+        );
     }
 }

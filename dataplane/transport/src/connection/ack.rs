@@ -4,13 +4,16 @@ use super::{Connection, State};
 use crate::control::Ack;
 use crate::counters::Violation;
 use crate::rate::Sampler;
-use crate::recovery::{ProbeOutcome, Rack};
-use crate::scoreboard::Delivered;
+use crate::recovery::{Phase, ProbeOutcome, Rack};
+use crate::scoreboard::{self, Delivered};
 use crate::segment::{Flags, SACK_BLOCKS_MAX, Segment};
 use crate::seq::Seq;
 use arrayvec::ArrayVec;
 use sluice_proto::Time;
 use std::time::Duration;
+
+/// DupThresh (RFC 5681, 3.2).
+const DUPLICATES: u32 = 3;
 
 type Blocks = ArrayVec<(u64, u64), SACK_BLOCKS_MAX>;
 
@@ -20,18 +23,25 @@ struct Heard {
     delivered: u64,
     /// When the latest of those never resent was sent: the round trip's sample.
     sent_at: Option<Time>,
-    /// When the earliest of those held to be lost was sent, that was never resent.
+    /// When the earliest of those held to be lost was sent, that was never resent, or
+    /// whose acknowledgement is older than its being resent.
     original: Option<Time>,
+    /// Some of it was resent, and this may be the answer to that.
     resent: bool,
     mtu_probe: bool,
     full: bool,
 }
 
 impl Heard {
-    fn add(&mut self, delivered: &Delivered, mss: u64) {
+    fn add(&mut self, delivered: &Delivered, echo_is_older: bool, mss: u64) {
         self.delivered += u64::from(delivered.bytes);
         if delivered.retransmissions > 0 {
-            self.resent = true;
+            // RFC 3522, 3.2: the echo is of before it went out again.
+            if echo_is_older {
+                self.original = Some(Time::ZERO);
+            } else {
+                self.resent = true;
+            }
         } else {
             self.sent_at = self.sent_at.max(Some(delivered.sent_at));
             if delivered.was_lost {
@@ -47,11 +57,12 @@ impl Heard {
 impl<S, R> Connection<S, R> {
     /// Takes an acceptable acknowledgement, `una` to `nxt` or older; `seq` is where the
     /// segment stands.
-    pub(super) fn on_ack(&mut self, now: Time, seq: u64, ack: u64, segment: &Segment) {
+    pub(super) fn on_ack(&mut self, now: Time, seq: u64, ack: u64, len: u32, segment: &Segment) {
         if ack < self.tx.una {
             // Overtaken by a newer one that said more.
             return;
         }
+        let edge = self.tx.edge;
         self.update_window(now, seq, ack, segment);
         let prior_in_flight = self.tx.board.in_flight();
         let (blocks, dsack) = self.blocks(ack, segment);
@@ -70,6 +81,10 @@ impl<S, R> Connection<S, R> {
         } else {
             0
         };
+        if !self.tx.sack {
+            let duplicate = !advanced && len == 0 && edge == self.tx.edge;
+            self.count_duplicates(now, duplicate, advanced);
+        }
         let marked = self.ecn.on_ack(segment.flags, ack, self.tx.nxt);
         if marked {
             self.counters.congestion_marks += 1;
@@ -150,15 +165,20 @@ impl<S, R> Connection<S, R> {
         let mss = self.tx.mss();
         let min_rtt = self.tx.rtt.min().unwrap_or_default();
         let clock = self.tx.timestamp(Time::ZERO);
-        let echo = segment.options.timestamp.map(|timestamp| Seq(timestamp.echo));
+        let echo = segment
+            .options
+            .timestamp
+            .map(|timestamp| Seq(timestamp.echo));
         let tx = &mut self.tx;
         let (rack, rate): (&mut Rack, &mut Sampler) = (&mut tx.rack, &mut tx.rate);
         let mut take = |delivered: Delivered| {
-            heard.add(&delivered, mss);
             let (bytes, end) = (delivered.bytes, delivered.end);
             rate.on_delivered(now, bytes, delivered.sent_at, end, &delivered.snapshot);
             let sent_clock = clock.map(|clock| clock_at(clock, delivered.sent_at));
-            let older = echo.zip(sent_clock).is_some_and(|(echo, sent)| echo.since(sent) < 0);
+            let older = echo
+                .zip(sent_clock)
+                .is_some_and(|(echo, sent)| echo.since(sent) < 0);
+            heard.add(&delivered, older, mss);
             rack.on_delivered(now, &delivered, older, min_rtt);
         };
         tx.board.acknowledge(ack, &mut take);
@@ -167,10 +187,18 @@ impl<S, R> Connection<S, R> {
     }
 
     /// RFC 6298, 3 (Karn), and RFC 7323, 4.1 for what was sent more than once.
-    fn sample_rtt(&mut self, now: Time, heard: &Heard, advanced: bool, segment: &Segment) -> Option<Duration> {
+    fn sample_rtt(
+        &mut self,
+        now: Time,
+        heard: &Heard,
+        advanced: bool,
+        segment: &Segment,
+    ) -> Option<Duration> {
         let clock = self.tx.timestamp(now);
         let echo = segment.options.timestamp.map(|timestamp| timestamp.echo);
-        let elapsed_ms = clock.zip(echo).map(|(clock, echo)| Seq(clock).since(Seq(echo)));
+        let elapsed_ms = clock
+            .zip(echo)
+            .map(|(clock, echo)| Seq(clock).since(Seq(echo)));
         if elapsed_ms.is_some_and(|elapsed_ms| elapsed_ms < 0) {
             self.counters.violation(Violation::EchoOfUnsent);
         }
@@ -179,7 +207,9 @@ impl<S, R> Connection<S, R> {
             // Older than a minute is no round trip.
             (advanced && elapsed_ms < 60_000).then(|| Duration::from_millis(elapsed_ms.max(1)))
         };
-        let exact = heard.sent_at.map(|at| now.since(at));
+        // Without SACK, what is acknowledged with a hole that was filled came long ago.
+        let prompt = self.tx.sack || !heard.resent;
+        let exact = heard.sent_at.filter(|_| prompt).map(|at| now.since(at));
         let rtt = exact.or_else(by_echo).filter(|_| heard.delivered > 0)?;
         let flight = self.tx.nxt - self.tx.una;
         let samples = u32::try_from(flight / (2 * self.tx.mss())).unwrap_or(u32::MAX);
@@ -209,13 +239,15 @@ impl<S, R> Connection<S, R> {
             tx.control.on_recovered();
         }
         if let Some(sent_at) = heard.original
+            && !heard.resent
             && tx.recovery.on_original(sent_at)
         {
             self.counters.spurious_timeouts += 1;
             tx.rtt.forget_backoff();
             tx.control.on_undo();
             tx.board.restore_lost();
-        } else if heard.resent {
+        } else if heard.resent && heard.original.is_some() {
+            // RFC 5682, 2.1 (2.b): the hole was filled, and what was behind it is there.
             tx.recovery.believe_timeout();
         }
         if tx.recovery.on_acknowledged(una) {
@@ -242,7 +274,8 @@ impl<S, R> Connection<S, R> {
     ) {
         let tx = &mut self.tx;
         let rate = tx.rate.sample(tx.rtt.min().unwrap_or_default());
-        let window_limited = tx.una <= tx.limited_until || 2 * prior_in_flight > tx.control.window();
+        let window_limited =
+            tx.una <= tx.limited_until || 2 * prior_in_flight > tx.control.window();
         tx.control.on_ack(&Ack {
             now,
             delivered: heard.delivered,
@@ -258,6 +291,34 @@ impl<S, R> Connection<S, R> {
             window_limited,
             mss: tx.mss(),
         });
+    }
+
+    /// A peer without SACK: three duplicates tell of a loss (RFC 5681, 3.2), and an
+    /// acknowledgement within the recovery of the next one (RFC 6582, 3.2).
+    fn count_duplicates(&mut self, now: Time, duplicate: bool, advanced: bool) {
+        let tx = &mut self.tx;
+        tx.duplicates = if duplicate {
+            tx.duplicates.saturating_add(1)
+        } else {
+            0
+        };
+        let partial = advanced && matches!(tx.recovery.phase(), Phase::Recovery { .. });
+        if tx.duplicates != DUPLICATES && !partial {
+            return;
+        }
+        let Some(id) = tx
+            .board
+            .first_id()
+            .filter(|&id| tx.board[id].state == scoreboard::State::Flying)
+        else {
+            return;
+        };
+        let flight = tx.nxt - tx.una;
+        tx.board.mark_lost(id);
+        if tx.recovery.on_loss(tx.nxt) {
+            self.counters.recoveries += 1;
+            tx.control.on_congestion(now, flight, true);
+        }
     }
 
     /// The acknowledgement of our SYN-ACK (RFC 9293, 3.10.7.4). Whether it is one.

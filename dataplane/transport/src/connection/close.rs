@@ -15,9 +15,9 @@ impl<S, R> Connection<S, R> {
             return;
         }
         match self.state {
-            State::SynSent => return self.end(Ended::Aborted),
-            // The FIN waits for the handshake.
-            State::SynReceived => {}
+            State::SynSent if self.tx.buffer.is_empty() => return self.end(Ended::Aborted),
+            // What is lent, and the FIN, wait for the handshake.
+            State::SynSent | State::SynReceived => {}
             State::Established => self.state = State::FinWait1,
             State::CloseWait => self.state = State::LastAck,
             _ => return,

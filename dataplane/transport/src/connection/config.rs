@@ -80,7 +80,9 @@ impl Config {
     /// up to a segment each 512 bytes.
     #[must_use]
     pub(super) fn segments_for(limit: u64) -> usize {
-        usize::try_from(limit / 512).unwrap_or(usize::MAX).clamp(64, 1 << 20)
+        usize::try_from(limit / 512)
+            .unwrap_or(usize::MAX)
+            .clamp(64, 1 << 20)
     }
 }
 
@@ -90,7 +92,13 @@ mod tests {
 
     #[test]
     fn the_scale_fits_the_window() {
-        let shift = |window_max| Config { window_max, ..Config::default() }.window_shift();
+        let shift = |window_max| {
+            Config {
+                window_max,
+                ..Config::default()
+            }
+            .window_shift()
+        };
         assert_eq!(shift(65_535), 0);
         assert_eq!(shift(65_536), 1);
         assert_eq!(shift(64 << 20), 11);

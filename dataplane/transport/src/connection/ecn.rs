@@ -50,7 +50,11 @@ impl Ecn {
 
     /// What an acknowledgement adds to its flags.
     pub fn ack_flags(&self) -> Flags {
-        if self.on && self.echo { Flags::ECE } else { Flags::NONE }
+        if self.on && self.echo {
+            Flags::ECE
+        } else {
+            Flags::NONE
+        }
     }
 
     /// What new data adds to its flags, and the field of its IP header; resent data is
@@ -59,7 +63,11 @@ impl Ecn {
         if !self.on {
             return (Flags::NONE, IpEcn::NotCapable);
         }
-        let flags = if std::mem::take(&mut self.reduced) { Flags::CWR } else { Flags::NONE };
+        let flags = if std::mem::take(&mut self.reduced) {
+            Flags::CWR
+        } else {
+            Flags::NONE
+        };
         (flags, IpEcn::Capable)
     }
 }

@@ -70,7 +70,7 @@ impl<S, R> Connection<S, R> {
         }
         self.on_heard(now);
         self.remember_timestamp(now, segment, seq);
-        self.on_ack(now, seq, ack, segment);
+        self.on_ack(now, seq, ack, len, segment);
         if self.ended.is_some() {
             return Some(frame);
         }

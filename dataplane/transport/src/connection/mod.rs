@@ -91,7 +91,11 @@ impl<S, R> Connection<S, R> {
     /// Bytes that [`Self::send`] would take.
     #[must_use]
     pub fn send_room(&self) -> u64 {
-        if self.can_send() { self.tx.buffer.room() } else { 0 }
+        if self.can_send() {
+            self.tx.buffer.room()
+        } else {
+            0
+        }
     }
 
     const fn can_send(&self) -> bool {

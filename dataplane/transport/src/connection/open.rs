@@ -53,7 +53,11 @@ impl<S, R> Connection<S, R> {
     #[must_use]
     pub fn accept(config: Config, isn: Seq, now: Time, syn: &Segment) -> Option<Self> {
         let flags = syn.flags;
-        if !flags.has(Flags::SYN) || flags.has(Flags::ACK) || flags.has(Flags::RST) || flags.has(Flags::FIN) {
+        if !flags.has(Flags::SYN)
+            || flags.has(Flags::ACK)
+            || flags.has(Flags::RST)
+            || flags.has(Flags::FIN)
+        {
             return None;
         }
         let mut connection = Self::connect(config, isn, now);
@@ -64,7 +68,12 @@ impl<S, R> Connection<S, R> {
 
     /// What the peer's SYN says.
     fn take_syn(&mut self, now: Time, syn: &Segment) {
-        let Config { sack, timestamps, timestamp_offset, .. } = self.config;
+        let Config {
+            sack,
+            timestamps,
+            timestamp_offset,
+            ..
+        } = self.config;
         self.rx.set_isn(syn.seq);
         self.rx.heard_at = now;
         let options = &syn.options;
@@ -145,7 +154,11 @@ impl<S, R> Connection<S, R> {
     pub(super) fn established(&mut self, now: Time, segment: &Segment) {
         // Closed before it was open: the FIN goes out now.
         let closed = self.tx.fin_at.is_some();
-        self.state = if closed { State::FinWait1 } else { State::Established };
+        self.state = if closed {
+            State::FinWait1
+        } else {
+            State::Established
+        };
         self.opening.at = None;
         self.tx.una = DATA_AT;
         self.tx.idle_since = Some(now);
@@ -163,7 +176,11 @@ impl<S, R> Connection<S, R> {
             self.tx.rtt.sample(now, rtt, 1);
             self.tx.control.on_connected(now, Some(rtt));
         }
-        let shift = if segment.flags.has(Flags::SYN) { 0 } else { self.tx.shift };
+        let shift = if segment.flags.has(Flags::SYN) {
+            0
+        } else {
+            self.tx.shift
+        };
         self.tx.edge = DATA_AT + (u64::from(segment.window) << shift);
         self.tx.window_max = self.tx.window_max.max(self.tx.edge - DATA_AT);
         self.tx.window_ack = DATA_AT;
@@ -200,14 +217,22 @@ impl<S, R> Connection<S, R> {
         }
         let mut segment = Segment {
             seq: self.tx.space.wire(SYN_AT),
-            ack: if passive { self.rx.space.wire(DATA_AT) } else { Seq(0) },
+            ack: if passive {
+                self.rx.space.wire(DATA_AT)
+            } else {
+                Seq(0)
+            },
             flags,
             ..Segment::default()
         };
         segment.window = u16::try_from(self.rx.data.promise(1, 1, 65_535)).unwrap_or(u16::MAX);
         let options = &mut segment.options;
         options.mss = Some(self.config.mss_max);
-        options.sack_permitted = if passive { self.tx.sack } else { self.config.sack };
+        options.sack_permitted = if passive {
+            self.tx.sack
+        } else {
+            self.config.sack
+        };
         let offer = self.config.timestamps && (!passive || self.tx.timestamps.is_some());
         if offer {
             // An offer's clock is the one that will be used.

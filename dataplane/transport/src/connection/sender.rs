@@ -33,6 +33,8 @@ pub(super) struct Sender<S> {
     pub window_max: u64,
     pub shift: u8,
     pub sack: bool,
+    /// Duplicate acknowledgements in a row, from a peer without SACK.
+    pub duplicates: u32,
     /// Added to the clock of timestamps, where they are agreed on.
     pub timestamps: Option<u32>,
     pub buffer: SendBuffer<S>,
@@ -68,6 +70,7 @@ impl<S> Sender<S> {
             window_max: 0,
             shift: 0,
             sack: false,
+            duplicates: 0,
             timestamps: None,
             buffer: SendBuffer::new(DATA_AT, config.send_limit, segments),
             fin_at: None,
@@ -92,7 +95,11 @@ impl<S> Sender<S> {
 
     /// Payload of a segment of `size` as the MSS counts.
     pub fn payload_of(&self, size: u16) -> u16 {
-        let options = if self.timestamps.is_some() { TIMESTAMP_LEN } else { 0 };
+        let options = if self.timestamps.is_some() {
+            TIMESTAMP_LEN
+        } else {
+            0
+        };
         size.saturating_sub(options).max(1)
     }
 

@@ -64,7 +64,10 @@ impl<S, R> Connection<S, R> {
             timers.time_wait.map(|(_, until)| until),
             timers.paced_until,
             timers.due.map(|_| Time::ZERO),
-            self.rx.acks.deadline().filter(|_| self.state.is_synchronized()),
+            self.rx
+                .acks
+                .deadline()
+                .filter(|_| self.state.is_synchronized()),
             self.user_timeout_at(),
             self.keep_alive_at(),
         ]
@@ -88,13 +91,22 @@ impl<S, R> Connection<S, R> {
     fn keep_alive_at(&self) -> Option<Time> {
         let keep_alive = self.config.keep_alive?;
         let quiet = self.tx.board.is_empty() && self.timers.persist.is_none();
-        if !quiet || !matches!(self.state, State::Established | State::CloseWait | State::FinWait2) {
+        if !quiet
+            || !matches!(
+                self.state,
+                State::Established | State::CloseWait | State::FinWait2
+            )
+        {
             return None;
         }
         let (probes, last) = self.timers.keep_alive;
         let after_probe = last + keep_alive.interval;
         let after_silence = self.rx.heard_at + keep_alive.idle;
-        Some(if probes > 0 { after_probe.max(after_silence) } else { after_silence })
+        Some(if probes > 0 {
+            after_probe.max(after_silence)
+        } else {
+            after_silence
+        })
     }
 
     pub(super) fn run_timers(&mut self, now: Time) {
@@ -122,13 +134,22 @@ impl<S, R> Connection<S, R> {
         if let Some((at, count)) = self.timers.persist
             && at <= now
         {
-            let wait = self.tx.rtt.rto().saturating_mul(2 << count.min(16)).min(RTO_MAX);
+            let wait = self
+                .tx
+                .rtt
+                .rto()
+                .saturating_mul(2 << count.min(16))
+                .min(RTO_MAX);
             self.timers.persist = Some((now + wait, count + 1));
             self.timers.due = Some(Probe::Peer);
         }
         if due(self.keep_alive_at()) {
             let (probes, _) = self.timers.keep_alive;
-            if self.config.keep_alive.is_some_and(|config| probes >= config.probes_max) {
+            if self
+                .config
+                .keep_alive
+                .is_some_and(|config| probes >= config.probes_max)
+            {
                 return self.end(Ended::TimedOut);
             }
             self.timers.keep_alive = (probes + 1, now);
@@ -145,14 +166,22 @@ impl<S, R> Connection<S, R> {
     /// RFC 6298, 5.4 to 5.7, and RFC 8985, 6.3.
     fn on_timeout(&mut self, now: Time) {
         self.counters.timeouts += 1;
-        let full = self.tx.board.first().is_some_and(|sent| u64::from(sent.len()) >= self.tx.mss());
+        let full = self
+            .tx
+            .board
+            .first()
+            .is_some_and(|sent| u64::from(sent.len()) >= self.tx.mss());
         if self.tx.mtu.on_timeout(now, full) {
             self.counters.black_holes += 1;
             self.tx.on_mss_changed();
         }
         // The first that is missing was sacked: the receiver has thrown it away, and may
         // have done so with the others (RFC 2018, 8).
-        let reneged = self.tx.board.first().is_some_and(|sent| sent.state == scoreboard::State::Sacked);
+        let reneged = self
+            .tx
+            .board
+            .first()
+            .is_some_and(|sent| sent.state == scoreboard::State::Sacked);
         if reneged {
             self.counters.violation(Violation::Reneged);
         }
@@ -173,7 +202,9 @@ impl<S, R> Connection<S, R> {
         let min_rtt = tx.rtt.min().unwrap_or_default();
         let srtt = tx.rtt.srtt().unwrap_or_default();
         let recovering = !tx.recovery.is_open();
-        let window = tx.rack.window(recovering, tx.board.sacked_segments(), min_rtt, srtt);
+        let window = tx
+            .rack
+            .window(recovering, tx.board.sacked_segments(), min_rtt, srtt);
         let flight = tx.nxt - tx.una;
         let found = tx.rack.detect(now, window, &mut tx.board);
         self.timers.reorder = found.deadline;
@@ -206,7 +237,8 @@ impl<S, R> Connection<S, R> {
             && tx.board.lost_bytes() == 0
             && self.timers.reorder.is_none();
         let tail = now + Tlp::timeout(tx.rtt.srtt(), tx.board.len());
-        self.timers.tail = Some(tail).filter(|&at| wanted && self.timeout_at().is_none_or(|timeout| at < timeout));
+        self.timers.tail =
+            Some(tail).filter(|&at| wanted && self.timeout_at().is_none_or(|timeout| at < timeout));
     }
 
     /// Something new was delivered: the retransmission timer begins anew (RFC 6298, 5.3).

@@ -118,7 +118,9 @@ impl<S, R> Connection<S, R> {
             let Some(len) = self.next_burst(now, unsent, *left) else {
                 return Blocked::No;
             };
-            *left -= usize::try_from(len.div_ceil(self.tx.mss())).unwrap_or(*left).min(*left);
+            *left -= usize::try_from(len.div_ceil(self.tx.mss()))
+                .unwrap_or(*left)
+                .min(*left);
             self.send_burst(now, len, emit);
         }
     }
@@ -146,7 +148,13 @@ impl<S, R> Connection<S, R> {
             // RFC 9293, 3.8.6.2.1: full segments, or half of the largest window.
             let whole = len - len % mss;
             let half = usable < mss && usable > 0 && usable >= tx.window_max / 2;
-            len = if whole > 0 { whole } else if half { len } else { 0 };
+            len = if whole > 0 {
+                whole
+            } else if half {
+                len
+            } else {
+                0
+            };
         }
         if len == 0 {
             if tx.board.is_empty() {
@@ -250,7 +258,15 @@ impl<S, R> Connection<S, R> {
     /// An empty segment with an old number: every receiver answers it with its window
     /// (RFC 9293, 3.8.4 and 3.10.7.4). A byte of data would have to be taken back where
     /// the window stays closed.
+    ///
+    /// A window that is too small for a segment is used now (3.8.6.2.1: the override).
     fn probe_peer(&mut self, now: Time, emit: &mut impl Emit<S>) {
+        let usable = self.tx.edge.saturating_sub(self.tx.nxt);
+        let len = self.tx.unsent().min(usable).min(self.tx.mss());
+        if self.state.is_sending() && len > 0 && self.tx.board.is_empty() {
+            self.send_burst(now, len, emit);
+            return;
+        }
         self.counters.window_probes += 1;
         let segment = self.header(now, self.tx.una - 1, Flags::ACK);
         self.emit_bare(emit, &segment);
@@ -259,10 +275,17 @@ impl<S, R> Connection<S, R> {
     fn acknowledge(&mut self, now: Time, emit: &mut impl Emit<S>) {
         let mut segment = self.header(now, self.tx.nxt, Flags::ACK);
         if self.tx.sack {
-            let room = if segment.options.timestamp.is_some() { 3 } else { 4 };
+            let room = if segment.options.timestamp.is_some() {
+                3
+            } else {
+                4
+            };
             for (left, right) in self.rx.data.blocks(room) {
                 let space = self.rx.space;
-                segment.options.sack.push(space.wire(left), space.wire(right));
+                segment
+                    .options
+                    .sack
+                    .push(space.wire(left), space.wire(right));
             }
         }
         self.rx.acks.on_sent();

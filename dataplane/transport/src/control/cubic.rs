@@ -88,7 +88,9 @@ impl Cubic {
 
     pub(super) fn on_ack(&mut self, ack: &Ack) {
         if let Some(sample) = ack.rate {
-            let half = Rate::from_bytes_per_s(self.bandwidth.bytes_per_s() / 8 * 7 + sample.rate.bytes_per_s() / 8);
+            let half = Rate::from_bytes_per_s(
+                self.bandwidth.bytes_per_s() / 8 * 7 + sample.rate.bytes_per_s() / 8,
+            );
             if !sample.app_limited || sample.rate > self.bandwidth {
                 self.bandwidth = half;
             }
@@ -103,7 +105,11 @@ impl Cubic {
         } else if ack.window_limited {
             self.avoid(ack);
         }
-        let gain = if self.window < self.threshold / 2 { PACING_SLOW_START } else { PACING_AVOIDANCE };
+        let gain = if self.window < self.threshold / 2 {
+            PACING_SLOW_START
+        } else {
+            PACING_AVOIDANCE
+        };
         if !ack.srtt.is_zero() {
             let window = self.window.max(self.mss);
             self.rate = Rate::over(window, ack.srtt).scaled(gain);
@@ -115,7 +121,11 @@ impl Cubic {
         if !ack.window_limited {
             return;
         }
-        let divisor = if self.hystart.conservative.is_some() { HYSTART_DIVISOR } else { 1 };
+        let divisor = if self.hystart.conservative.is_some() {
+            HYSTART_DIVISOR
+        } else {
+            1
+        };
         let window = self.window + ack.delivered / divisor;
         self.window = window.min(self.threshold.max(self.window));
     }
@@ -171,7 +181,11 @@ impl Cubic {
         // C (t - K)^3 in segments is 0.4 * ms^3 / 10^9.
         let cube = u128::from(distance_ms).pow(3) * u128::from(mss) / 2_500_000_000;
         let cube = u64::try_from(cube).unwrap_or(u64::MAX);
-        let cubic = if t_ms < epoch.k_ms { origin.saturating_sub(cube) } else { origin.saturating_add(cube) };
+        let cubic = if t_ms < epoch.k_ms {
+            origin.saturating_sub(cube)
+        } else {
+            origin.saturating_add(cube)
+        };
         // 4.2: the target is at most half as much again.
         let target = cubic.clamp(window, window + window / 2);
         // 4.3: as Reno would have it.
@@ -336,7 +350,11 @@ mod tests {
             }
             at.push(cubic.window() / MSS);
         }
-        assert!((930..=975).contains(&at[44]), "halfway it is nearly there: {}", at[44]);
+        assert!(
+            (930..=975).contains(&at[44]),
+            "halfway it is nearly there: {}",
+            at[44]
+        );
         assert!((990..=1003).contains(&at[90]), "at K: {}", at[90]);
         assert!(at[149] > 1050, "beyond: {}", at[149]);
         assert!(at.windows(2).all(|pair| pair[0] <= pair[1]));

@@ -65,7 +65,11 @@ impl Acks {
 
     #[must_use]
     pub const fn deadline(&self) -> Option<Time> {
-        if self.due { Some(Time::ZERO) } else { self.deadline }
+        if self.due {
+            Some(Time::ZERO)
+        } else {
+            self.deadline
+        }
     }
 
     /// A segment with an acknowledgement has gone out.

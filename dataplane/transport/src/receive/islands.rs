@@ -182,7 +182,8 @@ impl Islands {
     /// The island at `at` has been heard of.
     pub fn touch(&mut self, at: u64) {
         let Some(island) = self.find(at) else { return };
-        self.recent.retain(|&mut other| !(island.0 <= other && other < island.1));
+        self.recent
+            .retain(|&mut other| !(island.0 <= other && other < island.1));
         if self.recent.is_full() {
             self.recent.pop();
         }

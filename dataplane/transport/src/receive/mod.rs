@@ -29,7 +29,9 @@ use islands::{Chain, Islands, Nodes};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Taken {
     /// The next bytes; `filled` if something that waited behind them is now in order.
-    InOrder { filled: bool },
+    InOrder {
+        filled: bool,
+    },
     OutOfOrder,
     /// Nothing of it was new.
     Duplicate,
@@ -97,7 +99,11 @@ impl<R> Receive<R> {
         };
         if gap != (from, to) {
             // What overlaps it is there already.
-            let known = if gap.0 > from { (from, gap.0) } else { (gap.1, to) };
+            let known = if gap.0 > from {
+                (from, gap.0)
+            } else {
+                (gap.1, to)
+            };
             self.duplicate.get_or_insert(known);
         }
         let at = u32::try_from(gap.0 - start).unwrap_or(u32::MAX);
@@ -110,7 +116,10 @@ impl<R> Receive<R> {
         if self.nodes.free() <= reserve || !self.islands.has_room() {
             return (Taken::Refused, Some(part.frame));
         }
-        let node = self.nodes.add(part).unwrap_or_else(|_| unreachable!("some are free"));
+        let node = self
+            .nodes
+            .add(part)
+            .unwrap_or_else(|_| unreachable!("some are free"));
         self.islands.insert(gap, node, &mut self.nodes);
         (Taken::OutOfOrder, None)
     }
@@ -180,7 +189,11 @@ impl<R> Receive<R> {
 
     /// How far the edge could be moved now.
     fn edge_possible(&self) -> u64 {
-        let window = if self.nodes.free() == 0 { 0 } else { self.limit.saturating_sub(self.ready_bytes) };
+        let window = if self.nodes.free() == 0 {
+            0
+        } else {
+            self.limit.saturating_sub(self.ready_bytes)
+        };
         (self.next + window).max(self.edge)
     }
 

@@ -36,11 +36,17 @@ fn rfc_2018_case_3() {
     let mut receive = receive(5000);
     assert_eq!(ack(&mut receive, 5000), (5500, vec![]));
     assert_eq!(ack(&mut receive, 6000), (5500, vec![(6000, 6500)]));
-    assert_eq!(ack(&mut receive, 7000), (5500, vec![(7000, 7500), (6000, 6500)]));
+    assert_eq!(
+        ack(&mut receive, 7000),
+        (5500, vec![(7000, 7500), (6000, 6500)])
+    );
     let blocks = vec![(8000, 8500), (7000, 7500), (6000, 6500)];
     assert_eq!(ack(&mut receive, 8000), (5500, blocks));
     // The fourth segment arrives late, then the second.
-    assert_eq!(ack(&mut receive, 6500), (5500, vec![(6000, 7500), (8000, 8500)]));
+    assert_eq!(
+        ack(&mut receive, 6500),
+        (5500, vec![(6000, 7500), (8000, 8500)])
+    );
     assert_eq!(ack(&mut receive, 5500), (7500, vec![(8000, 8500)]));
 }
 
@@ -82,7 +88,10 @@ fn rfc_2883_4_2_1_a_part_that_was_there() {
     receive.blocks(4);
     // 1000-2000 comes, of which 1500-2000 is known.
     receive.take(1000, 1000, 1000);
-    assert_eq!((receive.next(), receive.blocks(4).to_vec()), (2000, vec![(1500, 2000)]));
+    assert_eq!(
+        (receive.next(), receive.blocks(4).to_vec()),
+        (2000, vec![(1500, 2000)])
+    );
 }
 
 #[test]
@@ -113,7 +122,10 @@ fn the_window_does_not_shrink_and_does_not_dribble() {
     receive.read();
     assert!(receive.is_update_due(MSS), "from nothing to a segment");
     assert_eq!(receive.promise(MSS, 1, 65_535), 500);
-    assert_eq!(receive.take(4000, 600, 0).0, Taken::InOrder { filled: false });
+    assert_eq!(
+        receive.take(4000, 600, 0).0,
+        Taken::InOrder { filled: false }
+    );
     assert_eq!(receive.next(), 4500, "nothing beyond the edge");
 }
 

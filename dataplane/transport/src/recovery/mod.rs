@@ -180,7 +180,10 @@ mod tests {
         assert!(recovery.on_acknowledged(9000) && recovery.is_open());
         recovery.on_timeout(Time::from_millis(500), 9000);
         recovery.on_timeout(Time::from_millis(900), 9000);
-        assert!(!recovery.on_original(Time::from_millis(100)), "a second in a row");
+        assert!(
+            !recovery.on_original(Time::from_millis(100)),
+            "a second in a row"
+        );
     }
 
     #[test]

@@ -28,7 +28,9 @@ impl Prr {
             // Proportional: CEIL(prr_delivered * ssthresh / RecoverFS) - prr_out.
             let share = u128::from(self.delivered) * u128::from(self.threshold);
             let share = share.div_ceil(u128::from(self.flight));
-            u64::try_from(share).unwrap_or(u64::MAX).saturating_sub(self.out)
+            u64::try_from(share)
+                .unwrap_or(u64::MAX)
+                .saturating_sub(self.out)
         } else {
             // PRR-SSRB: grow back to the threshold by a segment more than was delivered.
             let limit = self.delivered.saturating_sub(self.out).max(delivered) + mss;

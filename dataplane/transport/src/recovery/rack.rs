@@ -97,7 +97,13 @@ impl Rack {
 
     /// RACK_update_reo_wnd: how long reordered segments are waited for.
     #[must_use]
-    pub fn window(&self, recovering: bool, sacked: u32, min_rtt: Duration, srtt: Duration) -> Duration {
+    pub fn window(
+        &self,
+        recovering: bool,
+        sacked: u32,
+        min_rtt: Duration,
+        srtt: Duration,
+    ) -> Duration {
         if !self.reordering_seen && (recovering || sacked >= SACKED_SEGMENTS) {
             return Duration::ZERO;
         }
@@ -270,7 +276,10 @@ mod tests {
             board.sack(&[(100, 200)], |delivered| {
                 rack.on_delivered(ms(now_ms), &delivered, echo_is_older, RTT);
             });
-            assert_eq!(rack.detect(ms(1000), Duration::ZERO, &mut board), Found::default());
+            assert_eq!(
+                rack.detect(ms(1000), Duration::ZERO, &mut board),
+                Found::default()
+            );
         }
     }
 }

@@ -33,7 +33,11 @@ impl Tlp {
         let Some(srtt) = srtt else {
             return WITHOUT_RTT;
         };
-        let delay = if segments == 1 { ACK_DELAY_MAX } else { Duration::ZERO };
+        let delay = if segments == 1 {
+            ACK_DELAY_MAX
+        } else {
+            Duration::ZERO
+        };
         srtt * 2 + delay
     }
 
@@ -95,7 +99,11 @@ mod tests {
         assert_eq!(tlp.on_ack(901, None), ProbeOutcome::Repaired);
         assert!(tlp.may_probe());
         tlp.on_probe(900, true);
-        assert_eq!(tlp.on_ack(900, Some(900)), ProbeOutcome::Nothing, "a duplicate");
+        assert_eq!(
+            tlp.on_ack(900, Some(900)),
+            ProbeOutcome::Nothing,
+            "a duplicate"
+        );
         assert!(tlp.may_probe());
         tlp.on_probe(900, false);
         assert_eq!(tlp.on_ack(900, None), ProbeOutcome::Nothing, "new data");

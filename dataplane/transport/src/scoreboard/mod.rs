@@ -276,7 +276,10 @@ impl Scoreboard {
     /// The highest segment that is not sacked.
     #[must_use]
     pub fn last_unsacked(&self) -> Option<SentId> {
-        let index = self.ring.iter().rposition(|sent| sent.state != State::Sacked)?;
+        let index = self
+            .ring
+            .iter()
+            .rposition(|sent| sent.state != State::Sacked)?;
         Some(self.id_at(index))
     }
 

@@ -51,7 +51,10 @@ fn rfc_2018_case_3_every_second_segment_is_lost() {
     let mut board = board(8);
     assert_eq!(ends(&mut board, 5500, &[]), [5500]);
     assert_eq!(ends(&mut board, 5500, &[(6000, 6500)]), [6500]);
-    assert_eq!(ends(&mut board, 5500, &[(7000, 7500), (6000, 6500)]), [7500]);
+    assert_eq!(
+        ends(&mut board, 5500, &[(7000, 7500), (6000, 6500)]),
+        [7500]
+    );
     let blocks = [(8000, 8500), (7000, 7500), (6000, 6500)];
     assert_eq!(ends(&mut board, 5500, &blocks), [8500]);
     assert_eq!(states(&board), ".s.s.s.");
@@ -69,7 +72,11 @@ fn a_partly_covered_segment_is_not_sacked() {
     assert!(ends(&mut board, 5000, &[(5600, 6400)]).is_empty());
     assert_eq!(ends(&mut board, 5000, &[(5600, 6600)]), [6500]);
     assert_eq!(ends(&mut board, 5000, &[(5500, 6600)]), [6000]);
-    assert_eq!(ends(&mut board, 5250, &[]), [5250], "the front of a segment");
+    assert_eq!(
+        ends(&mut board, 5250, &[]),
+        [5250],
+        "the front of a segment"
+    );
     assert_eq!(board.first().unwrap().start, 5250);
     assert_eq!(board.in_flight(), 250 + 500);
 }
@@ -81,7 +88,10 @@ fn lost_segments_are_resent_lowest_first_and_fly_last() {
         let id = board.first_flying().unwrap();
         board.mark_lost(id);
     }
-    assert_eq!((states(&board).as_str(), board.lost_bytes()), ("xxxx..", 2000));
+    assert_eq!(
+        (states(&board).as_str(), board.lost_bytes()),
+        ("xxxx..", 2000)
+    );
     let first = board.first_lost().unwrap();
     board.resend(first, Time::from_millis(50), Snapshot::default());
     board.mark_lost(first);
@@ -106,7 +116,10 @@ fn a_reneging_receiver_is_sent_all_of_it_again() {
     board.mark_all_lost(false);
     assert_eq!(states(&board), "xsss");
     board.mark_all_lost(true);
-    assert_eq!((states(&board).as_str(), board.lost_bytes()), ("xxxx", 2000));
+    assert_eq!(
+        (states(&board).as_str(), board.lost_bytes()),
+        ("xxxx", 2000)
+    );
     assert_eq!(ends(&mut board, 5000, &[(5500, 7000)]), [6000, 6500, 7000]);
 }
 

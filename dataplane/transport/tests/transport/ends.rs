@@ -54,12 +54,16 @@ impl End {
     }
 
     pub fn is_over(&self) -> bool {
-        self.connection.as_ref().is_some_and(|connection| connection.ended().is_some())
+        self.connection
+            .as_ref()
+            .is_some_and(|connection| connection.ended().is_some())
     }
 
     /// Lends, takes back, reads; asserts that every byte comes once and in order.
     fn pump(&mut self) {
-        let Some(connection) = &mut self.connection else { return };
+        let Some(connection) = &mut self.connection else {
+            return;
+        };
         while connection.next_released().is_some() {
             self.released += 1;
         }
@@ -68,8 +72,14 @@ impl End {
                 Some(chance) => 1 + chance.below(FRAME),
                 None => FRAME,
             };
-            let len = most.min(self.to_send - self.lent).min(connection.send_room());
-            if len == 0 || connection.send(self.lent, u32::try_from(len).unwrap()).is_err() {
+            let len = most
+                .min(self.to_send - self.lent)
+                .min(connection.send_room());
+            if len == 0
+                || connection
+                    .send(self.lent, u32::try_from(len).unwrap())
+                    .is_err()
+            {
                 break;
             }
             self.lent += len;
@@ -80,7 +90,11 @@ impl End {
         }
         while self.reads {
             let Some(part) = connection.read() else { break };
-            assert_eq!(part.frame + u64::from(part.at), self.received, "every byte once, in order");
+            assert_eq!(
+                part.frame + u64::from(part.at),
+                self.received,
+                "every byte once, in order"
+            );
             self.received += u64::from(part.len);
         }
     }
@@ -91,7 +105,13 @@ struct Wire<'a> {
 }
 
 impl Emit<u64> for Wire<'_> {
-    fn emit(&mut self, segment: &Segment, ecn: IpEcn, segment_size: Option<u16>, payload: Pieces<'_, u64>) {
+    fn emit(
+        &mut self,
+        segment: &Segment,
+        ecn: IpEcn,
+        segment_size: Option<u16>,
+        payload: Pieces<'_, u64>,
+    ) {
         let len = payload.len();
         let (mut first, mut end) = (None, 0);
         for piece in payload {
@@ -118,7 +138,12 @@ impl Emit<u64> for Wire<'_> {
             let header = wire::write(&segment, 3260, 50_000, &mut bytes);
             assert_eq!(wire::parse(&bytes[..header]), Some((segment, header)));
             let at = at + u64::from(done);
-            self.out.push(Packet { segment, ecn, at, len: part });
+            self.out.push(Packet {
+                segment,
+                ecn,
+                at,
+                len: part,
+            });
             done += part;
             if last {
                 break;
@@ -202,21 +227,20 @@ impl Path {
         Self::new(a, b, ab, ba)
     }
 
-    fn poll(&mut self, from_a: bool) -> bool {
+    /// What a caller does after it changed something at an end.
+    pub fn poll(&mut self, from_a: bool) {
         let end = if from_a { &mut self.a } else { &mut self.b };
         end.pump();
         let Some(connection) = &mut end.connection else {
-            return false;
+            return;
         };
         connection.poll_transmit(self.now, BUDGET, &mut Wire { out: &mut self.out });
         end.pump();
-        let sent = !self.out.is_empty();
         let mut out = std::mem::take(&mut self.out);
         for packet in out.drain(..) {
             self.carry(from_a, packet);
         }
         self.out = out;
-        sent
     }
 
     fn carry(&mut self, from_a: bool, packet: Packet) {
@@ -235,12 +259,21 @@ impl Path {
         let (arrivals, number) = (&mut self.arrivals, &mut self.number);
         link.carry(self.now, &mut packet, |at, packet| {
             *number += 1;
-            arrivals.push(Reverse(Arrival { at, number: *number, to_b: from_a, packet }));
+            arrivals.push(Reverse(Arrival {
+                at,
+                number: *number,
+                to_b: from_a,
+                packet,
+            }));
         });
     }
 
     fn deliver(&mut self, arrival: Arrival) {
-        let end = if arrival.to_b { &mut self.b } else { &mut self.a };
+        let end = if arrival.to_b {
+            &mut self.b
+        } else {
+            &mut self.a
+        };
         let packet = arrival.packet;
         match &mut end.connection {
             None => {
@@ -267,8 +300,18 @@ impl Path {
                 return next.is_some();
             };
             // A deadline that is over must make something happen.
-            self.idle_polls = if next > self.now { 0 } else { self.idle_polls + 1 };
-            assert!(self.idle_polls < 100_000, "live-lock at {:?}: {:?} {:?}", self.now, self.a, self.b);
+            self.idle_polls = if next > self.now {
+                0
+            } else {
+                self.idle_polls + 1
+            };
+            assert!(
+                self.idle_polls < 100_000,
+                "live-lock at {:?}: {:?} {:?}",
+                self.now,
+                self.a,
+                self.b
+            );
             self.now = next;
             let mut to = [false; 2];
             while let Some(Reverse(arrival)) = self.arrivals.peek()
@@ -278,9 +321,10 @@ impl Path {
                 let Reverse(arrival) = self.arrivals.pop().unwrap();
                 self.deliver(arrival);
             }
+            let now = self.now;
             let due = |end: &End| {
                 let deadline = end.connection.as_ref().and_then(Connection::next_deadline);
-                deadline.is_some_and(|at| at <= self.now)
+                deadline.is_some_and(|at| at <= now)
             };
             if to[0] || due(&self.a) {
                 self.poll(true);

@@ -23,7 +23,13 @@ fn config(control: ControlKind) -> Config {
 
 /// Goodput in thousandths of the link after two seconds, and the mean queue in thousandths
 /// of bandwidth times round trip.
-fn cell(control: ControlKind, mbit: u64, rtt: Duration, loss_ppm: u64, time: Duration) -> (u64, u64) {
+fn cell(
+    control: ControlKind,
+    mbit: u64,
+    rtt: Duration,
+    loss_ppm: u64,
+    time: Duration,
+) -> (u64, u64) {
     let mut path = Path::bulk(config(control), mbit, rtt, 17 + loss_ppm);
     path.ab.faults.loss = loss_ppm;
     path.run_for(s(2));
@@ -71,7 +77,13 @@ fn every_cell() {
         for mbit in [20, 100, 500, 1000] {
             for rtt_ms in [10, 40, 100] {
                 for loss_ppm in [0, 1000, 10_000] {
-                    cell(control, mbit, Duration::from_millis(rtt_ms), loss_ppm, s(10));
+                    cell(
+                        control,
+                        mbit,
+                        Duration::from_millis(rtt_ms),
+                        loss_ppm,
+                        s(10),
+                    );
                 }
             }
         }
@@ -108,19 +120,28 @@ fn a_rate_that_changes_is_followed() {
         let mut followed = None;
         for tenth in 1..=40 {
             let goodput = path.goodput_per_mille(Duration::from_millis(100));
-            let rate = path.a.connection().sample().pacing_rate.bytes_per_s() * 1000 / path.ab.bytes_per_s;
+            let rate =
+                path.a.connection().sample().pacing_rate.bytes_per_s() * 1000 / path.ab.bytes_per_s;
             println!("{name} {tenth}: goodput {goodput}, paced {rate}");
             if goodput >= 900 && rate < 1300 {
                 followed.get_or_insert(tenth);
             }
         }
-        assert!(followed.is_some_and(|tenths| tenths <= 30), "{name}: {followed:?}");
+        assert!(
+            followed.is_some_and(|tenths| tenths <= 30),
+            "{name}: {followed:?}"
+        );
     }
 }
 
 #[test]
 fn a_round_trip_that_changes_is_followed() {
-    let mut path = Path::bulk(config(ControlKind::Model), 100, Duration::from_millis(20), 13);
+    let mut path = Path::bulk(
+        config(ControlKind::Model),
+        100,
+        Duration::from_millis(20),
+        13,
+    );
     path.ab.queue_max = 500_000;
     path.run_for(s(4));
     for rtt_ms in [120, 20] {
@@ -129,12 +150,18 @@ fn a_round_trip_that_changes_is_followed() {
         let mut followed = None;
         for tenth in 1..=40 {
             let goodput = path.goodput_per_mille(Duration::from_millis(100));
-            println!("{rtt_ms} ms {tenth}: {goodput} {:?}", path.a.connection().sample().min_rtt);
+            println!(
+                "{rtt_ms} ms {tenth}: {goodput} {:?}",
+                path.a.connection().sample().min_rtt
+            );
             if goodput >= 900 {
                 followed.get_or_insert(tenth);
             }
         }
-        assert!(followed.is_some_and(|tenths| tenths <= 30), "{rtt_ms} ms: {followed:?}");
+        assert!(
+            followed.is_some_and(|tenths| tenths <= 30),
+            "{rtt_ms} ms: {followed:?}"
+        );
         let goodput = path.goodput_per_mille(s(5));
         assert!(goodput >= 850, "and stays so: {goodput}");
     }
@@ -143,15 +170,23 @@ fn a_round_trip_that_changes_is_followed() {
 #[test]
 fn marks_keep_the_queue_short() {
     for control in [ControlKind::Model, ControlKind::Cubic] {
-        let config = Config { ecn: true, ..config(control) };
+        let config = Config {
+            ecn: true,
+            ..config(control)
+        };
         let mut path = Path::bulk(config, 100, MS40, 23);
         path.ab.faults.mark_above = 100_000;
         path.run_for(s(3));
         let dropped = path.ab.dropped;
         let goodput = path.goodput_per_mille(s(8));
-        println!("{control:?} marked: {goodput}, {:?}", path.a.connection().counters());
+        println!(
+            "{control:?} marked: {goodput}, {:?}",
+            path.a.connection().counters()
+        );
         assert!(goodput >= 800, "{goodput}");
         assert_eq!(path.ab.dropped, dropped, "marks come before drops");
-        assert!(path.a.connection().counters().congestion_marks > 0 || control == ControlKind::Model);
+        assert!(
+            path.a.connection().counters().congestion_marks > 0 || control == ControlKind::Model
+        );
     }
 }

@@ -76,7 +76,11 @@ fn forge(chance: &mut Chance, what: Forgery, from_a: bool, seen: &Packet) -> (bo
             segment.seq = near(chance, segment.seq.plus(1));
         }
         Forgery::Syn => {
-            segment.flags = if chance.below(2) == 0 { Flags::SYN } else { Flags::SYN | Flags::ACK };
+            segment.flags = if chance.below(2) == 0 {
+                Flags::SYN
+            } else {
+                Flags::SYN | Flags::ACK
+            };
             segment.seq = near(chance, segment.seq);
             segment.options.mss = Some(u16::try_from(chance.below(65_536)).unwrap());
             segment.options.window_scale = Some(u8::try_from(chance.below(256)).unwrap().min(14));
@@ -86,11 +90,14 @@ fn forge(chance: &mut Chance, what: Forgery, from_a: bool, seen: &Packet) -> (bo
             let value = u32::try_from(chance.below(1 << 32)).unwrap();
             let echo = u32::try_from(chance.below(1 << 32)).unwrap();
             segment.seq = near(chance, segment.seq);
-            segment.options.timestamp = Some(Timestamp { value, echo }).filter(|_| chance.below(4) != 0);
+            segment.options.timestamp =
+                Some(Timestamp { value, echo }).filter(|_| chance.below(4) != 0);
         }
         Forgery::Tiny => {
             // A piece of the true stream, ahead of what was sent.
-            segment.seq = segment.seq.plus(u32::try_from(chance.below(60_000)).unwrap());
+            segment.seq = segment
+                .seq
+                .plus(u32::try_from(chance.below(60_000)).unwrap());
             let isn = if from_a { ISN_A } else { ISN_B };
             packet.at = u64::from(segment.seq.0.wrapping_sub(isn).wrapping_sub(1));
             if packet.at < BYTES {
@@ -110,8 +117,12 @@ fn forge(chance: &mut Chance, what: Forgery, from_a: bool, seen: &Packet) -> (bo
         }
         Forgery::Replay => packet = *seen,
     }
-    // Also as if it came from the other side.
-    let direction = if chance.below(8) == 0 { !from_a } else { from_a };
+    // Also as if it came from the other side, but then without payload.
+    let direction = if packet.len == 0 && chance.below(8) == 0 {
+        !from_a
+    } else {
+        from_a
+    };
     (direction, packet)
 }
 
@@ -151,7 +162,11 @@ fn attack(seed: u64, kinds: &[Forgery], one_in: u64) {
         }
     }
     let told = (path.states(), path.a.received, path.b.received);
-    assert!(path.is_complete() || path.a.is_over() && path.b.is_over(), "seed {seed}, {kinds:?}: {told:?}", kinds = "");
+    assert!(
+        path.is_complete() || path.a.is_over() && path.b.is_over(),
+        "seed {seed}, {kinds:?}: {told:?}",
+        kinds = ""
+    );
 }
 
 /// What cannot end a connection must not keep it from finishing either.

@@ -74,7 +74,7 @@ pub struct Link {
     pub faults: Faults,
     pub cut: bool,
     pub chance: Chance,
-    in_burst: bool,
+    in_burst: Option<Time>,
     busy_until: Time,
     pub dropped: u64,
     pub lost: u64,
@@ -95,7 +95,7 @@ impl Link {
             faults: Faults::default(),
             cut: false,
             chance: Chance::new(seed),
-            in_burst: false,
+            in_burst: None,
             busy_until: Time::ZERO,
             dropped: 0,
             lost: 0,
@@ -116,19 +116,27 @@ impl Link {
     pub fn carry(&mut self, now: Time, packet: &mut Packet, mut arrive: impl FnMut(Time, Packet)) {
         let size = packet.size();
         let backlog = self.busy_until.since(now);
-        let queued = u64::try_from(backlog.as_nanos()).unwrap() * (self.bytes_per_s / 1000) / 1_000_000;
-        self.queued = (self.queued.0 + queued, self.queued.1 + 1, self.queued.2.max(queued));
+        let queued =
+            u64::try_from(backlog.as_nanos()).unwrap() * (self.bytes_per_s / 1000) / 1_000_000;
+        self.queued = (
+            self.queued.0 + queued,
+            self.queued.1 + 1,
+            self.queued.2.max(queued),
+        );
         if queued + size > self.queue_max.max(3000) {
             self.dropped += 1;
             return;
         }
-        if self.faults.mark_above > 0 && queued > self.faults.mark_above && packet.ecn == IpEcn::Capable {
+        if self.faults.mark_above > 0
+            && queued > self.faults.mark_above
+            && packet.ecn == IpEcn::Capable
+        {
             packet.ecn = IpEcn::Congested;
         }
         let takes = Duration::from_nanos(size * 1_000_000_000 / self.bytes_per_s);
         self.busy_until = self.busy_until.max(now) + takes;
         self.carried += size;
-        if self.is_lost(size) {
+        if self.is_lost(now, size) {
             self.lost += 1;
             return;
         }
@@ -144,13 +152,22 @@ impl Link {
         }
     }
 
-    fn is_lost(&mut self, size: u64) -> bool {
-        if self.in_burst {
-            self.in_burst = self.chance.below(self.faults.burst_len.max(1)) != 0;
-        } else {
-            self.in_burst = self.chance.per_million(self.faults.burst);
-        }
+    fn is_lost(&mut self, now: Time, size: u64) -> bool {
+        // A burst ends by packets, or after a while when hardly any come.
+        self.in_burst = match self.in_burst {
+            Some(until) if now < until && self.chance.below(self.faults.burst_len.max(1)) != 0 => {
+                Some(until)
+            }
+            Some(_) => None,
+            None => self
+                .chance
+                .per_million(self.faults.burst)
+                .then(|| now + Duration::from_millis(100)),
+        };
         let hole = self.faults.black_hole_above;
-        self.cut || self.in_burst || self.chance.per_million(self.faults.loss) || hole > 0 && size > hole
+        self.cut
+            || self.in_burst.is_some()
+            || self.chance.per_million(self.faults.loss)
+            || hole > 0 && size > hole
     }
 }

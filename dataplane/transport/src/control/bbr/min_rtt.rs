@@ -83,7 +83,9 @@ impl MinRtt {
 
     pub fn wants_probe(&self, now: Time, filled: bool) -> bool {
         let old = now.since(self.at) > AGE_MAX;
-        let rested = self.doubted_at.is_none_or(|at| now.since(at) > DOUBT_INTERVAL);
+        let rested = self
+            .doubted_at
+            .is_none_or(|at| now.since(at) > DOUBT_INTERVAL);
         let grown = self.grown_rounds >= GROWN_ROUNDS && rested;
         self.min.is_some() && (old || grown && filled)
     }
@@ -111,7 +113,11 @@ impl MinRtt {
             return false;
         };
         // A doubt needs a round trip to settle, the smallest round trip a queue's emptying.
-        let time = if probe.grown_to.is_some() { Duration::ZERO } else { PROBE };
+        let time = if probe.grown_to.is_some() {
+            Duration::ZERO
+        } else {
+            PROBE
+        };
         if ack.now.since(since) < time || round < first_round + 2 {
             return false;
         }
@@ -119,7 +125,8 @@ impl MinRtt {
         self.probe = None;
         self.grown_rounds = 0;
         self.grown_min = None;
-        let believed = grown_to.is_none_or(|grown| min.is_some_and(|min| min * 100 >= grown * KEPT_PERCENT));
+        let believed =
+            grown_to.is_none_or(|grown| min.is_some_and(|min| min * 100 >= grown * KEPT_PERCENT));
         if let Some(min) = min.filter(|_| believed) {
             self.min = Some(min);
             self.at = ack.now;

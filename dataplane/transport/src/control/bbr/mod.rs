@@ -165,7 +165,10 @@ impl Bbr {
         }
         self.min_rtt.on_round(self.round.min_rtt());
         if verdict.too_high {
-            let low = self.effective_bandwidth().scaled(LOSS_BETA).max(verdict.rate);
+            let low = self
+                .effective_bandwidth()
+                .scaled(LOSS_BETA)
+                .max(verdict.rate);
             self.lower(low, scale(self.window, LOSS_BETA).max(verdict.flight));
         }
         self.round.next(ack.total_delivered);
@@ -176,7 +179,11 @@ impl Bbr {
     fn lower(&mut self, rate: Rate, window: u64) {
         let floor = SEGMENTS_MIN * self.mss;
         self.bandwidth_low = Some(rate);
-        self.window_low = Some(self.window_low.map_or(window, |low| low.min(window)).max(floor));
+        self.window_low = Some(
+            self.window_low
+                .map_or(window, |low| low.min(window))
+                .max(floor),
+        );
         if matches!(self.mode, Mode::Startup | Mode::Up) {
             self.window_high = Some(window.max(self.flight(1000)).max(floor));
         }
@@ -306,7 +313,8 @@ impl Bbr {
     }
 
     fn high(&self, per_mille: u32) -> u64 {
-        self.window_high.map_or(u64::MAX, |high| scale(high, per_mille))
+        self.window_high
+            .map_or(u64::MAX, |high| scale(high, per_mille))
     }
 
     fn effective_bandwidth(&self) -> Rate {
@@ -339,7 +347,11 @@ impl Bbr {
 
     fn set_window(&mut self, ack: &Ack) {
         let floor = SEGMENTS_MIN * self.mss;
-        let gain = if self.mode == Mode::Up { UP_WINDOW_GAIN } else { WINDOW_GAIN };
+        let gain = if self.mode == Mode::Up {
+            UP_WINDOW_GAIN
+        } else {
+            WINDOW_GAIN
+        };
         let bursts = 3 * Pacer::burst_bytes(self.rate, self.mss);
         let target = self.flight(gain) + bursts;
         let window = self.window + ack.delivered;

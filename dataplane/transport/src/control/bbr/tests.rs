@@ -57,7 +57,11 @@ impl Path {
         for _ in 0..8 {
             path.round(12_500_000, RTT, 0);
         }
-        assert!(path.bbr.filled && path.bbr.mode == Mode::Cruise, "{:?}", path.bbr.mode);
+        assert!(
+            path.bbr.filled && path.bbr.mode == Mode::Cruise,
+            "{:?}",
+            path.bbr.mode
+        );
         path
     }
 }
@@ -87,7 +91,10 @@ fn rate_and_window_follow_the_model() {
     let flight = 12_500_000 / 25;
     assert_eq!(path.bbr.pacing_rate().bytes_per_s(), 12_375_000);
     let window = path.bbr.window();
-    assert!((2 * flight..2 * flight + 64_000).contains(&window), "{window}");
+    assert!(
+        (2 * flight..2 * flight + 64_000).contains(&window),
+        "{window}"
+    );
 }
 
 #[test]
@@ -98,7 +105,10 @@ fn losses_of_the_path_change_nothing_and_those_of_a_queue_do() {
     assert_eq!(path.bbr.bandwidth_low, None);
     path.round(9_000_000, RTT, 40 * MSS);
     path.round(9_000_000, RTT, 0);
-    assert_eq!(path.bbr.bandwidth_low, Some(Rate::from_bytes_per_s(9_000_000)));
+    assert_eq!(
+        path.bbr.bandwidth_low,
+        Some(Rate::from_bytes_per_s(9_000_000))
+    );
     // Never below what was delivered, however long it goes on.
     for _ in 0..3 {
         path.round(9_000_000, RTT, 40 * MSS);
@@ -136,7 +146,11 @@ fn a_longer_path_is_believed_and_a_queue_is_not() {
     let mut path = Path::filled();
     for _ in 0..10 {
         // A queue gets shorter when the flight does.
-        let rtt = if path.bbr.mode == Mode::ProbeRtt { RTT * 2 } else { RTT * 3 };
+        let rtt = if path.bbr.mode == Mode::ProbeRtt {
+            RTT * 2
+        } else {
+            RTT * 3
+        };
         path.round(12_500_000, rtt, 0);
     }
     assert_eq!(path.bbr.min_rtt(), Some(RTT));
