@@ -12,8 +12,11 @@ use std::time::Duration;
 /// BASE_PLPMTU less headers (RFC 8899, 5.1.2): every path carries it.
 pub const BASE: u16 = 1200 - 40;
 
-/// Nothing reasonable is smaller, whatever a peer or a router says (RFC 9293, 3.7.1).
+/// Nothing reasonable is smaller, whatever a router says (RFC 9293, 3.7.1).
 pub const FLOOR: u16 = 536;
+
+/// What a peer may ask for; less would be all headers.
+const PEER_FLOOR: u16 = 88;
 
 /// Timeouts in a row of full segments that make a black hole.
 const TIMEOUTS: u8 = 2;
@@ -47,7 +50,7 @@ pub struct PathMtu {
 impl PathMtu {
     #[must_use]
     pub fn new(max: u16) -> Self {
-        let max = max.max(FLOOR);
+        let max = max.max(PEER_FLOOR);
         Self {
             size: max,
             max,
@@ -72,7 +75,7 @@ impl PathMtu {
             // Smaller still, if not even the base gets through (RFC 4821, 7.7).
             self.timeouts = self.timeouts.saturating_add(u8::from(full));
             if self.timeouts > 2 * TIMEOUTS && self.size > FLOOR {
-                self.shrink(now, FLOOR);
+                self.shrink(now, FLOOR.min(self.max));
                 return true;
             }
             return false;

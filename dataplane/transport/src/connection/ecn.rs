@@ -40,7 +40,7 @@ impl Ecn {
 
     /// Whether an acknowledgement of `una` with these flags is a congestion event.
     pub fn on_ack(&mut self, flags: Flags, una: u64, nxt: u64) -> bool {
-        if !self.on || !flags.has(Flags::ECE) || flags.has(Flags::SYN) || una < self.until {
+        if !self.on || !flags.has(Flags::ECE) || flags.has(Flags::SYN) || una <= self.until {
             return false;
         }
         self.until = nxt;

@@ -170,7 +170,7 @@ impl<S, R> Connection<S, R> {
             .tx
             .board
             .first()
-            .is_some_and(|sent| u64::from(sent.len()) >= self.tx.mss());
+            .is_some_and(|sent| u64::from(sent.bytes()) >= self.tx.mss());
         if self.tx.mtu.on_timeout(now, full) {
             self.counters.black_holes += 1;
             self.tx.on_mss_changed();

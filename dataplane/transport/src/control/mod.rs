@@ -60,7 +60,6 @@ pub struct Ack {
 }
 
 #[derive(Clone, Debug)]
-#[expect(clippy::large_enum_variant, reason = "one a connection, never moved")]
 pub enum Controller {
     Model(Bbr),
     Cubic(Cubic),

@@ -142,7 +142,7 @@ impl Rack {
         if sent.mtu_probe {
             found.lost_mtu_probes += 1;
         } else {
-            found.lost_bytes += u64::from(sent.len());
+            found.lost_bytes += u64::from(sent.bytes());
             found.lost_segments += 1;
         }
         board.mark_lost(id);

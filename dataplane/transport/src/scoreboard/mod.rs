@@ -63,7 +63,7 @@ pub struct Sent {
 
 impl Sent {
     #[must_use]
-    pub fn len(&self) -> u32 {
+    pub fn bytes(&self) -> u32 {
         u32::try_from(self.end - self.start).unwrap_or(u32::MAX)
     }
 }
@@ -247,7 +247,7 @@ impl Scoreboard {
                 }
                 after = next;
             }
-            let len = u64::from(self[id].len());
+            let len = u64::from(self[id].bytes());
             self[id].state = State::Flying;
             self.in_flight += len;
             List::insert_after(self, |board| &mut board.flying, after, id);
@@ -341,7 +341,7 @@ impl Scoreboard {
     /// Into the list of what flies, as the one sent last.
     fn fly(&mut self, id: SentId) {
         self[id].state = State::Flying;
-        self.in_flight += u64::from(self[id].len());
+        self.in_flight += u64::from(self[id].bytes());
         let tail = self.flying.tail;
         List::insert_after(self, |board| &mut board.flying, tail, id);
     }
@@ -349,7 +349,7 @@ impl Scoreboard {
     /// Into the list of what is lost: in front if it comes before all of it, else behind.
     fn lose(&mut self, id: SentId) {
         self[id].state = State::Lost;
-        self.lost_bytes += u64::from(self[id].len());
+        self.lost_bytes += u64::from(self[id].bytes());
         let head = self.lost.head;
         let first = head != SentId::NONE && self[id].start < self[head].start;
         let after = if first { SentId::NONE } else { self.lost.tail };
@@ -358,7 +358,7 @@ impl Scoreboard {
 
     /// Out of the list and the sums of its state.
     fn leave(&mut self, id: SentId) {
-        let len = u64::from(self[id].len());
+        let len = u64::from(self[id].bytes());
         match self[id].state {
             State::Flying => {
                 self.in_flight -= len;

@@ -58,7 +58,7 @@ impl Scoreboard {
             self[id].state = State::Sacked;
             self.sacked_segments += 1;
             self.highest_sacked = self.highest_sacked.max(sent.end);
-            delivered(Delivered::of(&sent, sent.len(), sent.end));
+            delivered(Delivered::of(&sent, sent.bytes(), sent.end));
         }
     }
 }

@@ -154,13 +154,13 @@ proptest! {
                 5 => if let Some(id) = board.first_lost() { board.resend(id, now, Snapshot::default()) },
                 _ => if a < 4 { board.restore_lost() } else if a < 6 { board.mark_all_lost(false) },
             }
-            let sum = |state| board.ring.iter().filter(|s| s.state == state).map(|s| u64::from(s.len())).sum::<u64>();
+            let sum = |state| board.ring.iter().filter(|s| s.state == state).map(|s| u64::from(s.bytes())).sum::<u64>();
             prop_assert_eq!(board.in_flight(), sum(State::Flying));
             prop_assert_eq!(board.lost_bytes(), sum(State::Lost));
             prop_assert_eq!(delivered + sum(State::Flying) + sum(State::Lost), nxt - 1000);
             let (mut listed, mut at, mut last) = (0, board.first_flying(), Time::ZERO);
             while let Some(id) = at {
-                listed += u64::from(board[id].len());
+                listed += u64::from(board[id].bytes());
                 prop_assert!(board[id].sent_at >= last, "by time");
                 last = board[id].sent_at;
                 at = board.next_flying(id);

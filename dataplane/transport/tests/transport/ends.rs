@@ -9,7 +9,7 @@ use std::collections::BinaryHeap;
 use std::time::Duration;
 
 /// Segments that one call may send.
-const BUDGET: usize = 64;
+pub const BUDGET: usize = 64;
 
 /// Frames lent are at most so long.
 const FRAME: u64 = 4096;
@@ -60,7 +60,7 @@ impl End {
     }
 
     /// Lends, takes back, reads; asserts that every byte comes once and in order.
-    fn pump(&mut self) {
+    pub fn pump(&mut self) {
         let Some(connection) = &mut self.connection else {
             return;
         };
@@ -100,8 +100,8 @@ impl End {
     }
 }
 
-struct Wire<'a> {
-    out: &'a mut Vec<Packet>,
+pub struct Wire<'a> {
+    pub out: &'a mut Vec<Packet>,
 }
 
 impl Emit<u64> for Wire<'_> {
