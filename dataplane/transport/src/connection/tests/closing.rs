@@ -22,7 +22,7 @@ fn rfc_9293_figure_12_normal_close() {
     script.pass(30_000);
     script.peer(from_peer(51, 102, ACK | FIN));
     script.sends(&[(102, 52, 0, ACK)]);
-    assert_eq!(script.to_deadline(), 60_000);
+    assert_eq!(script.next_deadline(), 60_000);
     script.sends_nothing();
     assert_eq!(script.connection.ended(), Some(Ended::Finished));
 }
@@ -62,7 +62,7 @@ fn a_lost_fin_is_sent_again() {
     script.sends(&[(1, 1, 0, ACK | FIN)]);
     // The tail's probe first: two round trips and the peer's delay, unless the timeout
     // comes before that.
-    script.to_deadline();
+    script.next_deadline();
     script.sends(&[(1, 1, 0, ACK | FIN)]);
 }
 

@@ -119,7 +119,7 @@ fn rfc_2018_8_a_receiver_that_throws_away_what_it_sacked() {
     script.peer_sacks(1001, &[]);
     let mut again = Vec::new();
     for _ in 0..6 {
-        script.to_deadline();
+        script.next_deadline();
         again.extend(script.out().iter().map(|out| out.seq));
         if again.contains(&1001) {
             script.peer_sacks(3001, &[]);

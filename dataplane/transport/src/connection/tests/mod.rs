@@ -162,7 +162,7 @@ impl Script {
     fn out(&mut self) -> Vec<Out> {
         self.poll();
         while self.connection.timers.paced_until.is_some() {
-            self.to_deadline();
+            self.next_deadline();
             self.poll();
         }
         let (isn, peer) = (Seq(ISN), Seq(PEER_ISN));
@@ -203,7 +203,7 @@ impl Script {
     }
 
     /// Runs to the next deadline, and says how many milliseconds that was.
-    fn to_deadline(&mut self) -> u64 {
+    fn next_deadline(&mut self) -> u64 {
         let before = self.now_ms;
         let at = self
             .connection

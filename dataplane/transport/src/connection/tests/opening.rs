@@ -44,11 +44,11 @@ fn a_lost_syn_is_sent_again_with_backoff_and_without_ecn() {
         ..config()
     });
     script.sends(&[(0, 0, 0, Flags::SYN | Flags::ECE | Flags::CWR)]);
-    assert_eq!(script.to_deadline(), 1000);
+    assert_eq!(script.next_deadline(), 1000);
     script.sends(&[(0, 0, 0, Flags::SYN)]);
-    assert_eq!(script.to_deadline(), 2000);
+    assert_eq!(script.next_deadline(), 2000);
     script.sends(&[(0, 0, 0, Flags::SYN)]);
-    assert_eq!(script.to_deadline(), 4000);
+    assert_eq!(script.next_deadline(), 4000);
     script.sends_nothing();
     assert_eq!(script.connection.ended(), Some(Ended::TimedOut));
     assert_eq!(script.connection.next_deadline(), None);
@@ -73,7 +73,7 @@ fn rfc_9293_figure_9_an_old_incarnation_is_reset_and_the_port_used_again() {
     script.peer(from_peer(500, 77_777, ACK));
     script.sends(&[(77_777, 0, 0, Flags::RST)]);
     assert_eq!(script.violations(Violation::AckOfUnsent), 1);
-    script.to_deadline();
+    script.next_deadline();
     script.sends(&[(0, 0, 0, Flags::SYN)]);
     script.peer(from_peer(0, 1, Flags::SYN | ACK));
     assert_eq!(script.connection.state(), State::Established);

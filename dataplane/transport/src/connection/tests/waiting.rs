@@ -12,7 +12,7 @@ fn acknowledgements_are_delayed_and_every_second_one_is_not() {
     }
     script.peer_data(seq, 1, 1000);
     script.sends_nothing();
-    assert_eq!(script.to_deadline(), 40);
+    assert_eq!(script.next_deadline(), 40);
     script.sends(&[(1, seq + 1000, 0, ACK)]);
     script.peer_data(seq + 1000, 1, 1000);
     script.sends_nothing();
@@ -37,7 +37,7 @@ fn rfc_9293_3_8_6_1_a_closed_window_is_probed_with_backoff() {
     script.sends_nothing();
     let mut waits = Vec::new();
     for _ in 0..4 {
-        waits.push(script.to_deadline());
+        waits.push(script.next_deadline());
         script.sends(&[(1000, 1, 0, ACK)]);
         script.peer(closed);
     }
@@ -61,7 +61,7 @@ fn rfc_9293_3_8_6_2_1_a_window_too_small_for_a_segment_is_not_used_at_once() {
     script.peer(small);
     script.lend(2000);
     script.sends_nothing();
-    script.to_deadline();
+    script.next_deadline();
     script.sends(&[(1001, 1, 300, ACK)]);
 }
 
@@ -75,15 +75,15 @@ fn rfc_9293_3_8_4_keep_alive() {
         }),
         ..config()
     });
-    assert_eq!(script.to_deadline(), 10_000);
+    assert_eq!(script.next_deadline(), 10_000);
     script.sends(&[(0, 1, 0, ACK)]);
     script.pass(50);
     script.peer(from_peer(1, 1, ACK));
-    assert_eq!(script.to_deadline(), 10_000, "answered");
+    assert_eq!(script.next_deadline(), 10_000, "answered");
     script.sends(&[(0, 1, 0, ACK)]);
-    assert_eq!(script.to_deadline(), 2000);
+    assert_eq!(script.next_deadline(), 2000);
     script.sends(&[(0, 1, 0, ACK)]);
-    assert_eq!(script.to_deadline(), 2000);
+    assert_eq!(script.next_deadline(), 2000);
     script.sends_nothing();
     assert_eq!(script.connection.ended(), Some(Ended::TimedOut));
 }
@@ -107,7 +107,7 @@ fn rfc_5482_the_user_timeout() {
     while script.connection.ended().is_none() {
         script.out();
         if script.connection.ended().is_none() {
-            script.to_deadline();
+            script.next_deadline();
         }
     }
     assert_eq!(script.connection.ended(), Some(Ended::TimedOut));
@@ -139,7 +139,7 @@ fn rfc_8899_two_timeouts_of_full_segments_are_a_black_hole() {
     script.out();
     let mut sizes = Vec::new();
     while script.connection.counters().black_holes == 0 {
-        script.to_deadline();
+        script.next_deadline();
         sizes.extend(script.out().iter().map(|out| out.len));
     }
     assert_eq!(script.connection.tx.mtu.size(), crate::mtu::FLOOR);

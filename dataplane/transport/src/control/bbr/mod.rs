@@ -39,10 +39,13 @@ const DOWN_GAIN: u32 = 750;
 /// Paced a little below the bandwidth, so that no queue stays.
 const MARGIN: u32 = 990;
 /// Of the flight that is bandwidth times round trip: room for acknowledgements that come late.
-const WINDOW_GAIN: u32 = 2000;
-const UP_WINDOW_GAIN: u32 = 2250;
+const WINDOW_GAIN: u32 = 1500;
+const UP_WINDOW_GAIN: u32 = 1850;
+const STARTUP_WINDOW_GAIN: u32 = 2000;
 /// What is left free below the flight that was too much.
 const HEADROOM: u32 = 850;
+/// Room beyond that, the same for every flow: so flows that share a queue come to share it alike.
+const EXTRA_SEGMENTS: u64 = 16;
 /// The response to losses, and to marks.
 const LOSS_BETA: u32 = 700;
 const MARK_BETA: u32 = 850;
@@ -347,12 +350,12 @@ impl Bbr {
 
     fn set_window(&mut self, ack: &Ack) {
         let floor = SEGMENTS_MIN * self.mss;
-        let gain = if self.mode == Mode::Up {
-            UP_WINDOW_GAIN
-        } else {
-            WINDOW_GAIN
+        let gain = match self.mode {
+            Mode::Startup => STARTUP_WINDOW_GAIN,
+            Mode::Up => UP_WINDOW_GAIN,
+            _ => WINDOW_GAIN,
         };
-        let bursts = 3 * Pacer::burst_bytes(self.rate, self.mss);
+        let bursts = 2 * Pacer::burst_bytes(self.rate, self.mss) + EXTRA_SEGMENTS * self.mss;
         let target = self.flight(gain) + bursts;
         let window = self.window + ack.delivered;
         if self.filled {

@@ -8,7 +8,7 @@ use std::time::Duration;
 pub(super) const LOSS_MAX: u64 = 30;
 
 /// Fewer segments than these prove nothing in a small round.
-const LOSS_SEGMENTS_MIN: u64 = 8;
+const LOSS_SEGMENTS_MIN: u64 = 6;
 
 /// What a round was like.
 #[derive(Clone, Copy, Debug)]
