@@ -40,7 +40,7 @@ pub mod send_buffer;
 pub mod seq;
 pub mod wire;
 
-pub use connection::{Config, Connection, Emit, Ended, KeepAlive, PathSample, State};
+pub use connection::{Config, Connection, Emit, Ended, KeepAlive, PathSample, State, refuse};
 pub use control::ControlKind;
 pub use counters::{Counters, Violation};
 pub use segment::{Flags, IpEcn, Options, Segment, Timestamp};

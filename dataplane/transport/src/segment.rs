@@ -97,13 +97,20 @@ impl Options {
         let plain = usize::from(self.mss.is_some()) * 4
             + usize::from(self.window_scale.is_some()) * 3
             + usize::from(self.sack_permitted) * 2
-            + usize::from(self.timestamp.is_some()) * 10
+            + usize::from(self.timestamp.is_some()) * self.timestamp_len()
             + usize::from(self.user_timeout_s.is_some()) * 4;
         let sack = match self.sack.as_slice().len() {
             0 => 0,
-            blocks => 2 + 8 * blocks,
+            // Two of padding go before it.
+            blocks => 4 + 8 * blocks,
         };
         (plain + sack).next_multiple_of(4)
+    }
+
+    /// The timestamps option with what goes before it: padding to where peers look for it
+    /// first (RFC 7323, appendix A), or the option of a SYN that fills the place.
+    pub(crate) const fn timestamp_len(&self) -> usize {
+        if self.sack_permitted { 10 } else { 12 }
     }
 
     #[must_use]

@@ -128,6 +128,9 @@ fn write_options(options: &Options, mut out: &mut [u8]) {
         out = TcpOption::SackPermitted.emit(out);
     }
     if let Some(Timestamp { value, echo }) = options.timestamp {
+        if !options.sack_permitted {
+            out = pad(out);
+        }
         out = TcpOption::TimeStamp {
             tsval: value,
             tsecr: echo,
@@ -152,6 +155,7 @@ fn write_options(options: &Options, mut out: &mut [u8]) {
     }
     let blocks = options.sack.as_slice();
     if !blocks.is_empty() {
+        out = pad(out);
         let len = 2 + 8 * blocks.len();
         out[0] = KIND_SACK;
         out[1] = u8::try_from(len).expect("four blocks at most");
@@ -163,6 +167,11 @@ fn write_options(options: &Options, mut out: &mut [u8]) {
     }
     // What is left is padding, and zero is the end of the list.
     debug_assert!(out.len() < 4);
+}
+
+/// Two bytes that align what follows.
+fn pad(out: &mut [u8]) -> &mut [u8] {
+    TcpOption::NoOperation.emit(TcpOption::NoOperation.emit(out))
 }
 
 #[cfg(test)]

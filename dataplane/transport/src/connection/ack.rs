@@ -106,7 +106,9 @@ impl<S, R> Connection<S, R> {
     /// said something of it.
     fn update_window(&mut self, now: Time, seq: u64, ack: u64, segment: &Segment) {
         let tx = &mut self.tx;
-        let fresh = tx.window_seq < seq || tx.window_seq == seq && tx.window_ack <= ack;
+        // An acknowledgement of something new is new, whatever a forged number ahead said.
+        let fresh =
+            ack > tx.una || tx.window_seq < seq || tx.window_seq == seq && tx.window_ack <= ack;
         if !fresh {
             return;
         }

@@ -8,6 +8,29 @@ use std::time::Duration;
 /// RFC 6191, 3: the timestamp clock must have moved on before a port is used again.
 const REUSE_AFTER: Duration = Duration::from_secs(1);
 
+/// The reset for a segment that belongs to no connection (RFC 9293, 3.10.7.1); `len` is
+/// its payload's. None if it is a reset itself.
+#[must_use]
+pub fn refuse(segment: &Segment, len: u32) -> Option<Segment> {
+    let flags = segment.flags;
+    if flags.has(Flags::RST) {
+        return None;
+    }
+    if flags.has(Flags::ACK) {
+        return Some(Segment {
+            seq: segment.ack,
+            flags: Flags::RST,
+            ..Segment::default()
+        });
+    }
+    let syn_fin = u32::from(flags.has(Flags::SYN)) + u32::from(flags.has(Flags::FIN));
+    Some(Segment {
+        ack: segment.seq.plus(len).plus(syn_fin),
+        flags: Flags::RST | Flags::ACK,
+        ..Segment::default()
+    })
+}
+
 impl<S, R> Connection<S, R> {
     /// No more will be sent: a FIN follows what is lent. Receiving goes on.
     pub fn close(&mut self) {

@@ -77,10 +77,10 @@ impl Config {
     }
 
     /// Links and segments to have room for: small sends make more of them than bytes say,
-    /// up to a segment each 512 bytes.
+    /// up to a segment each 1024 bytes; beyond that they are joined.
     #[must_use]
     pub(super) fn segments_for(limit: u64) -> usize {
-        usize::try_from(limit / 512)
+        usize::try_from(limit / 1024)
             .unwrap_or(usize::MAX)
             .clamp(64, 1 << 20)
     }

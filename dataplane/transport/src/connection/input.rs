@@ -123,7 +123,9 @@ impl<S, R> Connection<S, R> {
         }
         if end > seq && end <= next {
             // An old duplicate, which is to be acknowledged, for ours may be lost.
-            self.rx.data.note_duplicate(seq, end);
+            if !segment.flags.has(Flags::SYN) {
+                self.rx.data.note_duplicate(seq, end);
+            }
             self.rx.acks.at_once();
             if self.state == State::TimeWait && segment.flags.has(Flags::FIN) {
                 // RFC 9293, 3.10.7.4: the FIN again.

@@ -26,6 +26,7 @@ mod tests;
 mod timers;
 mod transmit;
 
+pub use close::refuse;
 pub use config::{Config, KeepAlive};
 pub use emit::Emit;
 pub use state::{Ended, State};

@@ -113,3 +113,23 @@ fn rfc_6191_a_port_in_time_wait_is_used_again_with_newer_timestamps() {
     assert!(reusable(&script, 200_000));
     assert!(!reusable(&script, ISN), "not behind");
 }
+
+#[test]
+fn rfc_9293_3_10_7_1_a_segment_for_nobody() {
+    let syn = from_peer(0, 0, Flags::SYN);
+    let reset = refuse(&syn, 10).unwrap();
+    assert_eq!(
+        (reset.ack, reset.flags),
+        (Seq(PEER_ISN).plus(11), Flags::RST | ACK)
+    );
+    let reset = refuse(&from_peer(5, 77, ACK), 0).unwrap();
+    assert_eq!((reset.seq, reset.flags), (Seq(ISN).plus(77), Flags::RST));
+    assert_eq!(refuse(&reset, 0), None);
+    // The peer of a connection that was aborted challenges, and is answered with this.
+    let mut script = Script::established(config());
+    script.peer(Segment {
+        seq: Seq(PEER_ISN).plus(1),
+        ..reset
+    });
+    assert_eq!(script.connection.ended(), Some(Ended::Reset));
+}
