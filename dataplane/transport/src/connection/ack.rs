@@ -224,18 +224,18 @@ impl<S, R> Connection<S, R> {
     fn recover(&mut self, now: Time, heard: &Heard, dsack: Option<(u64, u64)>) {
         let (una, nxt) = (self.tx.una, self.tx.nxt);
         let tx = &mut self.tx;
-        if let Some((_, right)) = dsack {
+        let probe = tx.tlp.on_ack(una, dsack.map(|(_, right)| right));
+        if dsack.is_some() {
             self.counters.dsacks += 1;
             tx.rack.on_dsack(una, nxt);
-            let probe = tx.tlp.on_ack(una, Some(right));
-            debug_assert_eq!(probe, ProbeOutcome::Nothing);
             if tx.recovery.on_duplicate() {
                 self.counters.undone += 1;
                 tx.recovery.undo();
                 tx.control.on_undo();
                 tx.board.restore_lost();
             }
-        } else if tx.tlp.on_ack(una, None) == ProbeOutcome::Repaired && tx.recovery.is_open() {
+        }
+        if probe == ProbeOutcome::Repaired && tx.recovery.is_open() {
             // RFC 8985, 7.4.2: a loss that left nothing else to see.
             tx.control.on_congestion(now, nxt - una, true);
             tx.control.on_recovered();

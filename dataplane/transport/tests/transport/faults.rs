@@ -124,7 +124,7 @@ fn transfers_over_seeds() {
 }
 
 #[test]
-#[ignore = "minutes; cargo test --release -p sluice-transport --test transport -- --ignored transfers_over_many_seeds"]
+#[ignore = "minutes; cargo test -p sluice-transport --test transport -- --ignored transfers_over_many_seeds"]
 fn transfers_over_many_seeds() {
     for seed in 1000..6000 {
         run(seed);

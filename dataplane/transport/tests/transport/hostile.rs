@@ -342,3 +342,19 @@ proptest! {
         anything(seed, timestamps);
     }
 }
+
+#[test]
+#[ignore = "minutes; cargo test -p sluice-transport --test transport -- --ignored hostile"]
+fn many_mixtures_end() {
+    for seed in 0..4000u64 {
+        let mut chance = Chance::new(seed);
+        let mask = 1 + chance.below(1023);
+        let among = |(n, _): &(usize, &Forgery)| mask >> n & 1 != 0;
+        let kinds = ALL.iter().enumerate().filter(among);
+        let kinds: Vec<_> = kinds.map(|(_, kind)| *kind).collect();
+        let _complete = attack(seed, &kinds, 1 + chance.below(20));
+        for part in 0..10 {
+            anything(seed * 10 + part, part % 2 == 0);
+        }
+    }
+}
