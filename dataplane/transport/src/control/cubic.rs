@@ -88,11 +88,11 @@ impl Cubic {
 
     pub(super) fn on_ack(&mut self, ack: &Ack) {
         if let Some(sample) = ack.rate {
-            let half = Rate::from_bytes_per_s(
+            let smoothed = Rate::from_bytes_per_s(
                 self.bandwidth.bytes_per_s() / 8 * 7 + sample.rate.bytes_per_s() / 8,
             );
             if !sample.app_limited || sample.rate > self.bandwidth {
-                self.bandwidth = half;
+                self.bandwidth = smoothed;
             }
         }
         if let Some(rtt) = ack.rtt {

@@ -1,7 +1,7 @@
 //! How much may be in flight, and how fast it goes out.
 //!
-//! What always holds: the window is at least [`SEGMENTS_MIN`] segments except right after
-//! a timeout, and the rate is never zero; a controller is told of acknowledgements and of
+//! What always holds: the model's window is at least [`SEGMENTS_MIN`] segments except
+//! right after a timeout, CUBIC's half of that, and the rate is never zero; a controller is told of acknowledgements and of
 //! congestion, knows no segment, and is matched, not called through a pointer.
 //!
 //! Not for: what is lost ([`crate::recovery`]), or the peer's window.

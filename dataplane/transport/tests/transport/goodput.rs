@@ -127,6 +127,7 @@ fn a_rate_that_changes_is_followed() {
                 followed.get_or_insert(tenth);
             }
         }
+        println!("rate {name}: followed after {followed:?} tenths of a second");
         assert!(
             followed.is_some_and(|tenths| tenths <= 30),
             "{name}: {followed:?}"
@@ -158,6 +159,7 @@ fn a_round_trip_that_changes_is_followed() {
                 followed.get_or_insert(tenth);
             }
         }
+        println!("to {rtt_ms} ms: followed after {followed:?} tenths of a second");
         assert!(
             followed.is_some_and(|tenths| tenths <= 30),
             "{rtt_ms} ms: {followed:?}"

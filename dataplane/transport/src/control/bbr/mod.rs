@@ -17,6 +17,7 @@
 //!
 //! Not for: recovery, which goes on beside it.
 
+mod gains;
 mod min_rtt;
 mod round;
 #[cfg(test)]
@@ -26,44 +27,11 @@ use super::filter::MaxFilter;
 use super::{Ack, INITIAL_SEGMENTS, SEGMENTS_MIN};
 use crate::pacing::Pacer;
 use crate::rate::{Rate, scale};
+use gains::*;
 use min_rtt::MinRtt;
 use round::{Round, Verdict};
 use sluice_proto::Time;
 use std::time::Duration;
-
-/// Thousandths. 2.77 doubles the flight each round trip.
-const STARTUP_GAIN: u32 = 2770;
-const DRAIN_GAIN: u32 = 350;
-const UP_GAIN: u32 = 1250;
-const DOWN_GAIN: u32 = 750;
-/// Paced a little below the bandwidth, so that no queue stays.
-const MARGIN: u32 = 990;
-/// Of the flight that is bandwidth times round trip: room for acknowledgements that come late.
-const WINDOW_GAIN: u32 = 1500;
-const UP_WINDOW_GAIN: u32 = 1850;
-const STARTUP_WINDOW_GAIN: u32 = 2000;
-/// What is left free below the flight that was too much.
-const HEADROOM: u32 = 850;
-/// Room beyond that, the same for every flow: so flows that share a queue come to share it alike.
-const EXTRA_SEGMENTS: u64 = 16;
-/// The response to losses, and to marks.
-const LOSS_BETA: u32 = 700;
-const MARK_BETA: u32 = 850;
-
-/// Bandwidth that grows so much from round to round is still being found.
-const STARTUP_GROWTH: u32 = 1250;
-const STARTUP_ROUNDS: u32 = 3;
-/// Growth after a probe that makes the next one follow at once.
-const PROBE_GROWTH: u32 = 1150;
-
-/// Rounds of cruising between two probes, and as many more by chance, so that flows that
-/// share a path do not probe together.
-const CRUISE_ROUNDS: u64 = 4;
-const CRUISE_ROUNDS_CHANCE: u64 = 3;
-
-/// Rounds that a probe or its draining may last.
-const UP_ROUNDS_MAX: u64 = 2;
-const DOWN_ROUNDS_MAX: u64 = 3;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mode {
