@@ -119,14 +119,12 @@ impl Rack {
         let mut at = board.first_flying();
         while let Some(id) = at {
             let sent = board[id];
-            // By time: what comes now was sent later still.
-            if sent.sent_at > newest.0 {
+            // By time, and within a burst by number: what comes now was sent later still.
+            // (What was resent at the very same moment is found with the next delivery.)
+            if (sent.sent_at, sent.end) >= newest {
                 break;
             }
             at = board.next_flying(id);
-            if (sent.sent_at, sent.end) >= newest {
-                continue;
-            }
             let deadline = sent.sent_at + self.rtt + window;
             if deadline > now {
                 found.deadline = Some(deadline);

@@ -5,6 +5,7 @@
     reason = "what a test is made of"
 )]
 
+mod cost;
 mod crowd;
 mod ends;
 mod faults;
