@@ -16,7 +16,8 @@ fn config(control: ControlKind) -> Config {
         control,
         window_max: 64 << 20,
         receive_frames_max: 60_000,
-        send_limit: 32 << 20,
+        // Four round trips of the longest cell: what is lost twice is waited for.
+        send_limit: 64 << 20,
         ..Config::default()
     }
 }
