@@ -205,7 +205,7 @@ fn a_bit_that_turns_over_in_a_segments_state_is_told() {
     }
 }
 
-/// What stands there in good order, in this life of a segment and after it, is no damage.
+/// So two bits that turn over make none of them another.
 #[test]
 fn the_states_of_a_record_and_of_a_segment_differ_in_more_than_two_bits() {
     let states = [PREPARED, COMMITTED, FREED];
