@@ -210,6 +210,28 @@ fn a22_what_passes_waits_until_the_journal_has_let_go() {
     assert_eq!(site.read(5), Some(0), "nothing old has come back");
 }
 
+/// It stands behind another of its blocks when the epoch is closed: what was written in
+/// that is older than it now, and a replay must not bring it back beside it.
+#[test]
+fn a19_what_passes_waits_for_the_journal_to_let_go_of_an_epoch_closed_meanwhile() {
+    let mut site = Journalled::new();
+    site.site.storage.hangs = true;
+    assert_eq!(site.write(1, 1), Some(GOOD));
+    let (first, second) = (site.begin_write_same(40), site.begin_write_same(40));
+    site.run(100);
+    site.plain(&cdb::synchronize_cache());
+    site.run(100);
+    site.stall(Duration::from_millis(1900));
+    site.site.storage.hangs = false;
+    assert_eq!(site.answer(first), Some(GOOD));
+    site.run(1000);
+    assert_eq!(site.site.storage.volumes[0].media[1], 1);
+    assert_eq!(site.site.storage.counters.changes_passed, 1, "it waits");
+    site.run(1500);
+    assert_eq!(site.answer(second), Some(GOOD));
+    assert_eq!(site.site.storage.counters.changes_passed, 2);
+}
+
 /// Over what was never sent it goes at once, and is not answered before the
 /// journal has let go of that.
 #[test]

@@ -244,7 +244,8 @@ impl Relay {
     }
 
     /// Nothing of the blocks, which are clean, can come back by a replay of the
-    /// journal over what the command changes, or lets others change.
+    /// journal over what the command changes, or lets others change; nor, beside it,
+    /// anything of an epoch that is closed.
     fn is_freed(&mut self, key: TaskKey, volume: VolumeKey, barrier: Access) -> bool {
         if self.journal.is_none() {
             return true;
@@ -258,15 +259,17 @@ impl Relay {
         }
         let reserves = Change::from_cdb(&self.tasks[key.0].cdb).is_some();
         let number = match self.pass_mut(key).freed {
-            Some(number) => number,
+            // While it waited for others the epoch may have been closed, and what is of it
+            // be released since. Who reserves keeps every write of the volume back.
+            Some((of, number)) if of == epoch || reserves => number,
             // That it may be reserved is to be found by a replay, too.
-            None if reserves => {
+            _ if reserves => {
                 self.mark_reserved(volume, true);
                 self.journal_made()
             }
-            None => self.volume(volume).freed,
+            _ => self.volume(volume).freed,
         };
-        self.pass_mut(key).freed = Some(number);
+        self.pass_mut(key).freed = Some((epoch, number));
         self.journal_has(number)
     }
 

@@ -206,9 +206,9 @@ pub struct PassTask {
     /// when the command is sent, and none is committed until it is answered
     /// . `None` when the command touches no medium.
     pub barrier: Option<Access>,
-    /// The journal's request after which a replay brings back nothing of what
-    /// the barrier covers; known when it is clean.
-    pub freed: Option<u64>,
+    /// The journal's request after which a replay brings back nothing of what the
+    /// barrier covers or what is older than this epoch; known when that is clean.
+    pub freed: Option<(u64, u64)>,
     /// On its way: the flush queue knows of it.
     pub passing: bool,
     /// The storage has overwritten what is in the log, and said GOOD.
