@@ -351,6 +351,13 @@ impl Storage {
         }
     }
 
+    /// Every session is told of an event of the volume (RFC 7143 11.9.1, event 0).
+    pub fn tell_of(&mut self, lun: u64, sense: Sense) {
+        for session in &mut self.sessions {
+            session.conn.scsi_event(lun, &sense.fixed());
+        }
+    }
+
     /// The volume grows, or shrinks.
     pub fn resize(&mut self, blocks: usize) {
         self.volumes[0].visible.resize(blocks, 0);

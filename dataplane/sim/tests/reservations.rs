@@ -667,6 +667,37 @@ fn c14_each_computer_hears_once() {
     }
 }
 
+/// The storage speaks of it without being asked anything: each computer is told in the
+/// same way, and not by its next command once more.
+#[test]
+fn c14_an_event_is_told_to_every_computer_and_heeded() {
+    let Pair {
+        mut site,
+        mut a,
+        mut b,
+    } = Pair::new(true);
+    let end = BLOCKS as u64;
+    assert_eq!(
+        site.write(&mut a, end, 1),
+        Some(CHECK_CONDITION),
+        "beyond the end"
+    );
+    site.storage.resize(BLOCKS + 8);
+    site.storage.tell_of(LUN, Sense::CAPACITY_DATA_CHANGED);
+    site.run(Duration::from_secs(1));
+    for session in [&mut a, &mut b] {
+        let message = site.next_pdu(session).expect("an asynchronous message");
+        assert_eq!((message.opcode(), message.header[36]), (0x32, 0));
+        let sense = Sense::CAPACITY_DATA_CHANGED.fixed();
+        assert_eq!(message.data[..2], 18_u16.to_be_bytes());
+        assert_eq!(message.data[2..][..sense.len()], sense);
+        assert_eq!(ready(&mut site, session), (GOOD, None));
+    }
+    assert_eq!(site.write(&mut a, end + 7, 20), Some(GOOD));
+    site.run(Duration::from_secs(4));
+    assert_eq!(site.storage.volumes[0].media[BLOCKS + 7], 20);
+}
+
 #[test]
 fn c14_a_volume_that_has_grown_is_written_to_its_end() {
     let Pair {

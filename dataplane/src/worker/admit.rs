@@ -328,14 +328,7 @@ impl Relay {
                     && !command.write
                     && access.check(geometry.blocks).is_ok() =>
             {
-                let work = self.plan_sync(key);
-                if immed {
-                    // Answered now (SBC-4 5.26): the volume remembers, no task need do so.
-                    self.ask_flush(key);
-                    Err(Refusal::status(ScsiStatus::GOOD))
-                } else {
-                    Ok(work)
-                }
+                Ok(self.plan_sync(key, immed))
             }
             (known, access) => {
                 self.plan_pass(known.map(|(key, _)| key), access, nexus_key, command)

@@ -3,7 +3,8 @@
 //! The storage establishes one for each I_T nexus, and the relay's nexus for a
 //! computer *is* that computer's: what is met on it by the relay's own commands
 //! is kept for that computer, once, and never told to another, who is met by
-//! one of his own. What it says of the volume is heeded here, whoever meets it.
+//! one of his own. What it says of the volume is heeded here, whoever meets it, and
+//! what the storage says by itself, in an asynchronous message, likewise.
 //!
 //! A computer whose commands are all answered from the cache would hear nothing,
 //! and neither would the relay hear that it has been fenced off: so its nexus
@@ -92,7 +93,47 @@ impl Relay {
         if untold {
             self.keep_unit_attention(nexus, lun, bytes);
         }
-        let found = received.sense;
+        self.heed_unit_attention(now, nexus, volume, received.sense, flushers);
+    }
+
+    /// The storage tells of something that no command has met (RFC 7143 11.9.1, event 0).
+    /// What it means for the relay is heeded; the computer, which this nexus is, is told
+    /// in the same way, or by its next command.
+    pub(super) fn heed_scsi_event(&mut self, now: Time, nexus: NexusKey, lun: u64, bytes: &[u8]) {
+        let Some(received) = sense::parse(bytes) else {
+            return;
+        };
+        let volume = self.find_volume(self.nexuses[nexus.0].target, lun);
+        if let Some(lost) = lost_before(&received) {
+            if let Some(volume) = volume {
+                self.heed_deferred(volume, lost);
+            }
+            return;
+        }
+        let lan = self.nexuses[nexus.0].lan;
+        let session = lan.and_then(|lan| self.lans.get_mut(lan.0));
+        let told = session.is_some_and(|session| session.conn.scsi_event(lun, bytes));
+        if let (true, Some(lan)) = (told, lan) {
+            self.touch_lan(lan);
+        }
+        if received.sense.key == SenseKey::UNIT_ATTENTION {
+            if !told {
+                self.keep_unit_attention(nexus, lun, bytes);
+            }
+            self.heed_unit_attention(now, nexus, volume, received.sense, false);
+        }
+    }
+
+    /// What a unit attention says of the volume. `flushers`: the flusher met it, and
+    /// looks at it itself.
+    fn heed_unit_attention(
+        &mut self,
+        now: Time,
+        nexus: NexusKey,
+        volume: Option<VolumeKey>,
+        found: Sense,
+        flushers: bool,
+    ) {
         if found == Sense::CAPACITY_DATA_CHANGED
             || found == Sense::REPORTED_LUNS_CHANGED
             || found == Sense::MODE_PARAMETERS_CHANGED

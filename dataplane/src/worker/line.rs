@@ -17,7 +17,7 @@ use sluice_proto::Time;
 use sluice_proto::iscsi::TaskAttribute;
 
 use super::relay::{Net, Relay};
-use super::task::{LanKey, Task, TaskKey, Work, WriteState};
+use super::task::{LanKey, SyncTask, Task, TaskKey, Work, WriteState};
 use super::volume::same_lun;
 
 /// Units of one session that ORDERED and HEAD OF QUEUE commands are looked at
@@ -152,9 +152,9 @@ impl Relay {
         task.dormant = false;
         match (&task.work, task.volume) {
             (Work::Write(_), _) => self.commit_write(now, key),
-            (Work::Sync(_), Some(volume)) => {
+            (&Work::Sync(SyncTask { immed, .. }), Some(volume)) => {
                 // It covers what has taken its place meanwhile.
-                self.tasks[key.0].work = self.plan_sync(volume);
+                self.tasks[key.0].work = self.plan_sync(volume, immed);
                 self.begin(net, key);
             }
             _ => self.begin(net, key),

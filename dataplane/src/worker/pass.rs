@@ -30,27 +30,32 @@ use super::writable::{may_change, may_resize};
 const RANGE_BLOCKS_MAX: u64 = 64 * 1024;
 
 impl Relay {
-    pub(super) fn plan_sync(&mut self, volume: VolumeKey) -> Work {
+    pub(super) fn plan_sync(&mut self, volume: VolumeKey, immed: bool) -> Work {
         let state = self.volume_mut(volume);
         state.close_epoch();
         Work::Sync(SyncTask {
             through: state.next_sequence - 1,
             number: state.journalled,
+            immed,
         })
     }
 
-    /// Answers a SYNCHRONIZE CACHE when all before it, what passed through
-    /// included, is on stable media (C-2): the journal's, or the storage's by the
-    /// flusher's own SYNCHRONIZE CACHE, so no second one is sent.
+    /// Answers a SYNCHRONIZE CACHE: at once if it asks for that, else when all before it,
+    /// what passed through included, is on stable media (C-2): the journal's, or the
+    /// storage's by the flusher's own SYNCHRONIZE CACHE, so no second one is sent.
     pub(super) fn start_sync(&mut self, key: TaskKey) {
         let volume = self.tasks[key.0].volume.expect("a sync has a volume");
         let Work::Sync(sync) = &self.tasks[key.0].work else {
             unreachable!("the caller knows the task for a sync")
         };
-        let (through, number) = (sync.through, sync.number);
+        let (through, number, immed) = (sync.through, sync.number, sync.immed);
         let failed = self.volume(volume).failure.sense();
         if let Some(sense) = failed {
             self.answer(key, ScsiStatus::CHECK_CONDITION, &sense, 0);
+            self.forget(key);
+        } else if immed {
+            self.ask_flush(volume);
+            self.answer(key, ScsiStatus::GOOD, &[], 0);
             self.forget(key);
         } else if self.may_answer(volume, through, number, true) {
             self.promise_through(volume, through);

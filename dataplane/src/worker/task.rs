@@ -181,6 +181,8 @@ pub struct SyncTask {
     pub through: u64,
     /// The volume's last write in the journal.
     pub number: u64,
+    /// It is answered when its turn has come, whatever is durable by then (SBC-4 5.26).
+    pub immed: bool,
 }
 
 /// A command passed to the storage, when what it overlaps has been flushed.

@@ -47,6 +47,10 @@ enum Arrived {
     LogoutRequested {
         within_s: u16,
     },
+    ScsiEvent {
+        lun: u64,
+        sense: ArrayVec<u8, SENSE_LEN_MAX>,
+    },
     LoggedOut,
     Violation,
 }
@@ -178,12 +182,14 @@ impl Relay {
                 }
                 Arrived::Pong => self.nexuses[key.0].pinged = None,
                 Arrived::Reset(response) => self.reset_answered(net, now, key, response),
-                // RFC 7143 11.9.1: the storage asks to be left; we come back by ourselves.
+                // RFC 7143 11.9.1: the storage asks to be left, or for a new negotiation, which
+                // a logout answers as well; we come back by ourselves.
                 Arrived::LogoutRequested { within_s } => {
                     let wait = Duration::from_secs(u64::from(within_s) / 2).min(STEP_MAX);
                     self.nexuses[key.0].leave_by = Some(now + wait);
                     self.look_at_nexus(key);
                 }
+                Arrived::ScsiEvent { lun, sense } => self.heed_scsi_event(now, key, lun, &sense),
                 Arrived::LoggedOut => self.wan_logged_out(net, now, key),
                 Arrived::Violation => {
                     self.counters.violations += 1;
@@ -302,13 +308,16 @@ impl Relay {
                         }
                         Some(InitiatorEvent::Pong) => Some(Arrived::Pong),
                         Some(InitiatorEvent::Async {
-                            event: 1,
+                            event: 1 | 4,
                             parameters: [_, _, within_s],
                             ..
                         }) => Some(Arrived::LogoutRequested { within_s }),
-                        Some(InitiatorEvent::Async { .. }) => {
+                        Some(InitiatorEvent::Async { lun, event, .. }) => {
                             self.counters.wan_async_events += 1;
-                            None
+                            (event == 0).then(|| Arrived::ScsiEvent {
+                                lun,
+                                sense: conn.sense().iter().copied().collect(),
+                            })
                         }
                         Some(InitiatorEvent::LoggedOut { .. }) => Some(Arrived::LoggedOut),
                         // As if the storage had refused: nothing of it is to be believed.

@@ -217,4 +217,17 @@ impl TargetConn {
         self.logout_requested = true;
         self.queue_untasked(Control::LogoutRequested { within_s });
     }
+
+    /// Tells of a SCSI event of a logical unit, with its sense data (11.9.1, event 0), of
+    /// which what is beyond [`SENSE_LEN_MAX`] is cut. False, and nothing is told, while one
+    /// waits for room on the stream, and outside of full feature phase.
+    pub fn scsi_event(&mut self, lun: u64, sense: &[u8]) -> bool {
+        if self.phase != Phase::FullFeature || sense.is_empty() || !self.event_sense.is_empty() {
+            return false;
+        }
+        let len = sense.len().min(SENSE_LEN_MAX);
+        self.event_sense.extend(sense[..len].iter().copied());
+        self.queue_untasked(Control::ScsiEvent { lun });
+        true
+    }
 }

@@ -23,6 +23,7 @@ use super::negotiate::{Offers, Parameters};
 use super::outbound::{INLINE_LEN, Outbound};
 use super::violation::{Counters, Violation};
 use super::wire::{Bhs, Cdb, EXTENDED_CDB_LEN_MAX, TaskAttribute, TaskFunction};
+use crate::iscsi::SENSE_LEN_MAX;
 use arrayvec::ArrayVec;
 use data_queue::{DataItem, DataQueue};
 use full_feature::Current;
@@ -41,9 +42,9 @@ const TASK_MANAGEMENT_MAX: usize = 8;
 /// Answers that belong to no task (pings, rejects, text, login) which may wait
 /// for room on the stream; beyond it, input waits.
 const UNTASKED_MAX: usize = 16;
-/// Untasked PDUs that come without input: a ping, an asynchronous message, and
-/// a violation's Reject.
-const UNASKED_MAX: usize = 3;
+/// Untasked PDUs that come without input: a ping, an asynchronous message of either
+/// kind, and a violation's Reject.
+const UNASKED_MAX: usize = 4;
 
 /// Limits and offers of a target connection.
 #[derive(Clone, Copy, Debug)]
@@ -225,6 +226,8 @@ pub struct TargetConn {
     keep_alive_due: Option<u32>,
     keep_alives: u32,
     logout_requested: bool,
+    /// Of the SCSI event that waits in `control`; empty if none does.
+    event_sense: ArrayVec<u8, SENSE_LEN_MAX>,
     stat_sn: u32,
     exp_cmd_sn: u32,
     max_cmd_sn: u32,
@@ -262,6 +265,7 @@ impl TargetConn {
             keep_alive_due: None,
             keep_alives: 0,
             logout_requested: false,
+            event_sense: ArrayVec::new(),
             stat_sn: 0,
             exp_cmd_sn: 0,
             max_cmd_sn: 0,
@@ -384,6 +388,7 @@ impl TargetConn {
         self.control.clear();
         self.rejected.clear();
         self.untasked = 0;
+        self.event_sense.clear();
         self.ping_data.clear();
         self.data.drop_all(&self.outbound);
     }

@@ -49,6 +49,10 @@ pub(super) enum Control {
     LogoutRequested {
         within_s: u16,
     },
+    /// Its sense data stands in the connection.
+    ScsiEvent {
+        lun: u64,
+    },
     /// Of the first header in `rejected`.
     Reject {
         reason: u8,
@@ -181,6 +185,22 @@ impl TargetConn {
                     parameters: [0, 0, within_s],
                 };
                 self.begin(message.emit(), true, Payload::None);
+            }
+            Control::ScsiEvent { lun } => {
+                self.untasked -= 1;
+                let message = AsyncMessage {
+                    lun,
+                    event: 0,
+                    vendor_code: 0,
+                    parameters: [0; 3],
+                };
+                let inline = &mut self.outbound.inline;
+                inline.clear();
+                let len = u16::try_from(self.event_sense.len()).expect("at most SENSE_LEN_MAX");
+                inline.extend_from_slice(&len.to_be_bytes());
+                inline.extend_from_slice(&self.event_sense);
+                self.event_sense.clear();
+                self.begin(message.emit(), true, Payload::Inline);
             }
             Control::Reject { reason } => {
                 self.untasked -= 1;

@@ -220,6 +220,26 @@ fn a_damaged_header_ends_the_connection() {
     }
 }
 
+/// One SCSI event at a time: a second is the caller's while the first waits for room.
+#[test]
+fn a_scsi_event_is_told_with_its_sense() {
+    let mut pair = Pair::logged_in(Offers::lan(), Offers::lan(), 9, 100);
+    let (first, second) = ([0x70, 0, 6, 1], [0x70, 0, 6, 2]);
+    assert!(!pair.target.scsi_event(3, &[]));
+    assert!(pair.target.scsi_event(3, &first));
+    assert!(!pair.target.scsi_event(3, &second));
+    pair.run();
+    let told = pair.seen.last().unwrap();
+    assert!(
+        told.contains("lun: 3") && told.contains("event: 0"),
+        "{told}"
+    );
+    assert_eq!(pair.initiator.sense(), first);
+    assert!(pair.target.scsi_event(3, &second));
+    pair.run();
+    assert_eq!(pair.initiator.sense(), second);
+}
+
 #[test]
 fn pings_both_ways_and_logout() {
     let mut pair = Pair::logged_in(Offers::lan(), Offers::lan(), 9, 100);
