@@ -6,7 +6,7 @@ need_number() {
     [[ $2 =~ ^[0-9]+(\.[0-9]+)?$ ]] || usage_error "$1 needs a number, not '$2'"
 }
 need_count() {
-    [[ $2 =~ ^[0-9]{1,7}$ && $2 -ge $3 ]] || usage_error "$1 needs a whole number from $3 on, not '$2'"
+    [[ $2 =~ ^[0-9]{1,8}$ && $2 -ge $3 ]] || usage_error "$1 needs a whole number from $3 on, not '$2'"
 }
 need_word() {
     local option=$1 value=$2

@@ -32,9 +32,12 @@ struct Arguments {
     lun: u8,
     #[arg(long, default_value = "iqn.2004-03.example.bench:load")]
     initiator: String,
-    /// Bytes of the volume to use, from its start, in MiB.
+    /// Bytes of the volume to use, in MiB.
     #[arg(long, default_value_t = 16)]
     span_mib: u64,
+    /// MiB of the volume that are left alone before those
+    #[arg(long, default_value_t = 0)]
+    skip_mib: u64,
     /// Bytes a request, a multiple of 4096.
     #[arg(long, default_value_t = 4096)]
     request_len: u32,
@@ -137,6 +140,7 @@ fn main() -> ExitCode {
     };
     let plan = Plan {
         lun: u64::from(arguments.lun) << 48,
+        skip_bytes: arguments.skip_mib * 1024 * 1024,
         span_bytes,
         request_len: arguments.request_len,
         depth: arguments.depth,

@@ -34,7 +34,9 @@ pub enum RunError {
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub lun: u64,
-    /// Bytes of the volume that are used, from its start.
+    /// Bytes of the volume before those that are used; a multiple of [`STAMP_LEN`].
+    pub skip_bytes: u64,
+    /// Bytes of the volume that are used, and that an image holds.
     pub span_bytes: u64,
     pub request_len: u32,
     pub depth: usize,
@@ -308,7 +310,8 @@ impl Workload {
     fn submit(&mut self, session: &mut Session, slot: usize) {
         let request = self.slots[slot].as_mut().expect("a slot in use");
         request.sent = true;
-        let lba = request.block * u64::from(STAMP_LEN / self.block_len);
+        let skipped = self.plan.skip_bytes / u64::from(STAMP_LEN);
+        let lba = (skipped + request.block) * u64::from(STAMP_LEN / self.block_len);
         let blocks = self.plan.request_len / self.block_len;
         let (cdb, data) = if request.read {
             (cdb::read(lba, blocks), Direction::In(self.plan.request_len))
