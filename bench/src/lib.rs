@@ -1,5 +1,7 @@
 //! What the benches share.
 
+pub mod host;
 pub mod load;
+pub mod packets;
 pub mod random;
 pub mod tsc;

@@ -13,16 +13,15 @@
 //! most a tick at each end, and a tick is a small part of the delay.
 
 mod control;
-mod host;
 mod link;
-mod packets;
 mod settings;
 
 use clap::{Parser, Subcommand};
 use control::{ControlSocket, Direction, DirectionStatus, Request, Status, ask};
 use link::Link;
-use packets::{BATCH, PacketPort, Store, Stored};
 use settings::{Change, Settings};
+use sluice_bench::host;
+use sluice_bench::packets::{BATCH, PacketPort, Store, Stored};
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -1,5 +1,5 @@
-//! What the emulator asks of its host besides packets: the clock, waiting, and
-//! the right to run when it must.
+//! What a bench asks of its host besides packets: the clock, waiting, and the
+//! right to run when it must.
 
 use std::io;
 use std::os::fd::RawFd;

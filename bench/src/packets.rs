@@ -2,12 +2,11 @@
 //! packet socket, and the memory that they wait in.
 //!
 //! Always holds: a slot is in exactly one place: free, armed for receive, or
-//! in the hands of the caller. All of the emulator's system calls on packets
-//! are here, and its only unsafe code besides [`crate::host`].
+//! in the hands of the caller. All system calls on packets are here.
 //!
-//! Not for: GSO frames or partial checksums. The devices at both of the
-//! emulator's ends, and those of their peers, have offloads and GRO off; a
-//! frame too large for a slot is counted and dropped.
+//! Not for: GSO frames or partial checksums. The devices at both ends, and
+//! those of their peers, have offloads and GRO off; a frame too large for a
+//! slot is counted and dropped.
 
 use std::ffi::CString;
 use std::io;
@@ -57,7 +56,8 @@ impl Store {
         }
     }
 
-    fn take(&mut self) -> Option<u32> {
+    /// A slot to write a frame into; `None` at the limit.
+    pub fn take(&mut self) -> Option<u32> {
         if self.free.is_empty() {
             if self.chunks.len() == self.chunks_max {
                 return None;
@@ -82,7 +82,8 @@ impl Store {
         &self.chunks[(frame.slot / CHUNK_SLOTS) as usize][start..start + frame.bytes as usize]
     }
 
-    fn slot_mut(&mut self, slot: u32) -> &mut [u8] {
+    /// All bytes of a slot.
+    pub fn slot_mut(&mut self, slot: u32) -> &mut [u8] {
         let start = self.offset(slot);
         let end = start + self.slot_bytes as usize;
         &mut self.chunks[(slot / CHUNK_SLOTS) as usize][start..end]
@@ -93,7 +94,7 @@ impl Store {
     }
 }
 
-/// One end of the WAN: a packet socket bound to a device.
+/// A packet socket bound to a device.
 #[derive(Debug)]
 pub struct PacketPort {
     socket: OwnedFd,
