@@ -327,6 +327,25 @@ fn a22_a_journal_whose_device_fails_is_given_up_and_the_storage_takes_over() {
     }
 }
 
+/// A newer write, that nobody was told of, has hidden what the journal acknowledged: until
+/// the storage has that, the journal is all there is of the old one.
+#[test]
+fn a22_a_journal_is_not_given_up_before_what_has_hidden_its_own_is_flushed() {
+    let mut site = Journalled::new();
+    site.site.storage.hangs = true;
+    assert_eq!(site.write(1, 1), Some(GOOD));
+    site.site.journal.as_mut().unwrap().disk.fails = true;
+    site.begin_write(1, 2);
+    site.run(500);
+    site.site.journal.as_mut().unwrap().disk.fails = false;
+    site.run(500);
+    assert_eq!(site.health(), Health::Failing(Trouble::Device(5)));
+    site.site.storage.hangs = false;
+    let mut site = site.again(true);
+    site.run(3000);
+    assert_eq!(site.site.storage.volumes[0].media[1], 1);
+}
+
 #[test]
 fn a22_a_journal_that_only_stalls_goes_on() {
     let mut site = Journalled::new();

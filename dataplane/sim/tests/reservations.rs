@@ -754,6 +754,26 @@ fn c2_fua_left_to_the_storage_is_on_stable_media() {
     assert!(site.counter("write_left_to_storage") > 0);
     let (status, _) = send(&mut site, &mut b, 0x20, len, &cdb::write_fua(3, 1), &data);
     assert_eq!(status, RESERVATION_CONFLICT);
+    // The storage has said GOOD, and loses it before it is synced: no later sync makes
+    // that good.
+    site.storage.latency_max = Duration::from_secs(1);
+    block::fill(&mut data, 44, 4);
+    let pdu = Site::command(&mut a, 0x20, len, &cdb::write_fua(4, 1)).data(&data);
+    site.send(&a, &pdu.bytes());
+    for _ in 0..1000 {
+        site.run(Duration::from_millis(10));
+        if site.storage.volumes[0].visible[4] == 44 {
+            break;
+        }
+    }
+    site.run(Duration::from_millis(10));
+    let volume = &site.storage.volumes[0];
+    assert_eq!((volume.visible[4], volume.media[4]), (44, 0));
+    site.storage.fail_power();
+    site.storage.latency_max = Duration::from_millis(2);
+    site.run(Duration::from_secs(5));
+    let (status, _) = site.finish(&a, pdu.itt()).expect("an answer");
+    assert_eq!(status, CHECK_CONDITION);
 }
 
 /// The nexus that carries the flush may not write any more, another of ours may:

@@ -682,6 +682,44 @@ fn c8_what_is_overwritten_is_sent_when_the_storage_has_lost_that() {
     assert_eq!(over.media(), [1; 4]);
 }
 
+/// The storage says that it cannot make durable what it had taken, and then that it has
+/// nothing more to sync: the command was not done.
+#[test]
+fn c2_what_is_overwritten_is_sent_when_the_sync_of_that_fails() {
+    let mut over = Overwritten::new(Durability::Memory);
+    over.site.storage.hangs = false;
+    over.refuse(0, Fault::Sense(Sense::WRITE_ERROR));
+    assert_eq!(over.answer(), CHECK_CONDITION);
+    over.site.run(Duration::from_secs(3));
+    assert_eq!(over.read(), Some(1));
+    assert_eq!(over.media(), [1; 4]);
+}
+
+/// What passed and was GOOD cannot be made durable, as the relay's own SYNCHRONIZE CACHE is
+/// told: the computer's next one says so, once.
+#[test]
+fn c2_what_the_relays_own_sync_was_told_of_what_passed_is_told_on() {
+    let mut site = Site::small();
+    let mut session = site.login(0, 0, 1);
+    assert_eq!(site.synchronize(&mut session), Some(GOOD));
+    site.storage.refusals.push(Refusal {
+        lba: 0,
+        blocks: 0,
+        fault: Fault::Sense(Sense::WRITE_ERROR),
+        times: 1,
+    });
+    let pdu = write_and_verify(&mut session, 20, 7);
+    site.send(&session, &pdu.bytes());
+    assert_eq!(site.finish(&session, pdu.itt()).unwrap().0, GOOD);
+    site.run(Duration::from_secs(10));
+    assert_eq!(
+        site.storage.counters.refused, 1,
+        "a sync of the relay's own"
+    );
+    assert_eq!(site.synchronize(&mut session), Some(CHECK_CONDITION));
+    assert_eq!(site.synchronize(&mut session), Some(GOOD));
+}
+
 #[test]
 fn what_was_to_be_overwritten_is_sent_when_the_storage_refuses() {
     let mut over = Overwritten::new(Durability::Memory);

@@ -77,7 +77,7 @@ impl Relay {
                     && self.flush.durable_through(key.0, through) =>
             {
                 DrainStep::Settling {
-                    freed: volume.freed,
+                    freed: volume.freed.last(),
                 }
             }
             step => step,
@@ -104,7 +104,7 @@ impl Relay {
             return HeldUp::Failed;
         }
         if self.flush.is_drained(key.0) {
-            return match self.journal_has(volume.freed) {
+            return match self.journal_has(volume.freed.last()) {
                 true => HeldUp::No,
                 false => HeldUp::Journal,
             };

@@ -70,6 +70,8 @@ pub struct Failure {
     pub stamp: u64,
     /// Deferred errors since a SYNCHRONIZE CACHE succeeded.
     deferred: u8,
+    /// What the storage has said of commands that passed, for the next SYNCHRONIZE CACHE.
+    pub(super) passed: Option<Sense>,
 }
 
 impl Failure {
@@ -81,6 +83,7 @@ impl Failure {
             sense: [0; SENSE_LEN],
             stamp: 0,
             deferred: 0,
+            passed: None,
         }
     }
 
@@ -221,7 +224,21 @@ impl Relay {
         // With nothing of the log's refused it is what had passed that cannot
         // be made durable, and who waits for that must hear of it.
         if self.volume(key).failure.sense().is_none() {
+            let volume = self.volume(key);
+            let is_heard = !volume.waiting.is_empty() || volume.settling.is_some();
+            self.lose_passed(key, sense);
             self.end_waiting(key, &sense.fixed());
+            if !is_heard {
+                self.keep_for_sync(key, sense);
+            }
+        }
+    }
+
+    /// What had passed may be lost, and nobody waits for it: the next SYNCHRONIZE CACHE
+    /// says so, as the storage would have told the computer's own.
+    fn keep_for_sync(&mut self, key: VolumeKey, sense: Sense) {
+        if self.flush.passed_unsynced(key.0) {
+            self.volume_mut(key).failure.passed = Some(sense);
         }
     }
 
@@ -231,6 +248,7 @@ impl Relay {
         let failure = &mut self.volume_mut(key).failure;
         failure.deferred = failure.deferred.saturating_add(1);
         if failure.deferred < DEFERRED_MAX {
+            self.keep_for_sync(key, sense);
             return self.flush_lost(key);
         }
         self.volume_mut(key).failure.deferred = 0;

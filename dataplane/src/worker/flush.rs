@@ -15,6 +15,7 @@ use sluice_proto::mutation::{Mutation, planted};
 use sluice_proto::scsi::{ScsiStatus, Sense, SenseKey, cdb, sense};
 
 use super::failure::{Verdict, is_sound, verdict};
+use super::pass::token_of;
 use super::relay::{Net, Relay};
 use super::task::{NexusKey, VolumeKey, WanKind, WanTask, Work, WriteState, WriteTask};
 use super::volume::Retired;
@@ -59,7 +60,7 @@ impl Relay {
                 joined_bytes_max: self.joined_bytes_max(nexus, key),
                 unsynced_bytes_max: UNSYNCED_BYTES_MAX,
                 awaited: volume.gate.asked(),
-                epoch_held: self.is_epoch_held(key),
+                epoch_max: self.epoch_max(key),
             };
             let Self { flush, index, .. } = self;
             let newest = |lba| index.newest(key.0, lba);
@@ -398,7 +399,8 @@ impl Relay {
     /// Every unsynced record of the volume is to be sent again. Answers to what
     /// is still out no longer count.
     pub(super) fn flush_lost(&mut self, key: VolumeKey) {
-        self.unsettle(key);
+        self.volume_mut(key).losses += 1;
+        self.lose_passed(key, Sense::COMMUNICATION_FAILURE);
         self.flush.session_lost(key.0);
         let mut strays = 0;
         for (_, wan_task) in &mut self.wan_tasks {
@@ -472,7 +474,10 @@ impl Relay {
         while let Some(&task) = self.volume(key).waiting.front() {
             let (through, number, is_sync, len) = match &self.tasks[task.0].work {
                 Work::Write(WriteTask {
-                    state: WriteState::Durable { sequence, number },
+                    state:
+                        WriteState::Durable {
+                            sequence, number, ..
+                        },
                     len,
                     ..
                 }) => (*sequence, *number, false, *len),
@@ -504,6 +509,12 @@ impl Relay {
             if self.volume(key).draining.get(at) == Some(&task) {
                 at += 1;
             }
+        }
+        // Who holds records back may be what those ahead of it wait for.
+        let rest = self.volume(key).draining.iter().skip(at).copied();
+        let holder = { rest }.find(|&task| self.flush.is_holding(key.0, token_of(task)));
+        if let Some(task) = holder {
+            self.continue_pass(task);
         }
     }
 }

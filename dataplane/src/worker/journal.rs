@@ -402,9 +402,11 @@ impl Relay {
             return Released(0);
         }
         let free = journal.ask(Pending::Free(record));
-        let volume = usize::from(self.log.record(RecordId(record)).volume.0);
-        let volume = self.volumes[volume].as_mut().expect("a record's volume");
-        volume.freed = volume.freed.max(free);
+        let record = self.log.record(RecordId(record));
+        let volume = self.volumes[usize::from(record.volume.0)]
+            .as_mut()
+            .expect("a record's volume");
+        volume.freed.note(record.epoch, free);
         Released(free)
     }
 
@@ -435,15 +437,17 @@ impl Relay {
             .map_or(0, |journal| journal.ask(Pending::Row(table, row)))
     }
 
-    /// Whether a record of a later epoch must not be sent now: a replay could
-    /// still put back what is older, over what is newer. A device that
-    /// has failed will not say so any more, and what it keeps is to be flushed.
-    pub(super) fn is_epoch_held(&self, key: VolumeKey) -> bool {
-        let volume = self.volume(key);
-        self.journal.as_ref().is_some_and(|journal| {
-            !matches!(journal.health, Health::Failing(Trouble::Device(_)))
-                && !journal.has(volume.freed)
-        })
+    /// The newest epoch that may be entered now: of those before it a replay could put
+    /// nothing back over what is newer. A device that has failed will not say so
+    /// any more, and what it keeps is to be flushed.
+    pub(super) fn epoch_max(&self, key: VolumeKey) -> u64 {
+        match &self.journal {
+            Some(journal) if !matches!(journal.health, Health::Failing(Trouble::Device(_))) => {
+                let freed = self.volume(key).freed;
+                freed.epoch_max(|number| journal.has(number))
+            }
+            _ => u64::MAX,
+        }
     }
 
     /// Whether a SYNCHRONIZE CACHE (`is_sync`) or a write that waits for the storage may be
@@ -456,7 +460,12 @@ impl Relay {
         number: u64,
         is_sync: bool,
     ) -> bool {
-        let keeps = is_sync && self.contract(key) == Durability::Journal;
+        // One that is being made void keeps what was promised by it before, and no more.
+        let is_voiding = matches!(
+            self.journal.as_ref().map(|journal| journal.health),
+            Some(Health::Voiding(_))
+        );
+        let keeps = is_sync && !is_voiding && self.contract(key) == Durability::Journal;
         is_sync && planted(Mutation::SyncUnawaited)
             || self.journal_has(number)
                 && (self.flush.durable_through(key.0, through)
@@ -489,7 +498,8 @@ impl Relay {
         self.answer_journalled(now);
         for key in self.volume_keys() {
             let volume = self.volume(key);
-            let freed = volume.freed > before.0 && self.journal_has(volume.freed);
+            let freed = volume.freed.epoch_max(|number| number <= before.0)
+                < volume.freed.epoch_max(|number| self.journal_has(number));
             let waits = !volume.waiting.is_empty() || !volume.draining.is_empty();
             if waits || volume.settling.is_some() {
                 self.wake_waiting(now, key);
@@ -612,7 +622,11 @@ impl Relay {
             if given_up {
                 // What has hidden it meanwhile is to be durable too.
                 let sequence = self.volume(volume).next_sequence - 1;
-                self.write_mut(key).state = WriteState::Durable { sequence, number };
+                self.write_mut(key).state = WriteState::Durable {
+                    sequence,
+                    number,
+                    passed: false,
+                };
                 self.volume_mut(volume).waiting.push_back(key);
                 self.ask_flush(volume);
                 continue;

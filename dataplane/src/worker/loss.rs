@@ -1,12 +1,16 @@
 //! A session with the storage that is lost: what was out comes back to where it
-//! came from, and the next attempt has its time.
+//! came from, and the next attempt has its time. And what the storage may have
+//! lost though it had said GOOD to it: no log has what passed, so who waits for that to
+//! be durable is told (C-2).
 
 use sluice_proto::Time;
-use sluice_proto::scsi::Sense;
+use sluice_proto::scsi::{ScsiStatus, Sense};
 
 use super::nexus::WanState;
 use super::relay::{Net, Relay};
-use super::task::{ChunkState, NexusKey, TaskKey, VolumeKey, WanKind, WanTask, Work};
+use super::task::{
+    ChunkState, NexusKey, Settling, TaskKey, VolumeKey, WanKind, WanTask, Work, WriteState,
+};
 use super::volume::Volume;
 use super::wan::Ended;
 
@@ -31,9 +35,10 @@ impl Relay {
             } = *self.volume(volume);
             let went_by = settling.map(|task| self.tasks[task.0].nexus);
             if flush_nexus == Some(key) || went_by == Some(key) {
-                self.unsettle(volume);
+                self.lose_passed(volume, Sense::COMMUNICATION_FAILURE);
             }
             if flush_nexus == Some(key) {
+                self.volume_mut(volume).losses += 1;
                 self.flush.session_lost(volume.0);
             }
         }
@@ -87,6 +92,40 @@ impl Relay {
         // It counts as lost by now.
         self.rest_doubts(now, target);
         self.feed_starved(net);
+    }
+
+    /// The storage may have lost what it has not synced, of commands that passed too: those
+    /// that are not answered yet are not done, or nobody knows, and computers are told so.
+    pub(super) fn lose_passed(&mut self, volume: VolumeKey, sense: Sense) {
+        let sense = sense.fixed();
+        if let Some(key) = self.volume(volume).settling
+            && matches!(self.pass_mut(key).settling, Some(Settling::Durable { .. }))
+        {
+            self.give_up(key, ScsiStatus::CHECK_CONDITION, &sense);
+        }
+        for _ in 0..self.volume(volume).waiting.len() {
+            let Some(key) = self.volume_mut(volume).waiting.pop_front() else {
+                break;
+            };
+            if let Work::Write(write) = &self.tasks[key.0].work
+                && matches!(write.state, WriteState::Durable { passed: true, .. })
+            {
+                self.answer(key, ScsiStatus::CHECK_CONDITION, &sense, 0);
+                self.forget(key);
+            } else {
+                self.volume_mut(volume).waiting.push_back(key);
+            }
+        }
+    }
+
+    /// Whether GOOD came from before such a loss, of a command that is to outlive it.
+    pub(super) fn is_overtaken(&self, key: TaskKey) -> bool {
+        let task = &self.tasks[key.0];
+        let (Some(volume), Work::Pass(pass)) = (task.volume, &task.work) else {
+            return false;
+        };
+        pass.losses != self.volume(volume).losses
+            && (self.may_settle(key) || self.awaits_media(key))
     }
 
     pub(super) fn back_off(&mut self, now: Time, key: NexusKey) {

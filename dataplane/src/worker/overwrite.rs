@@ -11,11 +11,11 @@
 
 use sluice_hugepages::tables::Durability;
 use sluice_proto::Time;
-use sluice_proto::scsi::{self, Access, ScsiStatus, Sense};
+use sluice_proto::scsi::{self, Access, ScsiStatus};
 
 use super::pass::token_of;
 use super::relay::Relay;
-use super::task::{Settling, TaskKey, VolumeKey, Work, bars};
+use super::task::{Settling, TaskKey, VolumeKey, bars};
 
 impl Relay {
     /// Whether the command is to go past records that wait, and holds them back.
@@ -108,7 +108,7 @@ impl Relay {
                     return;
                 }
                 self.give_up_overwritten(key, volume);
-                let number = self.volume(volume).freed;
+                let number = self.volume(volume).freed.last();
                 self.pass_mut(key).settling = Some(Settling::Released { number, moved });
                 (number, moved)
             }
@@ -128,20 +128,5 @@ impl Relay {
         }
         self.counters.commands_overwrote += 1;
         self.room_moved |= !self.held.is_empty();
-    }
-
-    /// The storage may have lost what it has not synced: the command is not done,
-    /// or nobody knows, and the computer is told so.
-    pub(super) fn unsettle(&mut self, volume: VolumeKey) {
-        let Some(key) = self.volume(volume).settling else {
-            return;
-        };
-        let Work::Pass(pass) = &self.tasks[key.0].work else {
-            unreachable!("only passing commands settle")
-        };
-        if matches!(pass.settling, Some(Settling::Durable { .. })) {
-            let sense = Sense::COMMUNICATION_FAILURE.fixed();
-            self.give_up(key, ScsiStatus::CHECK_CONDITION, &sense);
-        }
     }
 }

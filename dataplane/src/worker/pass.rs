@@ -18,8 +18,8 @@ use super::admit::Refusal;
 use super::relay::{Net, Relay};
 use super::staging::{STAGE_LEN, StagePage};
 use super::task::{
-    NexusKey, PASS_BYTES_MAX, PASS_PAGES_MAX, PassTask, SyncTask, Task, TaskKey, VolumeKey, Work,
-    WriteState, WriteTask,
+    LetGo, NexusKey, PASS_BYTES_MAX, PASS_PAGES_MAX, PassTask, SyncTask, Task, TaskKey, VolumeKey,
+    Work, WriteState, WriteTask,
 };
 use super::volume::lun_number;
 use super::wan::Ended;
@@ -52,6 +52,9 @@ impl Relay {
         let failed = self.volume(volume).failure.sense();
         if let Some(sense) = failed {
             self.answer(key, ScsiStatus::CHECK_CONDITION, &sense, 0);
+            self.forget(key);
+        } else if let Some(sense) = self.volume_mut(volume).failure.passed.take() {
+            self.answer(key, ScsiStatus::CHECK_CONDITION, &sense.fixed(), 0);
             self.forget(key);
         } else if immed {
             self.ask_flush(volume);
@@ -151,6 +154,7 @@ impl Relay {
             passing: false,
             settling: None,
             asked: None,
+            losses: 0,
             aborting: false,
             released_for: None,
         }))
@@ -209,14 +213,15 @@ impl Relay {
         let barrier = pass.barrier;
         if let (Some(volume), Some(barrier)) = (volume, barrier) {
             let epoch = self.volume(volume).epoch;
-            let is_clean = if self.holds(key, volume, barrier) {
+            let held = self.holds(key, volume, barrier);
+            let is_clean = if held {
                 !self.is_pinned(volume, barrier)
             } else {
                 self.is_clean(volume, barrier)
             };
             let token = token_of(key);
             if !is_clean
-                || !self.is_freed(key, volume, barrier)
+                || !self.is_freed(key, volume, barrier, held)
                 || self.flush.pass(volume.0, token, barrier, epoch).is_err()
             {
                 if self.cannot_drain(key, volume) {
@@ -251,7 +256,7 @@ impl Relay {
     /// Nothing of the blocks, which are clean, can come back by a replay of the
     /// journal over what the command changes, or lets others change; nor, beside it,
     /// anything of an epoch that is closed.
-    fn is_freed(&mut self, key: TaskKey, volume: VolumeKey, barrier: Access) -> bool {
+    fn is_freed(&mut self, key: TaskKey, volume: VolumeKey, barrier: Access, held: bool) -> bool {
         if self.journal.is_none() {
             return true;
         }
@@ -264,17 +269,22 @@ impl Relay {
         }
         let reserves = Change::from_cdb(&self.tasks[key.0].cdb).is_some();
         let number = match self.pass_mut(key).freed {
-            // While it waited for others the epoch may have been closed, and what is of it
-            // be released since. Who reserves keeps every write of the volume back.
-            Some((of, number)) if of == epoch || reserves => number,
+            // While it waited for others the epoch may have been closed, or what it held
+            // back been sent, and be released since. Who reserves keeps every write of the
+            // volume back.
+            Some(known) if (known.epoch, known.held) == (epoch, held) || reserves => known.number,
             // That it may be reserved is to be found by a replay, too.
             _ if reserves => {
                 self.mark_reserved(volume, true);
                 self.journal_made()
             }
-            _ => self.volume(volume).freed,
+            _ => self.volume(volume).freed.last(),
         };
-        self.pass_mut(key).freed = Some((epoch, number));
+        self.pass_mut(key).freed = Some(LetGo {
+            number,
+            epoch,
+            held,
+        });
         self.journal_has(number)
     }
 
@@ -306,11 +316,15 @@ impl Relay {
         key: TaskKey,
         ended: Ended<'_>,
     ) {
+        let lost = Sense::COMMUNICATION_FAILURE.fixed();
         let Ended {
             status,
             residual,
             sense,
-        } = ended;
+        } = match ended.status {
+            ScsiStatus::GOOD if self.is_overtaken(key) => Ended::lost(&lost),
+            _ => ended,
+        };
         self.heed_passed(net, now, key, status, sense);
         // GOOD of a part leaves it open which blocks keep what they held.
         let settles =
@@ -392,12 +406,10 @@ impl Relay {
     /// contract promises more than memory (C-2).
     fn wait_for_media(&mut self, key: TaskKey, moved: u32) -> bool {
         let task = &self.tasks[key.0];
-        let (Some((lba, blocks, fua)), Some(volume), Some(_)) =
-            (task.passing_write(), task.volume, task.lan)
-        else {
+        let (Some((lba, blocks, fua)), Some(volume)) = (task.passing_write(), task.volume) else {
             return false;
         };
-        if !fua && self.contract(volume) == Durability::Memory {
+        if !self.awaits_media(key) {
             return false;
         }
         if let Some(sense) = self.volume(volume).failure.sense() {
@@ -413,11 +425,26 @@ impl Relay {
             len: moved,
             ordering: fua,
             fua,
-            state: WriteState::Durable { sequence, number },
+            state: WriteState::Durable {
+                sequence,
+                number,
+                passed: true,
+            },
         });
         self.volume_mut(volume).waiting.push_back(key);
         self.ask_flush(volume);
         true
+    }
+
+    /// Whether it is such a write.
+    pub(super) fn awaits_media(&self, key: TaskKey) -> bool {
+        let task = &self.tasks[key.0];
+        let (Some((_, _, fua)), Some(volume), Some(_)) =
+            (task.passing_write(), task.volume, task.lan)
+        else {
+            return false;
+        };
+        fua || self.contract(volume) != Durability::Memory
     }
 
     /// A storage without a Caching mode page is answered for: a computer that finds none

@@ -556,7 +556,7 @@ impl Relay {
         let oldest = self
             .flush
             .oldest_dirty(key.0)
-            .or_else(|| (!self.journal_has(volume.freed)).then_some(volume.dirty_since));
+            .or_else(|| (!self.journal_has(volume.freed.last())).then_some(volume.dirty_since));
         let state = if volume.failure.sense().is_some() {
             tables::VolumeState::Failed
         } else if volume.write_through {

@@ -371,6 +371,7 @@ impl Relay {
                 passing: false,
                 settling: None,
                 asked: None,
+                losses: 0,
                 aborting: false,
                 released_for,
             }),

@@ -214,7 +214,10 @@ impl Relay {
             (cdb, cdb_rest),
             direction,
         );
-        self.pass_mut(task_key).asked = Some(wan_task);
+        let volume = self.tasks[task_key.0].volume;
+        let losses = volume.map_or(0, |volume| self.volume(volume).losses);
+        let pass = self.pass_mut(task_key);
+        (pass.asked, pass.losses) = (Some(wan_task), losses);
         false
     }
 }

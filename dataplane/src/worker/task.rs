@@ -137,9 +137,13 @@ pub enum WriteState {
     Delayed,
     /// In the log; waits for the journal.
     Journal { sequence: u64 },
-    /// In the log; waits for the storage's stable media, and for this request
-    /// of the journal.
-    Durable { sequence: u64, number: u64 },
+    /// In the log, or passed to the storage and GOOD there; waits for the storage's
+    /// stable media, and for this request of the journal.
+    Durable {
+        sequence: u64,
+        number: u64,
+        passed: bool,
+    },
 }
 
 /// A read, cut into chunks of a staging page each.
@@ -208,18 +212,30 @@ pub struct PassTask {
     /// when the command is sent, and none is committed until it is answered
     /// . `None` when the command touches no medium.
     pub barrier: Option<Access>,
-    /// The journal's request after which a replay brings back nothing of what the
-    /// barrier covers or what is older than this epoch; known when that is clean.
-    pub freed: Option<(u64, u64)>,
+    /// Known when the barrier's blocks are clean.
+    pub freed: Option<LetGo>,
     /// On its way: the flush queue knows of it.
     pub passing: bool,
     /// The storage has overwritten what is in the log, and said GOOD.
     pub settling: Option<Settling>,
     pub asked: Option<usize>,
+    /// The volume's [`losses`](super::volume::Volume::losses) when it was sent.
+    pub losses: u64,
     /// A task management function has ended it; the storage may not have yet.
     pub aborting: bool,
     /// A RELEASE of the relay's own: the arrival of the function that waits for it.
     pub released_for: Option<u64>,
+}
+
+/// The journal's request after which a replay brings back nothing of a passing command's
+/// blocks, but what it holds back itself, and nothing that is older than its epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LetGo {
+    pub number: u64,
+    /// The volume's open epoch when that was known, and whether records were held back:
+    /// with either changed there is more to be let go of.
+    pub epoch: u64,
+    pub held: bool,
 }
 
 /// What a command that has overwritten records waits for, until they are given up and it is answered.

@@ -103,11 +103,13 @@ pub struct Volume {
     pub draining: VecDeque<TaskKey>,
     /// The one that has overwritten what is in the log, and is not answered yet.
     pub settling: Option<TaskKey>,
+    /// Times that the storage may have lost what it had not synced.
+    pub losses: u64,
     /// As configured; what is in force is [`Relay::contract`]'s to say.
     pub contract: Durability,
-    /// Of its last write and of its last free: the journal's requests.
+    /// Of its last write: the journal's request.
     pub journalled: u64,
-    pub freed: u64,
+    pub freed: Freed,
     /// Writes up to this sequence may have been answered by the journal, or a SYNCHRONIZE
     /// CACHE behind them.
     pub kept_through: u64,
@@ -122,6 +124,45 @@ pub struct Volume {
     pub writes: u64,
     pub reads: u64,
     pub read_hits: u64,
+}
+
+/// The journal's requests that free a volume's records.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Freed {
+    last: u64,
+    /// The newest epoch that a record was freed of, and the last of those before it: what
+    /// hides each other in the open epoch keeps no older one from being entered.
+    epoch: u64,
+    before: u64,
+}
+
+impl Freed {
+    /// `number` frees a record of `epoch`.
+    pub(super) fn note(&mut self, epoch: u64, number: u64) {
+        if epoch > self.epoch {
+            (self.before, self.epoch) = (self.last, epoch);
+        } else if epoch < self.epoch {
+            self.before = self.before.max(number);
+        }
+        self.last = self.last.max(number);
+    }
+
+    /// The last of all.
+    pub const fn last(self) -> u64 {
+        self.last
+    }
+
+    /// The newest epoch that may be entered when the journal has the requests that
+    /// `has` says: nothing of an older one comes back by a replay.
+    pub(super) fn epoch_max(self, has: impl Fn(u64) -> bool) -> u64 {
+        if has(self.last) {
+            u64::MAX
+        } else if has(self.before) {
+            self.epoch
+        } else {
+            0
+        }
+    }
 }
 
 /// A record that is durable at the storage, and still read.
@@ -186,9 +227,10 @@ impl Volume {
             waiting: VecDeque::with_capacity(VOLUME_TASKS_MAX),
             draining: VecDeque::with_capacity(VOLUME_TASKS_MAX),
             settling: None,
+            losses: 0,
             contract: Durability::Memory,
             journalled: 0,
-            freed: 0,
+            freed: Freed::default(),
             kept_through: 0,
             dirty_since: now,
             drain: DrainStep::Drained,
@@ -379,5 +421,29 @@ impl Relay {
             }
         }
         policy
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a19_what_hides_each_other_in_an_epoch_does_not_keep_it_from_being_entered() {
+        let mut freed = Freed::default();
+        let epoch_max = |freed: Freed, durable: u64| freed.epoch_max(|number| number <= durable);
+        freed.note(5, 12);
+        assert_eq!(epoch_max(freed, 11), 5);
+        freed.note(6, 13);
+        assert_eq!(
+            epoch_max(freed, 11),
+            0,
+            "one of the epoch before may come back"
+        );
+        assert_eq!(epoch_max(freed, 12), 6);
+        assert_eq!(epoch_max(freed, 13), u64::MAX);
+        freed.note(5, 14);
+        assert_eq!(epoch_max(freed, 13), 0);
+        assert_eq!(epoch_max(freed, 14), u64::MAX);
     }
 }

@@ -53,6 +53,7 @@ impl Relay {
             state: WriteState::Durable {
                 sequence: 0,
                 number: 0,
+                passed: false,
             },
         }))
     }
@@ -176,7 +177,7 @@ impl Relay {
         let through = volume.write_through;
         let contract = self.contract(volume_key);
         let clean = self.flush.records(volume_key.0) == 0;
-        let clean = clean && self.journal_has(self.volume(volume_key).freed);
+        let clean = clean && self.journal_has(self.volume(volume_key).freed.last());
         let volume = self.volume_mut(volume_key);
         if clean {
             volume.dirty_since = now;
@@ -238,7 +239,11 @@ impl Relay {
                 self.await_journal(key, volume_key);
             } else {
                 let number = self.volume(volume_key).journalled;
-                self.write_mut(key).state = WriteState::Durable { sequence, number };
+                self.write_mut(key).state = WriteState::Durable {
+                    sequence,
+                    number,
+                    passed: false,
+                };
                 self.volume_mut(volume_key).waiting.push_back(key);
                 self.ask_flush(volume_key);
             }
@@ -378,6 +383,11 @@ impl Relay {
         self.flush.push(volume.0, entry, overlaps);
         while let Some(hidden) = self.superseded.pop() {
             if whole && self.flush.supersede(hidden, record) {
+                // What was promised of it is this one's to keep, answered or not.
+                let hidden_sequence = self.log.record(RecordId(hidden)).sequence;
+                if hidden_sequence <= self.volume(volume).kept_through {
+                    self.promise_through(volume, entry.sequence);
+                }
                 self.give_up_hidden(volume, hidden);
             }
         }

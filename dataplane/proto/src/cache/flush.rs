@@ -79,9 +79,9 @@ pub struct FlushLimits {
     /// Someone waits for everything up to this sequence ([`policy::FlushGate::asked`]):
     /// the sync that makes it durable is sent as soon as it can be.
     pub awaited: Option<u64>,
-    /// No record of a later epoch is sent now: of the one before not all is gone
-    /// from where a replay would bring it back.
-    pub epoch_held: bool,
+    /// No record of a later epoch than the one that records are sent of is sent now, but up
+    /// to this one: of those before not all is gone from where a replay would bring it back.
+    pub epoch_max: u64,
 }
 
 /// What to send on the storage session now.
@@ -206,8 +206,7 @@ impl FlushQueue {
             queue.cursor = self.nodes[queue.cursor as usize].newer;
         }
         let candidate = (queue.cursor != NONE).then(|| self.nodes[queue.cursor as usize]);
-        let candidate =
-            candidate.filter(|node| queue.may_send_epoch(node.epoch, limits.epoch_held));
+        let candidate = candidate.filter(|node| queue.may_send_epoch(node.epoch, limits.epoch_max));
         let candidate = candidate.filter(|node| !queue.holds_back(node.span()));
         let at_end = candidate.is_none() && queue.in_flight.is_empty();
         if queue.may_sync()

@@ -72,7 +72,12 @@ impl Oracle {
             }
             let number = WriteNumber::try_from(at + 1).expect("a trace is short");
             match write.fate {
-                Fate::Pending => self.writes[at].may_be_lost = true,
+                // One that is answered when it is durable is not answered by a GOOD from before.
+                Fate::Pending => {
+                    let waits = write.kind == WriteKind::Fua
+                        || write.kind == WriteKind::Plain && self.contract != Durability::Memory;
+                    self.writes[at].may_be_lost |= !waits;
+                }
                 Fate::Acknowledged(acknowledged)
                     if acknowledged >= self.durable_before
                         && blocks_of(&write).any(|block| {

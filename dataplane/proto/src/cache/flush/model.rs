@@ -655,7 +655,7 @@ proptest! {
             joined_bytes_max: joined_bytes_max * 1024,
             unsynced_bytes_max: unsynced_bytes_max * 1024,
             awaited: None,
-            epoch_held: false,
+            epoch_max: u64::MAX,
         });
         ops.iter().for_each(|op| model.step(op));
         model.drain();

@@ -9,7 +9,7 @@ const LIMITS: FlushLimits = FlushLimits {
     joined_bytes_max: 0,
     unsynced_bytes_max: 1 << 20,
     awaited: None,
-    epoch_held: false,
+    epoch_max: u64::MAX,
 };
 
 /// A queue of volume 0, and what is pushed numbered as it comes.

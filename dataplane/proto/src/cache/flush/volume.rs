@@ -164,13 +164,13 @@ impl Volume {
 
     /// Whether records of `epoch` may be sent; entering a later one needs all
     /// that was sent before to be durable. A failed volume sends none (C-4).
-    pub fn may_send_epoch(&mut self, epoch: u64, held: bool) -> bool {
+    pub fn may_send_epoch(&mut self, epoch: u64, epoch_max: u64) -> bool {
         if self.refused > 0 {
             return false;
         }
         if epoch != self.epoch {
             let settled = planted(Mutation::EpochsMixed)
-                || !held
+                || epoch <= epoch_max
                     && self.in_flight.is_empty()
                     && self.passing.newest_change().is_none()
                     && !self.has_unsynced()
