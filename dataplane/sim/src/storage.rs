@@ -155,6 +155,9 @@ pub struct Storage {
     pub bars: Option<&'static str>,
     /// A connection breaks as soon as one has a write under way.
     pub break_soon: bool,
+    /// So many times a bit of a read's data turns over on its way, after its digest was
+    /// made; TCP's checksum is of what came of it.
+    pub damages: u32,
     sessions: Vec<Session>,
     /// Sessions whose connection is gone, with what is still carried out of them.
     left: Vec<Session>,
@@ -190,6 +193,7 @@ impl Storage {
             holds_reads: false,
             bars: None,
             break_soon: false,
+            damages: 0,
             sessions: Vec::new(),
             left: Vec::new(),
             next_token: 1,
@@ -360,8 +364,7 @@ impl Storage {
 
     /// The volume grows, or shrinks.
     pub fn resize(&mut self, blocks: usize) {
-        self.volumes[0].visible.resize(blocks, 0);
-        self.volumes[0].media.resize(blocks, 0);
+        self.volumes[0].resize(blocks);
     }
 
     /// The volume is reset by someone: its cache is gone, every session will be
@@ -887,12 +890,31 @@ impl Storage {
             unmaps,
             ..
         } = self;
+        let blocks = volumes[volume].media.len();
         let done = volumes[volume].perform(pending, counters, *unmaps);
+        if volumes[volume].media.len() != blocks {
+            self.tell_of_capacity(at, volume);
+        }
         done.map_or_else(check, good)
     }
 
+    /// Every nexus but the one whose command it was (SBC-4 4.10).
+    fn tell_of_capacity(&mut self, by: usize, volume: usize) {
+        for (at, session) in self.sessions.iter_mut().enumerate() {
+            if at != by && session.port.is_some() {
+                let told = &mut session.attentions[volume].told;
+                told.push_back(Sense::CAPACITY_DATA_CHANGED);
+            }
+        }
+    }
+
     fn transmit(&mut self, at: usize) {
-        let Self { host, sessions, .. } = self;
+        let Self {
+            host,
+            sessions,
+            damages,
+            ..
+        } = self;
         let session = &mut sessions[at];
         if !session.conn.has_output() {
             return;
@@ -901,6 +923,8 @@ impl Storage {
         while session.conn.has_output() && socket.can_send() {
             let Session { conn, answers, .. } = session;
             let sent = socket.send(|out| {
+                let begin = out.as_ptr().addr();
+                let mut block = None;
                 let len = conn.transmit(out, |token, offset, into| {
                     let (_, answer) = answers
                         .iter()
@@ -908,7 +932,15 @@ impl Storage {
                         .expect("kept until released");
                     let from = offset as usize;
                     into.copy_from_slice(&answer[from..from + into.len()]);
+                    // No answer about a volume is as long as a block.
+                    if answer.len() >= BLOCK_LEN {
+                        block = Some(into.as_ptr().addr() - begin);
+                    }
                 });
+                if let (Some(at), 1..) = (block, *damages) {
+                    *damages -= 1;
+                    out[at] ^= 1;
+                }
                 (len, len)
             });
             while let Some(token) = session.conn.next_released() {

@@ -25,6 +25,8 @@ pub struct Volume {
     /// There is a Caching mode page.
     pub caching_page: bool,
     pub reservations: Reservations,
+    /// Blocks that it has after a FORMAT UNIT, if not as many as before.
+    pub formats_to: Option<usize>,
     /// Blocks written to it that were of no write.
     pub torn: u64,
     /// Of the contents, since somebody looked last.
@@ -62,6 +64,18 @@ fn at(lba: u64) -> usize {
     usize::try_from(lba).expect("a small volume")
 }
 
+/// What MODE SELECT sets the number of blocks to: that of a short block descriptor, behind
+/// a header of 4 bytes or of 8 (SPC-5 7.5.4, 7.5.5; SBC-4 6.4.2.2).
+fn blocks_of_mode(operation: u8, list: &[u8]) -> Option<usize> {
+    let (header_len, len_at) = match operation {
+        opcode::MODE_SELECT_6 => (4, 3),
+        _ => (8, 7),
+    };
+    (list.get(len_at) == Some(&8)).then_some(())?;
+    let number = list.get(header_len..)?.first_chunk()?;
+    Some(at(u32::from_be_bytes(*number).into()))
+}
+
 impl Volume {
     /// Empty, the `number`th of the storage.
     pub fn new(
@@ -81,9 +95,16 @@ impl Volume {
             write_through: false,
             caching_page: true,
             reservations: Reservations::default(),
+            formats_to: None,
             torn: 0,
             changed: false,
         }
+    }
+
+    /// Grows by blocks that read as zeroes, or shrinks.
+    pub(super) fn resize(&mut self, blocks: usize) {
+        self.visible.resize(blocks, 0);
+        self.media.resize(blocks, 0);
     }
 
     pub(super) fn is_of(&self, target: &str) -> bool {
@@ -147,12 +168,28 @@ impl Volume {
                 counters.writes += 1;
                 self.write(lba, &pending.data, fua, counters);
             }
-            (
-                opcode::WRITE_AND_VERIFY_10 | opcode::WRITE_SAME_16,
-                Ok(Access::Range { lba, .. }),
-            ) => {
+            (opcode::WRITE_AND_VERIFY_10, Ok(Access::Range { lba, .. })) => {
                 counters.changes_passed += 1;
                 self.write(lba, &pending.data, false, counters);
+            }
+            (opcode::WRITE_SAME_16, Ok(Access::Range { lba, blocks, .. })) => {
+                counters.changes_passed += 1;
+                // Its one block goes to all, whatever place it says; with NDOB zeroes do.
+                let has_none = cdb[1] & 1 != 0;
+                let zeroes = vec![0; len];
+                let block = if has_none { &zeroes } else { &pending.data };
+                self.write(lba, &block.repeat(at(blocks)), false, counters);
+            }
+            (opcode::FORMAT_UNIT, _) => {
+                self.resize(self.formats_to.unwrap_or(self.media.len()));
+                self.visible.fill(0);
+                self.media.fill(0);
+                self.changed = true;
+            }
+            (opcode::MODE_SELECT_6 | opcode::MODE_SELECT_10, _) => {
+                if let Some(blocks) = blocks_of_mode(cdb[0], &pending.data) {
+                    self.resize(blocks);
+                }
             }
             (opcode::XDWRITEREAD_10, Ok(Access::Range { lba, .. })) => {
                 counters.changes_passed += 1;
