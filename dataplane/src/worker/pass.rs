@@ -335,7 +335,10 @@ impl Relay {
         let pass = self.pass_mut(key);
         pass.asked = None;
         let mut pages = std::mem::take(&mut pass.pages);
-        let (read, transferred) = (pass.read && !pass.write, pass.transferred);
+        // Of one that was lost or aborted no data counts: not even its digest may have come.
+        let counts = residual != Residual::Underflow(u32::MAX);
+        let transferred = if counts { pass.transferred } else { 0 };
+        let read = pass.read && !pass.write;
         let (pages_out, room) = (pass.pages_out, pass.room.take());
         for page in pages.drain(..pages_out) {
             self.staging.give(page);
