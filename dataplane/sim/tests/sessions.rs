@@ -9,8 +9,9 @@
 
 use std::time::Duration;
 
+use sluice_proto::iscsi::DigestPolicy;
 use sluice_proto::scsi::{Sense, cdb, opcode, sense};
-use sluice_sim::block;
+use sluice_sim::block::{self, BLOCK_LEN};
 use sluice_sim::site::{Pdu, Session, Site, TARGETS, op};
 
 const GOOD: u8 = 0x00;
@@ -246,6 +247,107 @@ fn c13_a_header_that_fails_its_digest_ends_the_connection_and_nothing_else() {
     assert!(!site.is_open(&session));
     let mut again = site.login(0, 0, 1);
     assert_eq!(site.read(&mut again, 5), Some((GOOD, Some(1))));
+}
+
+/// A storage that has data digests, or none, with block 5 on its medium and in no cache
+/// but its own, and block 6 in the log.
+fn with_storage_digests(data_digest: DigestPolicy) -> (Site, Session) {
+    let mut site = Site::with(|storage| {
+        storage.offers.data_digest = data_digest;
+        storage.listen_anew();
+    });
+    let mut session = site.login(0, 0, 1);
+    assert_eq!(site.write(&mut session, 5, 1), Some(GOOD));
+    site.run(Duration::from_secs(4));
+    assert!(site.worker.relay.is_drained());
+    assert_eq!(site.write(&mut session, 6, 2), Some(GOOD));
+    (site, session)
+}
+
+/// Reads blocks 5 and 6, in one minute at most: the status, and what each holds.
+fn read_both(site: &mut Site, session: &mut Session, cdb: &[u8]) -> (u8, Vec<Option<u32>>) {
+    let pdu = Site::command(session, READ, 1024, cdb);
+    site.send(session, &pdu.bytes());
+    let ended = (0..60).find_map(|_| site.finish(session, pdu.itt()));
+    let (status, data) = ended.expect("an end to the read");
+    let blocks = data.chunks(BLOCK_LEN).zip(5..);
+    let numbers = blocks.map(|(piece, lba)| block::number(piece, lba));
+    (status, numbers.collect())
+}
+
+/// The storage's new session has told the relay of its own, which the computer hears of.
+fn hear_of_the_new_session(site: &mut Site, session: &mut Session) {
+    site.run(Duration::from_secs(2));
+    let ready = Site::command(session, 0, 0, &[0; 6]);
+    site.send(session, &ready.bytes());
+    assert_eq!(
+        site.finish(session, ready.itt()).unwrap().0,
+        CHECK_CONDITION
+    );
+}
+
+/// The session with the storage ends, as its data may be anything (RFC 7143 7.8); the read
+/// is asked again in the next one, and what is in the log is none the worse.
+#[test]
+fn c13_a_read_whose_data_fails_its_digest_is_asked_again() {
+    let read = cdb::read(5, 2);
+    let (mut site, mut session) = with_storage_digests(DigestPolicy::Never);
+    site.storage.damages = 1;
+    let ended = read_both(&mut site, &mut session, &read);
+    assert_eq!(ended, (GOOD, vec![None, Some(2)]), "nobody could tell");
+
+    let (mut site, mut session) = with_storage_digests(DigestPolicy::Required);
+    for times in [1, 3] {
+        let lost = site.counter("wan_session_lost");
+        site.storage.damages = times;
+        let ended = read_both(&mut site, &mut session, &read);
+        assert_eq!(ended, (GOOD, vec![Some(1), Some(2)]));
+        assert_eq!(site.storage.damages, 0);
+        assert_eq!(site.counter("wan_session_lost"), lost + u64::from(times));
+        hear_of_the_new_session(&mut site, &mut session);
+    }
+    site.run(Duration::from_secs(4));
+    assert_eq!((stored(&site, 5), stored(&site, 6)), (1, 2));
+    assert_eq!(site.usage().tasks, 0);
+}
+
+/// One that passes, as with FUA, is the computer's to send again.
+#[test]
+fn c13_a_passing_read_whose_data_fails_its_digest_is_not_good() {
+    let (mut site, mut session) = with_storage_digests(DigestPolicy::Required);
+    let mut read = cdb::read(5, 2);
+    read[1] |= 0x08;
+    site.storage.damages = 1;
+    let ended = read_both(&mut site, &mut session, &read);
+    assert_eq!(ended, (CHECK_CONDITION, vec![]));
+    assert_eq!(site.storage.damages, 0);
+    hear_of_the_new_session(&mut site, &mut session);
+    let ended = read_both(&mut site, &mut session, &read);
+    assert_eq!(ended, (GOOD, vec![Some(1), Some(2)]));
+}
+
+/// Every read's data is damaged: the read ends in time, and not well; what is written
+/// meanwhile is kept, and flushed between one session and the next or after.
+#[test]
+fn c13_read_data_that_is_never_intact_is_never_good() {
+    let (mut site, mut session) = with_storage_digests(DigestPolicy::Required);
+    site.storage.damages = u32::MAX;
+    let (status, blocks) = read_both(&mut site, &mut session, &cdb::read(5, 2));
+    assert_ne!(status, GOOD);
+    assert_eq!(blocks, [], "nothing damaged was handed on");
+    hear_of_the_new_session(&mut site, &mut session);
+    assert_eq!(site.write(&mut session, 7, 3), Some(GOOD));
+    assert_eq!(
+        site.read(&mut session, 7),
+        Some((GOOD, Some(3))),
+        "the log's"
+    );
+    site.storage.damages = 0;
+    site.run(Duration::from_secs(10));
+    assert_eq!((stored(&site, 6), stored(&site, 7)), (2, 3));
+    let ended = read_both(&mut site, &mut session, &cdb::read(5, 2));
+    assert_eq!(ended, (GOOD, vec![Some(1), Some(2)]));
+    assert_eq!(site.usage().tasks, 0);
 }
 
 /// WCE as a computer is told it: bit 2 of byte 2 of the caching page.
