@@ -12,7 +12,7 @@ use std::time::Duration;
 use sluice_proto::scsi::cdb;
 use sluice_sim::block::{self, BLOCK_LEN};
 use sluice_sim::site::{Pdu, Session, Site, Size, op};
-use sluice_sim::storage::LUN;
+use sluice_sim::storage::{LUN, Volume};
 
 const GOOD: u8 = 0;
 const CHECK_CONDITION: u8 = 2;
@@ -480,4 +480,97 @@ fn an_abort_that_comes_too_late_ends_nothing_else() {
     assert_eq!((code, site.storage.counters.aborted), (COMPLETE, 0));
     assert_eq!(site.read(&mut session, 7), Some((GOOD, Some(9))));
     assert_eq!(site.counter("wan_session_lost"), 0);
+}
+
+/// Units of the target, more than the relay asks about: those beyond are served uncached.
+const UNITS: u64 = 20;
+const LAST: u64 = UNITS << 48;
+
+fn with_many_units() -> Site {
+    Site::with(|storage| {
+        for number in 1..UNITS {
+            let at = usize::try_from(number).unwrap();
+            let volume = Volume::new(None, (number + 1) << 48, BLOCK_LEN, 64, at);
+            storage.volumes.push(volume);
+        }
+        storage.listen_anew();
+    })
+}
+
+/// A block of the last unit, as it is known there.
+fn stamped_for_last(number: u32, lba: u64) -> Vec<u8> {
+    let volume = usize::try_from(UNITS - 1).unwrap();
+    stamped(number, block::tag(volume) | lba)
+}
+
+fn write_to_last(site: &mut Site, session: &mut Session, lba: u64, number: u32) -> u32 {
+    let pdu = Site::command_to(LAST, session, 0x20, 512, &cdb::write(lba, 1))
+        .data(&stamped_for_last(number, lba));
+    site.send(session, &pdu.bytes());
+    pdu.itt()
+}
+
+fn read_of_last(site: &mut Site, session: &mut Session, lba: u64) -> (u8, Vec<u8>) {
+    let pdu = Site::command_to(LAST, session, 0x40, 512, &cdb::read(lba, 1));
+    site.send(session, &pdu.bytes());
+    site.finish(session, pdu.itt()).expect("a status")
+}
+
+/// TEST UNIT READY of the last unit.
+fn ready_of_last(site: &mut Site, session: &mut Session) -> u8 {
+    let pdu = Site::command_to(LAST, session, 0, 0, &[0; 6]);
+    site.send(session, &pdu.bytes());
+    site.finish(session, pdu.itt()).expect("a status").0
+}
+
+#[test]
+fn c12_a_unit_beyond_those_that_are_asked_about_is_there() {
+    let mut site = with_many_units();
+    let mut session = site.login(0, 0, 1);
+    let of_last = |site: &Site| site.storage.volumes.last().unwrap().visible[3];
+    assert_eq!(ready_of_last(&mut site, &mut session), CHECK_CONDITION);
+    let passed = site.counter("command_passed");
+    let write = write_to_last(&mut site, &mut session, 3, 5);
+    assert_eq!(site.finish(&session, write).unwrap().0, GOOD);
+    assert_eq!(of_last(&site), 5, "the storage's own answer");
+    let read = read_of_last(&mut site, &mut session, 3);
+    assert_eq!(read, (GOOD, stamped_for_last(5, 3)));
+    assert_eq!(site.counter("command_passed"), passed + 2);
+
+    // What is out there ends by its function, and is not done.
+    site.storage.hangs = true;
+    let late = write_to_last(&mut site, &mut session, 3, 6);
+    site.run(Duration::from_millis(50));
+    let code = manage(&mut site, &mut session, ABORT_TASK_SET, LAST, u32::MAX);
+    assert_eq!((code, site.storage.counters.aborted), (COMPLETE, 1));
+    site.storage.hangs = false;
+    assert!(is_silent(&mut site, &session));
+    assert_eq!((of_last(&site), late), (5, session.itt - 2));
+}
+
+/// The reset is the storage's own: the relay has nothing of such a unit. What it has of
+/// another stays (C-3).
+#[test]
+fn c12_a_unit_beyond_those_that_are_asked_about_is_reset() {
+    let mut site = with_many_units();
+    let mut session = site.login(0, 0, 1);
+    assert_eq!(ready_of_last(&mut site, &mut session), CHECK_CONDITION);
+    assert_eq!(site.write(&mut session, 7, 1), Some(GOOD));
+    site.storage.hangs = true;
+    write_to_last(&mut site, &mut session, 3, 6);
+    site.run(Duration::from_millis(50));
+    let code = manage(&mut site, &mut session, LUN_RESET, LAST, u32::MAX);
+    assert_eq!((code, site.storage.counters.lun_resets), (COMPLETE, 1));
+    site.storage.hangs = false;
+    assert!(is_silent(&mut site, &session), "no late answer");
+    assert_eq!(site.storage.volumes.last().unwrap().visible[3], 0);
+    // It is told there, and is served on.
+    assert_eq!(ready_of_last(&mut site, &mut session), CHECK_CONDITION);
+    let write = write_to_last(&mut site, &mut session, 3, 8);
+    assert_eq!(site.finish(&session, write).unwrap().0, GOOD);
+    let read = read_of_last(&mut site, &mut session, 3);
+    assert_eq!(read, (GOOD, stamped_for_last(8, 3)));
+    site.run(Duration::from_secs(4));
+    assert_eq!(site.storage.volumes[0].media[7], 1);
+    assert_eq!(site.usage().tasks, 0);
 }
