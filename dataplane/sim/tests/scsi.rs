@@ -7,6 +7,7 @@
     reason = "a test ends where its site does not hold"
 )]
 
+use std::ops::Range;
 use std::time::Duration;
 
 use sluice_hugepages::tables::Durability;
@@ -107,6 +108,75 @@ fn write_same_over_dirty_blocks_wins() {
     assert_eq!(site.read(&mut session, 20), Some((GOOD, Some(7))));
     site.run(Duration::from_secs(3));
     assert_eq!(site.read(&mut session, 20), Some((GOOD, Some(7))));
+}
+
+/// WRITE SAME (16) of zeroes, with a block of them or with none (NDOB, SBC-4 5.50).
+fn write_zeroes(site: &mut Site, session: &mut Session, lba: u8, blocks: u8, ndob: bool) -> u8 {
+    let mut cdb = [0; 16];
+    (cdb[0], cdb[1], cdb[9], cdb[13]) = (0x93, u8::from(ndob), lba, blocks);
+    let block = [0; BLOCK_LEN];
+    run(site, session, &cdb, if ndob { &[] } else { &block })
+}
+
+fn numbers(site: &mut Site, session: &mut Session, blocks: Range<u64>) -> Vec<u32> {
+    blocks
+        .map(|lba| site.read(session, lba).unwrap().1.unwrap())
+        .collect()
+}
+
+/// Zeroes, the one block content that is right at every place, over blocks that are at
+/// the storage, that wait over such, and that wait alone. Where a record reaches over the
+/// edge, nothing is held back for the command, and what is beyond the edge stays.
+#[test]
+fn a20_one_block_to_many_wins_over_all_of_them_and_what_is_beside_it_stays() {
+    for durability in [Durability::Memory, Durability::Journal] {
+        for (ndob, over_the_edge) in [(false, false), (true, false), (false, true)] {
+            let size = Size {
+                durability,
+                ..Size::SMALL
+            };
+            let mut site = Site::of(size, |_| ());
+            let mut session = site.login(0, 0, 1);
+            for lba in 19..23 {
+                assert_eq!(site.write(&mut session, lba, 1), Some(GOOD));
+            }
+            assert_eq!(site.synchronize(&mut session), Some(GOOD));
+            site.run(Duration::from_secs(3));
+            assert!(site.worker.relay.is_drained());
+            for lba in 21..24 {
+                assert_eq!(site.write(&mut session, lba, 2), Some(GOOD));
+            }
+            // Blocks 24 and 25 in one record, or in two.
+            let write = sluice_proto::scsi::cdb::write(24, 2);
+            let data = [stamped(24, 2), stamped(25, 2)].concat();
+            if over_the_edge {
+                assert_eq!(run(&mut site, &mut session, &write, &data), GOOD);
+            } else {
+                for lba in [24, 25] {
+                    assert_eq!(site.write(&mut session, lba, 2), Some(GOOD));
+                }
+            }
+            let status = write_zeroes(&mut site, &mut session, 20, 5, ndob);
+            let case = (durability, ndob, over_the_edge);
+            assert_eq!(status, GOOD, "{case:?}");
+            let superseded = if over_the_edge { 0 } else { 4 };
+            assert_eq!(site.counter("record_superseded"), superseded, "{case:?}");
+            let expected = [1, 0, 0, 0, 0, 0, 2];
+            let read = numbers(&mut site, &mut session, 19..26);
+            assert_eq!(read, expected, "{case:?}");
+            site.run(Duration::from_secs(3));
+            assert!(site.worker.relay.is_drained());
+            assert_eq!(site.storage.volumes[0].media[19..26], expected, "{case:?}");
+            assert_eq!(site.storage.volumes[0].torn, 0);
+            // None of it comes back with what a process leaves behind.
+            let mut site = site.restart();
+            let mut session = site.login(0, 0, 1);
+            site.run(Duration::from_secs(3));
+            let read = numbers(&mut site, &mut session, 19..26);
+            assert_eq!(read, expected, "{case:?}");
+            assert_eq!(site.storage.volumes[0].media[19..26], expected, "{case:?}");
+        }
+    }
 }
 
 /// WRITE AND VERIFY of two blocks with the data of one (RFC 7143 11.4.5: the residual says
