@@ -805,7 +805,6 @@ fn c14_a_volume_that_a_computer_has_made_larger_is_written_to_its_end() {
 
 /// It looks at the volume and writes to its end, while the relay may still be asking.
 #[test]
-#[ignore = "fails: a write is judged by the size from before while the relay asks for the new one"]
 fn c14_a_volume_that_has_just_been_made_larger_is_written_to_its_end() {
     for operation in RESIZING {
         let Pair {
@@ -824,7 +823,6 @@ fn c14_a_volume_that_has_just_been_made_larger_is_written_to_its_end() {
 
 /// Nothing is acknowledged for blocks that are not there any more (C-4).
 #[test]
-#[ignore = "fails: the write waits for the doubt, not for the size, and is acknowledged for ever"]
 fn c14_a_volume_that_has_just_been_made_smaller_takes_no_write_beyond_its_end() {
     for operation in RESIZING {
         let Pair {

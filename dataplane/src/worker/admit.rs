@@ -301,8 +301,10 @@ impl Relay {
             command.expected_len,
         );
         let work = match (known, access) {
-            (Some((_, geometry)), Access::Write { lba, blocks, fua })
+            // Beyond the end while that is being asked for, it is the storage's to judge.
+            (Some((key, geometry)), Access::Write { lba, blocks, fua })
                 if !judged
+                    && (geometry.has(lba, blocks) || !self.volume(key).waits_for_storage())
                     && command.write
                     && !command.read
                     && u64::from(command.expected_len)

@@ -141,6 +141,9 @@ impl Relay {
             self.probe_again(now, nexus);
         }
         let Some(volume) = volume else { return };
+        if found == Sense::CAPACITY_DATA_CHANGED {
+            self.doubt(now, volume);
+        }
         if found.is_reset() && !flushers && self.volume(volume).flush_nexus == Some(nexus) {
             self.flush_lost(volume);
         }

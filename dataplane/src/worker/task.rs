@@ -304,6 +304,8 @@ pub enum WanKind {
     /// The relay's own question whether a volume takes writes.
     Check {
         volume: VolumeKey,
+        /// The volume's, when it was asked.
+        doubts: u32,
         step: CheckStep,
         page: StagePage,
         received: u32,

@@ -37,6 +37,14 @@ pub struct Geometry {
     pub blocks: u64,
 }
 
+impl Geometry {
+    /// Whether the blocks lie within it.
+    pub fn has(self, lba: u64, blocks: u32) -> bool {
+        let end = lba.checked_add(u64::from(blocks));
+        end.is_some_and(|end| end <= self.blocks)
+    }
+}
+
 #[derive(Debug)]
 pub struct Volume {
     pub target_name: ArrayString<224>,
@@ -63,6 +71,8 @@ pub struct Volume {
     pub begun: bool,
     /// Whether it takes writes is being asked; none is committed meanwhile.
     pub in_doubt: bool,
+    /// Times that there was reason to ask.
+    pub doubts: u32,
     /// The storage is away and cannot be asked: as in any outage, what was known
     /// last counts until it is back.
     pub doubt_rests: bool,
@@ -207,6 +217,7 @@ impl Volume {
             strays: 0,
             begun: false,
             in_doubt: false,
+            doubts: 0,
             doubt_rests: false,
             refusal: None,
             failure: Failure::new(),
@@ -264,9 +275,14 @@ impl Volume {
         self.epoch += 1;
     }
 
+    /// Whether no write is committed before the storage has answered.
+    pub fn waits_for_storage(&self) -> bool {
+        self.in_doubt && !self.doubt_rests
+    }
+
     /// Whether a write to the blocks may not be committed now.
     pub fn barrier_over(&self, lba: u64, blocks: u64) -> bool {
-        (self.in_doubt && !self.doubt_rests)
+        self.waits_for_storage()
             || self
                 .barriers
                 .iter()
@@ -372,7 +388,7 @@ impl Relay {
 
     /// A volume that is known may have another form now. The log's row says what
     /// a record may cover, and keeps to it while there are records.
-    fn fit_volume(&mut self, key: VolumeKey, geometry: Geometry) {
+    pub(super) fn fit_volume(&mut self, key: VolumeKey, geometry: Geometry) {
         let id = super::log_volume(key);
         let row = self
             .log

@@ -392,10 +392,14 @@ impl Relay {
             }
             WanKind::Check {
                 volume,
+                doubts,
                 step,
                 page,
                 received,
-            } => self.check_answered(net, now, volume, step, (page, received), (status, sense)),
+            } => {
+                let answer = (page, received);
+                self.check_answered(net, now, volume, (step, doubts), answer, (status, sense));
+            }
             WanKind::Holding {
                 volume,
                 question,

@@ -9,26 +9,31 @@ use std::time::Duration;
 use sluice_proto::Time;
 use sluice_proto::iscsi::Direction;
 use sluice_proto::scsi::mode::ModeSense;
-use sluice_proto::scsi::{ScsiStatus, Sense, SenseKey, opcode, sense};
+use sluice_proto::scsi::{Capacity, ScsiStatus, Sense, SenseKey, cdb, opcode, sense};
 
 use super::nexus::SENSE_LEN;
 use super::relay::{Net, Relay};
 use super::staging::StagePage;
 use super::task::{VolumeKey, WanKind};
+use super::volume::Geometry;
 
 /// Bytes asked for of a caching mode page with its header.
 const MODE_LEN: u8 = 192;
+/// Of READ CAPACITY (16).
+const CAPACITY_LEN: u32 = 32;
 /// Refused writes ask the storage again this often, in case it was set right
 /// by another way than through the relay.
 const RECHECK_PERIOD: Duration = Duration::from_secs(1);
 
-/// The two questions of a check, in order.
+/// The questions of a check, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CheckStep {
     /// TEST UNIT READY.
     Ready,
     /// MODE SENSE, for the WP bit of its header (SPC-5).
     Protected,
+    /// READ CAPACITY (16): a write beyond the end could not be flushed either.
+    Capacity,
 }
 
 /// Commands that can change whether a volume takes writes.
@@ -54,7 +59,9 @@ pub(super) fn may_resize(cdb: &[u8; 16]) -> bool {
 impl Relay {
     /// From here on writes wait to be committed until the storage has answered.
     pub(super) fn doubt(&mut self, now: Time, key: VolumeKey) {
-        self.volume_mut(key).in_doubt = true;
+        let volume = self.volume_mut(key);
+        volume.in_doubt = true;
+        volume.doubts += 1;
         self.check(now, key, CheckStep::Ready);
     }
 
@@ -112,11 +119,17 @@ impl Relay {
                 let cdb = ModeSense::caching_page_cdb(MODE_LEN);
                 (cdb, Direction::In(u32::from(MODE_LEN)))
             }
+            CheckStep::Capacity => {
+                let cdb = cdb::read_capacity_16(CAPACITY_LEN);
+                (cdb, Direction::In(CAPACITY_LEN))
+            }
         };
         let lun = self.volume(key).lun;
-        self.volume_mut(key).checked_at = Some(now);
+        let volume = self.volume_mut(key);
+        volume.checked_at = Some(now);
         let kind = WanKind::Check {
             volume: key,
+            doubts: volume.doubts,
             step,
             page,
             received: 0,
@@ -130,7 +143,7 @@ impl Relay {
         net: &mut Net<'_>,
         now: Time,
         key: VolumeKey,
-        step: CheckStep,
+        (step, doubts): (CheckStep, u32),
         answer: (StagePage, u32),
         ended: (ScsiStatus, &[u8]),
     ) {
@@ -140,7 +153,12 @@ impl Relay {
         let mode =
             ModeSense::from_cdb(&ModeSense::caching_page_cdb(MODE_LEN)).expect("our own CDB");
         let protected = mode.parse(data).is_some_and(|state| state.write_protected);
+        let capacity = Capacity::parse_16(data).ok();
         self.staging.give(page);
+        if doubts != self.volume(key).doubts {
+            // It may have been asked before what there is to know now.
+            return self.check(now, key, CheckStep::Ready);
+        }
         let found = sense::parse(bytes).map(|received| received.sense);
         match (status, found) {
             (
@@ -160,7 +178,20 @@ impl Relay {
                 self.settle(now, key, Some(kept));
             }
             _ if step == CheckStep::Ready => self.check(now, key, CheckStep::Protected),
-            _ => self.settle(now, key, protected.then(|| Sense::WRITE_PROTECTED.fixed())),
+            _ if step == CheckStep::Protected && protected => {
+                self.settle(now, key, Some(Sense::WRITE_PROTECTED.fixed()));
+            }
+            _ if step == CheckStep::Protected => self.check(now, key, CheckStep::Capacity),
+            // One that does not know the command is asked by READ CAPACITY (10), at leisure.
+            (ScsiStatus::GOOD, _) if let Some(capacity) = capacity => {
+                let geometry = Geometry {
+                    block_len: capacity.block_len,
+                    blocks: capacity.blocks,
+                };
+                self.fit_volume(key, geometry);
+                self.settle(now, key, None);
+            }
+            _ => self.settle(now, key, None),
         }
     }
 

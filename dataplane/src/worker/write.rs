@@ -31,10 +31,7 @@ impl Relay {
         fua: bool,
         command: &CommandEvent,
     ) -> Result<Work, Refusal> {
-        if lba
-            .checked_add(u64::from(blocks))
-            .is_none_or(|end| end > geometry.blocks)
-        {
+        if !geometry.has(lba, blocks) {
             return Err(Refusal::sense(Sense::LBA_OUT_OF_RANGE));
         }
         if blocks == 0 {
@@ -165,6 +162,10 @@ impl Relay {
             Standing::Unclear => return self.give_up(key, ScsiStatus::BUSY, &[]),
         }
         if let Some(sense) = volume.refusal {
+            return self.give_up(key, ScsiStatus::CHECK_CONDITION, &sense);
+        }
+        if volume.geometry.is_none_or(|of| !of.has(lba, blocks)) {
+            let sense = Sense::LBA_OUT_OF_RANGE.fixed();
             return self.give_up(key, ScsiStatus::CHECK_CONDITION, &sense);
         }
         if let Some(sense) = self.refused_over(volume_key, Access::Write { lba, blocks, fua }) {
