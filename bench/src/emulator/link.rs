@@ -45,7 +45,9 @@ pub struct Profile {
     pub rate_bps: u64,
     /// Room for frames waiting or being serialised. One frame always fits.
     pub queue_bytes_max: u64,
+    /// Of the runs of lost frames, by where they begin: each takes `loss_run` numbers.
     pub loss: Share,
+    pub loss_run: u32,
     pub duplicate: Share,
     pub reorder: Share,
     /// How much longer than the others a reordered frame stays on the line.
@@ -182,6 +184,13 @@ impl<T> Link<T> {
         self.number = 0;
     }
 
+    /// Whether the frame of this number is one of a run of lost ones.
+    fn is_lost(&self, number: u64) -> bool {
+        let run = u64::from(self.profile.loss_run.max(1));
+        (number.saturating_sub(run - 1)..=number)
+            .any(|first| self.profile.loss.holds(draw(self.seed, Draw::Loss, first)))
+    }
+
     /// Cuts the link. What is inside is lost with it and given back.
     pub fn cut(&mut self, mut lost: impl FnMut(T)) {
         self.cut = true;
@@ -220,7 +229,7 @@ impl<T> Link<T> {
         if numbered {
             let number = self.number;
             self.number += 1;
-            if self.profile.loss.holds(draw(self.seed, Draw::Loss, number)) {
+            if self.is_lost(number) {
                 self.stats.dropped_loss += 1;
                 return Err((token, Drop::Lost));
             }

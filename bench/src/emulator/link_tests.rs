@@ -11,6 +11,7 @@ fn profile() -> Profile {
         rate_bps: 100_000_000,
         queue_bytes_max: 500_000,
         reorder_hold_ns: 2 * MS,
+        loss_run: 1,
         ..Profile::default()
     }
 }
@@ -98,9 +99,14 @@ fn without_a_rate_there_is_only_delay() {
 }
 
 fn losses(seed: u64, percent: f64) -> Vec<u32> {
+    losses_in_runs(seed, percent, 1)
+}
+
+fn losses_in_runs(seed: u64, percent: f64, loss_run: u32) -> Vec<u32> {
     let mut link = Link::new(
         Profile {
             loss: Share::from_percent(percent),
+            loss_run,
             rate_bps: 0,
             ..profile()
         },
@@ -117,6 +123,16 @@ fn losses(seed: u64, percent: f64) -> Vec<u32> {
         }
     }
     lost
+}
+
+#[test]
+fn runs_of_losses_are_as_long_as_asked() {
+    let lost = losses_in_runs(42, 0.1, 20);
+    assert!((1700..2300).contains(&lost.len()), "{}", lost.len());
+    let runs = lost.chunk_by(|a, b| a + 1 == *b);
+    assert!(runs.clone().all(|run| run.len() >= 20));
+    assert!(runs.clone().count() > 50);
+    assert_eq!(lost, losses_in_runs(42, 0.1, 20));
 }
 
 #[test]

@@ -10,6 +10,9 @@ use serde::{Deserialize, Serialize};
 /// takes a burst.
 const QUEUE_KIB_MIN: u64 = 64;
 
+/// Longest run of lost packets that can be asked for.
+const LOSS_RUN_MAX: i64 = 1000;
+
 /// Both directions of the WAN; each gets half of the round trip.
 #[derive(Clone, Debug, PartialEq, Serialize, clap::Args)]
 pub struct Settings {
@@ -22,6 +25,9 @@ pub struct Settings {
     /// Share of IP packets lost, in per cent, each way
     #[arg(long = "loss-pct", visible_alias = "loss", default_value_t = 0.0)]
     pub loss_pct: f64,
+    /// Packets lost in a row, at least; the share stays what it is
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=LOSS_RUN_MAX))]
+    pub loss_run: u32,
     /// Queue each way in KiB; 0 for one bandwidth-delay product (at least 64)
     #[arg(long, default_value_t = 0)]
     pub queue_kib: u64,
@@ -59,6 +65,10 @@ pub struct Change {
     #[arg(long = "loss-pct", visible_alias = "loss")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub loss_pct: Option<f64>,
+    /// Packets lost in a row, at least
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=LOSS_RUN_MAX))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loss_run: Option<u32>,
     /// Queue each way in KiB; 0 for one bandwidth-delay product
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -123,6 +133,7 @@ impl Settings {
             rtt_ms: change.rtt_ms.unwrap_or(self.rtt_ms),
             rate_mbit: change.rate_mbit.unwrap_or(self.rate_mbit),
             loss_pct: change.loss_pct.unwrap_or(self.loss_pct),
+            loss_run: change.loss_run.unwrap_or(self.loss_run),
             queue_kib: change.queue_kib.unwrap_or(self.queue_kib),
             reorder_pct: change.reorder_pct.unwrap_or(self.reorder_pct),
             reorder_ms: change.reorder_ms.unwrap_or(self.reorder_ms),
@@ -144,7 +155,11 @@ impl Settings {
                 0 => scale(self.rate_mbit * self.rtt_ms, 1e3 / 8.0).max(QUEUE_KIB_MIN * 1024),
                 kib => kib * 1024,
             },
-            loss: Share::from_percent(self.loss_pct),
+            // A packet arrives where none of the last `loss_run` numbers begins a run.
+            loss: Share::from_percent(
+                100.0 * (1.0 - (1.0 - self.loss_pct / 100.0).powf(1.0 / f64::from(self.loss_run))),
+            ),
+            loss_run: self.loss_run,
             duplicate: Share::from_percent(self.duplicate_pct),
             reorder: Share::from_percent(self.reorder_pct),
             reorder_hold_ns: scale(self.reorder_ms, 1e6),
@@ -170,6 +185,7 @@ mod tests {
             rtt_ms: 40.0,
             rate_mbit: 100.0,
             loss_pct: 0.0,
+            loss_run: 1,
             queue_kib: 0,
             reorder_pct: 0.0,
             reorder_ms: 2.0,
