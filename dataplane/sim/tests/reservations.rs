@@ -816,6 +816,11 @@ fn c14_a_volume_that_has_just_been_made_larger_is_written_to_its_end() {
         assert_eq!(capacity.1[4..8], [0, 0, 7, 0xFF], "{operation:#x}");
         let last = 2 * BLOCKS as u64 - 1;
         assert_eq!(site.write(&mut a, last, 7), Some(GOOD), "{operation:#x}");
+        assert_eq!(
+            site.read(&mut a, last),
+            Some((GOOD, Some(7))),
+            "{operation:#x}"
+        );
         site.run(Duration::from_secs(4));
         assert_eq!(site.storage.volumes[0].media[2 * BLOCKS - 1], 7);
     }

@@ -314,8 +314,9 @@ impl Relay {
             }
             // With FUA from the medium (SBC-4 4.15): what is cached of it is flushed first. One
             // too long to pass is read as ever.
-            (Some((_, geometry)), Access::Read { lba, blocks, fua })
-                if (!fua || command.expected_len as usize > PASS_BYTES_MAX)
+            (Some((key, geometry)), Access::Read { lba, blocks, fua })
+                if (geometry.has(lba, blocks) || !self.volume(key).waits_for_storage())
+                    && (!fua || command.expected_len as usize > PASS_BYTES_MAX)
                     && command.read
                     && !command.write
                     && u64::from(command.expected_len)

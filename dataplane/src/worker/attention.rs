@@ -105,7 +105,10 @@ impl Relay {
         };
         let volume = self.find_volume(self.nexuses[nexus.0].target, lun);
         if let Some(lost) = lost_before(&received) {
-            if let Some(volume) = volume {
+            // Every nexus is told of the one error.
+            if let Some(volume) = volume
+                && self.volume(volume).flush_nexus == Some(nexus)
+            {
                 self.heed_deferred(volume, lost);
             }
             return;

@@ -213,6 +213,7 @@ impl Relay {
 
     /// The storage cannot make durable what it had taken: all of that is refused.
     pub(super) fn fail_unsynced(&mut self, key: VolumeKey, sense: Sense) {
+        self.volume_mut(key).losses += 1;
         // Rare, and the queue cannot be asked while it is walked.
         let mut refused = Vec::new();
         self.flush
@@ -224,20 +225,18 @@ impl Relay {
         // With nothing of the log's refused it is what had passed that cannot
         // be made durable, and who waits for that must hear of it.
         if self.volume(key).failure.sense().is_none() {
-            let volume = self.volume(key);
-            let is_heard = !volume.waiting.is_empty() || volume.settling.is_some();
-            self.lose_passed(key, sense);
+            self.keep_for_sync(key, sense);
+            self.lose_passed(key, None, sense);
             self.end_waiting(key, &sense.fixed());
-            if !is_heard {
-                self.keep_for_sync(key, sense);
-            }
         }
     }
 
     /// What had passed may be lost, and nobody waits for it: the next SYNCHRONIZE CACHE
     /// says so, as the storage would have told the computer's own.
     fn keep_for_sync(&mut self, key: VolumeKey, sense: Sense) {
-        if self.flush.passed_unsynced(key.0) {
+        let volume = self.volume(key);
+        let is_heard = !volume.waiting.is_empty() || volume.settling.is_some();
+        if !is_heard && self.flush.passed_unsynced(key.0) {
             self.volume_mut(key).failure.passed = Some(sense);
         }
     }

@@ -400,7 +400,7 @@ impl Relay {
     /// is still out no longer count.
     pub(super) fn flush_lost(&mut self, key: VolumeKey) {
         self.volume_mut(key).losses += 1;
-        self.lose_passed(key, Sense::COMMUNICATION_FAILURE);
+        self.lose_passed(key, None, Sense::COMMUNICATION_FAILURE);
         self.flush.session_lost(key.0);
         let mut strays = 0;
         for (_, wan_task) in &mut self.wan_tasks {

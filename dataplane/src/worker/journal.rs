@@ -450,6 +450,12 @@ impl Relay {
         }
     }
 
+    /// Nothing more is promised by it, and it is not void yet.
+    pub(super) fn is_voiding(&self) -> bool {
+        let journal = self.journal.as_ref();
+        journal.is_some_and(|journal| matches!(journal.health, Health::Voiding(_)))
+    }
+
     /// Whether a SYNCHRONIZE CACHE (`is_sync`) or a write that waits for the storage may be
     /// answered. The journal is stable media for all that went into it; what
     /// passed by it is durable when the storage has it so.
@@ -461,11 +467,7 @@ impl Relay {
         is_sync: bool,
     ) -> bool {
         // One that is being made void keeps what was promised by it before, and no more.
-        let is_voiding = matches!(
-            self.journal.as_ref().map(|journal| journal.health),
-            Some(Health::Voiding(_))
-        );
-        let keeps = is_sync && !is_voiding && self.contract(key) == Durability::Journal;
+        let keeps = is_sync && !self.is_voiding() && self.contract(key) == Durability::Journal;
         is_sync && planted(Mutation::SyncUnawaited)
             || self.journal_has(number)
                 && (self.flush.durable_through(key.0, through)
@@ -541,6 +543,8 @@ impl Relay {
                     return Health::Failing(trouble);
                 }
                 self.void(now);
+                // What waits for the journal now waits for the storage.
+                self.ask_flush_of_journal();
                 Health::Voiding(trouble)
             }
             (Health::Voiding(known), _) if progress.is_void => {

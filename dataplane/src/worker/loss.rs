@@ -11,7 +11,6 @@ use super::relay::{Net, Relay};
 use super::task::{
     ChunkState, NexusKey, Settling, TaskKey, VolumeKey, WanKind, WanTask, Work, WriteState,
 };
-use super::volume::Volume;
 use super::wan::Ended;
 
 impl Relay {
@@ -27,18 +26,18 @@ impl Relay {
         }
         self.nexuses[key.0].pinged = None;
         self.nexus_left(key);
+        // One that logs out of itself leaves nothing unsynced.
+        let leaves = self.nexuses[key.0].state == WanState::LoggingOut;
         for volume in self.volume_keys() {
-            let Volume {
-                flush_nexus,
-                settling,
-                ..
-            } = *self.volume(volume);
-            let went_by = settling.map(|task| self.tasks[task.0].nexus);
-            if flush_nexus == Some(key) || went_by == Some(key) {
-                self.lose_passed(volume, Sense::COMMUNICATION_FAILURE);
-            }
-            if flush_nexus == Some(key) {
+            let carried = self.volume(volume).flush_nexus == Some(key);
+            if carried && !leaves {
                 self.volume_mut(volume).losses += 1;
+            }
+            if !leaves {
+                let of = (!carried).then_some(key);
+                self.lose_passed(volume, of, Sense::COMMUNICATION_FAILURE);
+            }
+            if carried {
                 self.flush.session_lost(volume.0);
             }
         }
@@ -81,7 +80,6 @@ impl Relay {
         self.give_up_releases(key);
         self.give_up_resets(key, false);
         let target = self.nexuses[key.0].target;
-        let leaves = self.nexuses[key.0].state == WanState::LoggingOut;
         // What it was to leave behind may have come back to it since it said so.
         if leaves && !self.nexuses[key.0].astray && !self.carries_flush(key) {
             self.nexuses[key.0].state = WanState::Gone;
@@ -96,9 +94,13 @@ impl Relay {
 
     /// The storage may have lost what it has not synced, of commands that passed too: those
     /// that are not answered yet are not done, or nobody knows, and computers are told so.
-    pub(super) fn lose_passed(&mut self, volume: VolumeKey, sense: Sense) {
+    /// `of`: those alone that went by this nexus, whose session is lost.
+    pub(super) fn lose_passed(&mut self, volume: VolumeKey, of: Option<NexusKey>, sense: Sense) {
         let sense = sense.fixed();
+        let is_of =
+            |relay: &Self, key: TaskKey| of.is_none_or(|nexus| relay.tasks[key.0].nexus == nexus);
         if let Some(key) = self.volume(volume).settling
+            && is_of(self, key)
             && matches!(self.pass_mut(key).settling, Some(Settling::Durable { .. }))
         {
             self.give_up(key, ScsiStatus::CHECK_CONDITION, &sense);
@@ -109,6 +111,7 @@ impl Relay {
             };
             if let Work::Write(write) = &self.tasks[key.0].work
                 && matches!(write.state, WriteState::Durable { passed: true, .. })
+                && is_of(self, key)
             {
                 self.answer(key, ScsiStatus::CHECK_CONDITION, &sense, 0);
                 self.forget(key);

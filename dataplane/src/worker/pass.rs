@@ -9,6 +9,7 @@ use sluice_hugepages::log::WriteId;
 use sluice_hugepages::tables::Durability;
 use sluice_proto::Time;
 use sluice_proto::iscsi::{CommandEvent, Residual, TaskAttribute};
+use sluice_proto::scsi::capacity::VOLUME_BYTES_MAX;
 use sluice_proto::scsi::identity::Identity;
 use sluice_proto::scsi::mode::ModeSense;
 use sluice_proto::scsi::reservation::Change;
@@ -66,7 +67,9 @@ impl Relay {
             self.forget(key);
         } else {
             self.volume_mut(volume).waiting.push_back(key);
-            if self.contract(volume) != Durability::Journal || self.flush.passed_unsynced(volume.0)
+            if self.contract(volume) != Durability::Journal
+                || self.is_voiding()
+                || self.flush.passed_unsynced(volume.0)
             {
                 self.ask_flush(volume);
             }
@@ -80,9 +83,13 @@ impl Relay {
         nexus: NexusKey,
         command: &CommandEvent,
     ) -> Result<Work, Refusal> {
-        let blocks_max = volume
-            .and_then(|volume| self.volume(volume).geometry)
-            .map_or(0, |geometry| geometry.blocks);
+        let geometry = volume.and_then(|volume| self.volume(volume).geometry);
+        // Beyond the end as it is known, which may be another by now, there may be blocks.
+        let is_resizing = volume.is_some_and(|volume| self.volume(volume).waits_for_storage());
+        let blocks_max = geometry.map_or(0, |geometry| match is_resizing {
+            true => VOLUME_BYTES_MAX / u64::from(geometry.block_len),
+            false => geometry.blocks,
+        });
         let barrier = match access {
             Access::None => None,
             // Beyond the volume: the storage refuses it, whatever it is.
@@ -268,11 +275,14 @@ impl Relay {
             return false;
         }
         let reserves = Change::from_cdb(&self.tasks[key.0].cdb).is_some();
+        let changes = !matches!(barrier, Access::Range { changes: false, .. });
         let number = match self.pass_mut(key).freed {
             // While it waited for others the epoch may have been closed, or what it held
             // back been sent, and be released since. Who reserves keeps every write of the
             // volume back.
-            Some(known) if (known.epoch, known.held) == (epoch, held) || reserves => known.number,
+            Some(known) if (known.epoch, known.held) == (epoch, held) || reserves || !changes => {
+                known.number
+            }
             // That it may be reserved is to be found by a replay, too.
             _ if reserves => {
                 self.mark_reserved(volume, true);

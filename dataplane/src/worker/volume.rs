@@ -69,7 +69,7 @@ pub struct Volume {
     /// Records have been sent since the volume was last drained: its flush
     /// keeps to its nexus.
     pub begun: bool,
-    /// Whether it takes writes is being asked; none is committed meanwhile.
+    /// Whether it takes writes, and how large it is, is being asked; none is committed meanwhile.
     pub in_doubt: bool,
     /// Times that there was reason to ask.
     pub doubts: u32,
@@ -419,7 +419,7 @@ impl Relay {
         let blocks = if updated {
             geometry.blocks
         } else {
-            // It grows when a login finds the log empty; what shrank is refused at once.
+            // The log holds blocks beyond: the smaller counts, and what is beyond is refused at once.
             geometry.blocks.min(kept)
         };
         let volume = self.volume_mut(key);

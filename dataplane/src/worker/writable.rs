@@ -1,6 +1,6 @@
-//! Whether the storage takes writes to a volume at all. A write acknowledged
-//! for a volume that is write protected, or has no medium, could never be
-//! flushed (C-4): so what may have changed that is asked about before another
+//! Whether the storage takes writes to a volume at all, and how large that is. A write
+//! acknowledged for a volume that is write protected, has no medium or ends before it,
+//! could never be flushed (C-4): so what may have changed that is asked about before another
 //! write is committed, and while the storage refuses, the relay refuses too,
 //! with the storage's own sense.
 
@@ -98,6 +98,7 @@ impl Relay {
 
     /// Asks a check's question, or leaves it to the sweep when there is no way to.
     pub(super) fn check(&mut self, now: Time, key: VolumeKey, step: CheckStep) {
+        self.volume_mut(key).checked_at = None;
         let Some(target) = self.volume(key).target else {
             return;
         };
@@ -156,8 +157,9 @@ impl Relay {
         let capacity = Capacity::parse_16(data).ok();
         self.staging.give(page);
         if doubts != self.volume(key).doubts {
-            // It may have been asked before what there is to know now.
-            return self.check(now, key, CheckStep::Ready);
+            // It may have been asked before what there is to know now, which has a check
+            // of its own.
+            return;
         }
         let found = sense::parse(bytes).map(|received| received.sense);
         match (status, found) {

@@ -85,6 +85,14 @@ impl Relay {
         }
     }
 
+    /// Whether the write's blocks lie within its volume, as far as that is known now.
+    fn fits_volume(&mut self, key: TaskKey) -> bool {
+        let volume = self.tasks[key.0].volume.expect("a write has a volume");
+        let WriteTask { lba, blocks, .. } = *self.write_mut(key);
+        let geometry = self.volume(volume).geometry;
+        geometry.is_some_and(|of| of.has(lba, blocks))
+    }
+
     /// Admits held writes in order, as far as the room goes.
     pub(super) fn admit_held(&mut self, net: &mut Net<'_>, now: Time) {
         self.room_moved = false;
@@ -92,6 +100,17 @@ impl Relay {
         while let Some(&key) = self.held.get(at) {
             if self.is_over_share(key) {
                 at += 1;
+                continue;
+            }
+            if !self.fits_volume(key) {
+                // It is smaller than when the write came, or that is being asked for.
+                let volume = self.tasks[key.0].volume.expect("a write has a volume");
+                if self.volume(volume).waits_for_storage() {
+                    at += 1;
+                } else {
+                    let sense = Sense::LBA_OUT_OF_RANGE.fixed();
+                    self.give_up(key, ScsiStatus::CHECK_CONDITION, &sense);
+                }
                 continue;
             }
             let Some(id) = self.reserve(key) else {
@@ -164,7 +183,11 @@ impl Relay {
         if let Some(sense) = volume.refusal {
             return self.give_up(key, ScsiStatus::CHECK_CONDITION, &sense);
         }
-        if volume.geometry.is_none_or(|of| !of.has(lba, blocks)) {
+        if volume.misfit {
+            let sense = Sense::INTERNAL_TARGET_FAILURE.fixed();
+            return self.give_up(key, ScsiStatus::CHECK_CONDITION, &sense);
+        }
+        if !self.fits_volume(key) {
             let sense = Sense::LBA_OUT_OF_RANGE.fixed();
             return self.give_up(key, ScsiStatus::CHECK_CONDITION, &sense);
         }
