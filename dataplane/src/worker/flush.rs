@@ -511,10 +511,9 @@ impl Relay {
             }
         }
         // Who holds records back may be what those ahead of it wait for.
-        let rest = self.volume(key).draining.iter().skip(at).copied();
-        let holder = { rest }.find(|&task| self.flush.is_holding(key.0, token_of(task)));
-        if let Some(task) = holder {
-            self.continue_pass(task);
+        let mut rest = self.volume(key).draining.iter().skip(at).copied();
+        if let Some(holder) = rest.find(|&task| self.flush.is_holding(key.0, token_of(task))) {
+            self.continue_pass(holder);
         }
     }
 }

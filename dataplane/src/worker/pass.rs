@@ -327,14 +327,15 @@ impl Relay {
         ended: Ended<'_>,
     ) {
         let lost = Sense::COMMUNICATION_FAILURE.fixed();
+        let ended = match ended.status {
+            ScsiStatus::GOOD if self.is_overtaken(key) => Ended::lost(&lost),
+            _ => ended,
+        };
         let Ended {
             status,
             residual,
             sense,
-        } = match ended.status {
-            ScsiStatus::GOOD if self.is_overtaken(key) => Ended::lost(&lost),
-            _ => ended,
-        };
+        } = ended;
         self.heed_passed(net, now, key, status, sense);
         // GOOD of a part leaves it open which blocks keep what they held.
         let settles =
@@ -345,9 +346,7 @@ impl Relay {
         let pass = self.pass_mut(key);
         pass.asked = None;
         let mut pages = std::mem::take(&mut pass.pages);
-        // Of one that was lost or aborted no data counts: not even its digest may have come.
-        let counts = residual != Residual::Underflow(u32::MAX);
-        let transferred = if counts { pass.transferred } else { 0 };
+        let transferred = if ended.counts() { pass.transferred } else { 0 };
         let read = pass.read && !pass.write;
         let (pages_out, room) = (pass.pages_out, pass.room.take());
         for page in pages.drain(..pages_out) {

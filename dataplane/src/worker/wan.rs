@@ -63,21 +63,29 @@ pub(super) struct Ended<'a> {
     pub sense: &'a [u8],
 }
 
+/// Of a command of which no data counts, whatever has come.
+const NOTHING: Residual = Residual::Underflow(u32::MAX);
+
 impl<'a> Ended<'a> {
     /// By task management: no data counts.
     pub(super) const fn aborted() -> Self {
         Self {
             status: ScsiStatus::TASK_ABORTED,
-            residual: Residual::Underflow(u32::MAX),
+            residual: NOTHING,
             sense: &[],
         }
+    }
+
+    /// Whether what has come of its data is whole: else not even the digest may have come.
+    pub(super) fn counts(&self) -> bool {
+        self.residual != NOTHING
     }
 
     /// With its session: nobody knows what became of it.
     pub(super) fn lost(sense: &'a [u8]) -> Self {
         Self {
             status: ScsiStatus::CHECK_CONDITION,
-            residual: Residual::Underflow(u32::MAX),
+            residual: NOTHING,
             sense,
         }
     }

@@ -79,8 +79,8 @@ pub struct FlushLimits {
     /// Someone waits for everything up to this sequence ([`policy::FlushGate::asked`]):
     /// the sync that makes it durable is sent as soon as it can be.
     pub awaited: Option<u64>,
-    /// No record of a later epoch than the one that records are sent of is sent now, but up
-    /// to this one: of those before not all is gone from where a replay would bring it back.
+    /// Newest epoch that may be entered now: of those before a later one not all is gone
+    /// from where a replay would bring it back.
     pub epoch_max: u64,
 }
 
