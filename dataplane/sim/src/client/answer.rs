@@ -66,9 +66,8 @@ pub(super) fn answered(
         Kind::Write { number, .. } | Kind::Compare { number, .. } if short => {
             oracle.write_unknown(*number);
         }
-        // The storage may have done it, and the answer be lost.
         Kind::Write { number, .. } | Kind::Compare { number, .. }
-            if key == Some(SenseKey::ABORTED_COMMAND) && oracle.may_have_passed(*number) =>
+            if key.is_some_and(leaves_open) && oracle.may_have_passed(*number) =>
         {
             oracle.write_unknown(*number);
         }
@@ -103,5 +102,79 @@ pub(super) fn answered(
             oracle.reserve_answered(*ticket, good);
         }
         Kind::Read { .. } | Kind::Sync { .. } => {}
+    }
+}
+
+/// Whether the storage may have done a command that passed and was answered so: its own
+/// answer may be lost, or be GOOD, and what the command was to outlive (a failed flush or
+/// sync of the volume, with whatever sense the storage gave to that) be told instead (C-2).
+fn leaves_open(key: SenseKey) -> bool {
+    !matches!(key, SenseKey::UNIT_ATTENTION | SenseKey::MISCOMPARE)
+}
+
+#[cfg(test)]
+mod tests {
+    use sluice_proto::Time;
+    use sluice_proto::scsi::Sense;
+
+    use super::super::Unit;
+    use super::*;
+    use crate::oracle::Violation;
+
+    /// What the oracle says of a storage that holds a write which was answered so.
+    fn shows_after(kind: WriteKind, status: ScsiStatus, sense: &[u8]) -> Vec<Violation> {
+        let mut oracle = Oracle::new(1);
+        let number = oracle.write_issued(0, 1, kind);
+        let request = Request {
+            token: 1,
+            issued: Time::default(),
+            unit: Unit {
+                lun: 0,
+                volume: 0,
+                block_len: 512,
+                blocks: 1,
+            },
+            kind: Kind::Write { number, kind },
+            payload: Vec::new(),
+        };
+        let ended = (status, Residual::None);
+        let mut counters = ClientCounters::default();
+        answered(&request, ended, sense, &mut counters, &mut oracle);
+        oracle.storage_changed(&[number], &[number]);
+        oracle.violations
+    }
+
+    /// The volume's failure ends what the storage has taken and nobody could make durable.
+    #[test]
+    fn what_passed_and_ended_in_the_volumes_failure_may_show() {
+        let told = |sense: Sense| (ScsiStatus::CHECK_CONDITION, sense.fixed().to_vec());
+        let failures = [
+            told(Sense::INTERNAL_TARGET_FAILURE),
+            told(Sense::WRITE_PROTECTED),
+            told(Sense::LBA_OUT_OF_RANGE),
+            told(Sense::COMMUNICATION_FAILURE),
+        ];
+        for (status, sense) in &failures {
+            assert_eq!(
+                shows_after(WriteKind::Passed, *status, sense),
+                [],
+                "{sense:x?}"
+            );
+            assert_ne!(
+                shows_after(WriteKind::Plain, *status, sense),
+                [],
+                "{sense:x?}"
+            );
+        }
+        for (status, sense) in [
+            (ScsiStatus::BUSY, Vec::new()),
+            told(Sense::POWER_ON_OR_RESET),
+        ] {
+            assert_ne!(
+                shows_after(WriteKind::Passed, status, &sense),
+                [],
+                "{status:?}"
+            );
+        }
     }
 }
