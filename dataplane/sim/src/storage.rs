@@ -50,6 +50,9 @@ struct Pending {
     complete: bool,
 }
 
+/// Status, sense data and data-in.
+type Performed = (ScsiStatus, Vec<u8>, Vec<u8>);
+
 #[derive(Debug)]
 struct Session {
     handle: SocketHandle,
@@ -158,6 +161,10 @@ pub struct Storage {
     /// So many times a bit of a read's data turns over on its way, after its digest was
     /// made; TCP's checksum is of what came of it.
     pub damages: u32,
+    /// The answer to the next command of this operation code takes long on its way: see
+    /// [`Storage::let_go`].
+    pub holds_answer_to: Option<u8>,
+    held: Option<(usize, Pending, Performed)>,
     sessions: Vec<Session>,
     /// Sessions whose connection is gone, with what is still carried out of them.
     left: Vec<Session>,
@@ -194,6 +201,8 @@ impl Storage {
             bars: None,
             break_soon: false,
             damages: 0,
+            holds_answer_to: None,
+            held: None,
             sessions: Vec::new(),
             left: Vec::new(),
             next_token: 1,
@@ -628,7 +637,8 @@ impl Storage {
             }
             Some(Simple::Management(..)) if self.ignores_functions => {}
             Some(Simple::Management(tag, function, lun, task)) => {
-                if function == TaskFunction::LunReset {
+                let is_there = function != TaskFunction::LunReset || self.find(at, lun).is_some();
+                if function == TaskFunction::LunReset && is_there {
                     self.reset_tasks(lun);
                 }
                 if self.finishes_aborted {
@@ -641,9 +651,11 @@ impl Storage {
                     session.conn.abort(task);
                     self.counters.aborted += 1;
                 }
-                session
-                    .conn
-                    .answer_task_management(tag, TaskFunctionResponse::Complete);
+                let response = match is_there {
+                    true => TaskFunctionResponse::Complete,
+                    false => TaskFunctionResponse::LunDoesNotExist,
+                };
+                session.conn.answer_task_management(tag, response);
             }
             Some(Simple::Close) => {
                 let handle = self.sessions[at].handle;
@@ -769,36 +781,52 @@ impl Storage {
                 self.fail(at, &pending, fault);
                 continue;
             }
-            let (status, sense, answer) = self.perform(at, &pending, random);
-            let session = &mut self.sessions[at];
-            let transferred = if pending.command.write {
-                if status == ScsiStatus::GOOD {
-                    pending.command.expected_len
-                } else {
-                    0
-                }
-            } else {
-                u32::try_from(answer.len())
-                    .expect("short")
-                    .min(pending.command.expected_len)
-            };
-            let read_len = match pending.command.write {
-                true => pending.command.bidirectional_read_len,
-                false => transferred,
-            };
-            if !answer.is_empty() && read_len > 0 {
-                let token = self.next_token;
-                self.next_token += 1;
-                session.answers.push((token, answer));
-                session
-                    .conn
-                    .data_in(pending.task, token, 0, 0, read_len)
-                    .expect("fewer answers than data items");
+            let performed = self.perform(at, &pending, random);
+            let operation = pending.cdb[0];
+            if self.holds_answer_to.take_if(|&mut held| held == operation).is_some() {
+                self.held = Some((at, pending, performed));
+                continue;
             }
+            self.answer(at, &pending, performed);
+        }
+    }
+
+    /// The held answer arrives, whatever has happened meanwhile.
+    pub fn let_go(&mut self) {
+        if let Some((at, pending, performed)) = self.held.take() {
+            self.answer(at, &pending, performed);
+        }
+    }
+
+    fn answer(&mut self, at: usize, pending: &Pending, (status, sense, answer): Performed) {
+        let session = &mut self.sessions[at];
+        let transferred = if pending.command.write {
+            if status == ScsiStatus::GOOD {
+                pending.command.expected_len
+            } else {
+                0
+            }
+        } else {
+            u32::try_from(answer.len())
+                .expect("short")
+                .min(pending.command.expected_len)
+        };
+        let read_len = match pending.command.write {
+            true => pending.command.bidirectional_read_len,
+            false => transferred,
+        };
+        if !answer.is_empty() && read_len > 0 {
+            let token = self.next_token;
+            self.next_token += 1;
+            session.answers.push((token, answer));
             session
                 .conn
-                .respond(pending.task, status, &sense, transferred);
+                .data_in(pending.task, token, 0, 0, read_len)
+                .expect("fewer answers than data items");
         }
+        session
+            .conn
+            .respond(pending.task, status, &sense, transferred);
     }
 
     fn perform(
@@ -806,7 +834,7 @@ impl Storage {
         at: usize,
         pending: &Pending,
         random: &mut Random,
-    ) -> (ScsiStatus, Vec<u8>, Vec<u8>) {
+    ) -> Performed {
         let good = |answer: Vec<u8>| (ScsiStatus::GOOD, Vec::new(), answer);
         let check = |sense: Sense| {
             (

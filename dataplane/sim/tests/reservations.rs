@@ -844,6 +844,64 @@ fn c14_a_volume_that_has_just_been_made_smaller_takes_no_write_beyond_its_end() 
     }
 }
 
+/// What was asked before another computer's MODE SELECT says nothing of the cache that
+/// this has turned on.
+#[test]
+fn c2_what_was_said_of_the_cache_before_it_was_turned_on_counts_no_more() {
+    let Pair {
+        mut site,
+        mut a,
+        mut b,
+    } = Pair::new(true);
+    site.storage.volumes[0].write_through = true;
+    site.storage.announce(Sense::CAPACITY_DATA_CHANGED);
+    site.storage.holds_answer_to = Some(opcode::MODE_SENSE_6);
+    // The relay asks by this one's nexus, and waits.
+    assert_eq!(ready(&mut site, &mut b).0, CHECK_CONDITION);
+    site.run(Duration::from_millis(50));
+    assert_eq!(site.storage.holds_answer_to, None, "it was asked");
+    assert_eq!(ready(&mut site, &mut a).0, CHECK_CONDITION);
+    site.run(Duration::from_millis(50));
+    site.storage.volumes[0].write_through = false;
+    resize_by(&mut site, &mut a, opcode::MODE_SELECT_10, BLOCKS);
+    site.run(Duration::from_millis(50));
+    site.storage.let_go();
+    site.run(Duration::from_millis(50));
+    let mut data = [0; BLOCK_LEN];
+    block::fill(&mut data, 33, 3);
+    let len = u32::try_from(BLOCK_LEN).unwrap();
+    let (status, _) = send(&mut site, &mut a, 0x20, len, &cdb::write_fua(3, 1), &data);
+    assert_eq!((status, site.storage.volumes[0].media[3]), (GOOD, 33));
+}
+
+/// Nor does what was asked of the size before it became another.
+#[test]
+fn c14_what_was_said_of_the_size_before_it_was_made_another_counts_no_more() {
+    let Pair {
+        mut site,
+        mut a,
+        mut b,
+    } = Pair::new(true);
+    site.storage.announce(Sense::CAPACITY_DATA_CHANGED);
+    site.storage.holds_answer_to = Some(opcode::SERVICE_ACTION_IN_16);
+    assert_eq!(ready(&mut site, &mut b).0, CHECK_CONDITION);
+    site.run(Duration::from_millis(50));
+    assert_eq!(site.storage.holds_answer_to, None, "it was asked");
+    assert_eq!(ready(&mut site, &mut a).0, CHECK_CONDITION);
+    site.run(Duration::from_millis(50));
+    resize_by(&mut site, &mut a, opcode::MODE_SELECT_10, BLOCKS / 2);
+    site.run(Duration::from_millis(50));
+    // That it has changed since takes longer to be heard.
+    site.storage.latency_max = Duration::from_secs(1);
+    site.storage.let_go();
+    site.run(Duration::from_millis(5));
+    let gone = BLOCKS as u64 / 2;
+    assert_ne!(site.write(&mut a, gone, 7), Some(GOOD));
+    assert_eq!(site.write(&mut a, gone - 1, 8), Some(GOOD));
+    site.run(Duration::from_secs(4));
+    assert_eq!(site.storage.volumes[0].media[BLOCKS / 2 - 1], 8);
+}
+
 /// A write with FUA that is left to the storage ends when it is on stable media,
 /// though nobody tells the storage of FUA.
 #[test]

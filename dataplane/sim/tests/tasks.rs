@@ -548,6 +548,20 @@ fn c12_a_unit_beyond_those_that_are_asked_about_is_there() {
     assert_eq!((of_last(&site), late), (5, session.itt - 2));
 }
 
+/// Whether such a unit is there the storage alone knows, and its word is the computer's.
+#[test]
+fn c12_a_unit_that_is_not_there_is_not_reset() {
+    let mut site = with_many_units();
+    let mut session = site.login(0, 0, 1);
+    assert_eq!(ready_of_last(&mut site, &mut session), CHECK_CONDITION);
+    let code = manage(&mut site, &mut session, LUN_RESET, LAST, u32::MAX);
+    assert_eq!((code, site.storage.counters.lun_resets), (COMPLETE, 1));
+    site.run(Duration::from_millis(500));
+    let nowhere = 77 << 48;
+    let code = manage(&mut site, &mut session, LUN_RESET, nowhere, u32::MAX);
+    assert_eq!((code, site.storage.counters.lun_resets), (NO_LUN, 1));
+}
+
 /// The reset is the storage's own: the relay has nothing of such a unit. What it has of
 /// another stays (C-3).
 #[test]

@@ -164,7 +164,10 @@ impl Relay {
             TaskFunctionResponse::Complete | TaskFunctionResponse::LunDoesNotExist => {}
             _ => return self.give_up_resets(key, true),
         }
-        self.nexuses[key.0].resets.pop();
+        let lun = self.nexuses[key.0].resets.pop();
+        if let (TaskFunctionResponse::LunDoesNotExist, Some(lun)) = (response, lun) {
+            self.unit_is_missing(key, lun);
+        }
         if !self.nexuses[key.0].resets.is_empty() {
             return self.send_reset(key);
         }

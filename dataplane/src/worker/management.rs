@@ -61,6 +61,8 @@ pub(super) struct Function {
     deadline: Time,
     cold: bool,
     reset: Reset,
+    /// Of its end, if it has one.
+    response: TaskFunctionResponse,
     /// RELEASEs that it waits for and the storage had no time for, to be sent again.
     releases_again: ArrayVec<(VolumeKey, NexusKey), TARGET_LUNS_MAX>,
 }
@@ -138,6 +140,7 @@ impl Relay {
             deadline: now + FUNCTION_MAX,
             cold: function == TaskFunction::TargetColdReset,
             reset: Reset::No,
+            response: TaskFunctionResponse::Complete,
             releases_again: ArrayVec::new(),
         };
         match scope {
@@ -184,7 +187,7 @@ impl Relay {
     }
 
     fn complete(&mut self, net: &mut Net<'_>, now: Time, function: &Function) {
-        self.answer_function(function.lan, function.tag, TaskFunctionResponse::Complete);
+        self.answer_function(function.lan, function.tag, function.response);
         let (true, Scope::Target(target)) = (function.cold, function.scope) else {
             return;
         };
@@ -332,6 +335,17 @@ impl Relay {
                 && self.reset_units(nexus, luns.clone())
             {
                 self.functions[at].reset = Reset::Asked(nexus, luns);
+            }
+        }
+    }
+
+    /// The storage knows no such unit; nor does a function that is of this unit alone.
+    pub(super) fn unit_is_missing(&mut self, nexus: NexusKey, missing: u64) {
+        for function in &mut self.functions {
+            if matches!(function.reset, Reset::Asked(asked, _) if asked == nexus)
+                && matches!(function.scope, Scope::Unit { lun, .. } if same_lun(lun, missing))
+            {
+                function.response = TaskFunctionResponse::LunDoesNotExist;
             }
         }
     }

@@ -37,6 +37,7 @@ impl Relay {
             return;
         };
         self.nexuses[key.0].probe.asked = true;
+        let doubts = self.doubts_of(key, lun);
         let cdb = match step {
             ProbeStep::ReportLuns => cdb::report_luns(PROBE_LEN),
             ProbeStep::Capacity16 => cdb::read_capacity_16(32),
@@ -58,6 +59,7 @@ impl Relay {
                 step,
                 page,
                 lun,
+                doubts,
                 received: 0,
             },
             lun,
@@ -78,7 +80,7 @@ impl Relay {
         key: NexusKey,
         step: ProbeStep,
         page: StagePage,
-        lun: u64,
+        (lun, doubts): (u64, u32),
         received: u32,
         status: ScsiStatus,
         sense: &[u8],
@@ -93,11 +95,13 @@ impl Relay {
             && sense::parse(sense)
                 .is_some_and(|received| received.sense.key == SenseKey::UNIT_ATTENTION);
         let busy = matches!(status, ScsiStatus::BUSY | ScsiStatus::TASK_SET_FULL);
-        if (attention || busy) && self.nexuses[key.0].probe.tries < PROBE_TRIES_MAX {
+        // Asked before a command that may have changed what it says (C-2, C-4).
+        let outdated = self.doubts_of(key, lun) != doubts;
+        if (attention || busy || outdated) && self.nexuses[key.0].probe.tries < PROBE_TRIES_MAX {
             self.nexuses[key.0].probe.tries += 1;
             return self.ask(now, key);
         }
-        let good = status == ScsiStatus::GOOD;
+        let good = status == ScsiStatus::GOOD && !outdated;
         self.nexuses[key.0].probe.tries = 0;
         let next = match step {
             ProbeStep::ReportLuns => {
@@ -167,6 +171,12 @@ impl Relay {
         } else {
             self.wan_ready(now, key);
         }
+    }
+
+    /// How often the unit has been in doubt; one that is not known yet never was.
+    fn doubts_of(&self, key: NexusKey, lun: u64) -> u32 {
+        let volume = self.find_volume(self.nexuses[key.0].target, lun);
+        volume.map_or(0, |volume| self.volume(volume).doubts)
     }
 
     fn next_lun(&mut self, key: NexusKey) -> Option<ProbeStep> {

@@ -324,6 +324,8 @@ pub enum WanKind {
         step: ProbeStep,
         page: StagePage,
         lun: u64,
+        /// The volume's, when it was asked.
+        doubts: u32,
         received: u32,
     },
 }

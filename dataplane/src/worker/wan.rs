@@ -422,9 +422,11 @@ impl Relay {
                 step,
                 page,
                 lun,
+                doubts,
                 received,
             } => {
-                self.probe_answered(net, now, nexus, step, page, lun, received, status, sense);
+                let unit = (lun, doubts);
+                self.probe_answered(net, now, nexus, step, page, unit, received, status, sense);
             }
         }
     }
