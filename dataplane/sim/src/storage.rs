@@ -268,8 +268,7 @@ impl Storage {
 
     fn lose_caches(&mut self) {
         for volume in &mut self.volumes {
-            volume.visible.clone_from(&volume.media);
-            volume.changed = true;
+            volume.drop_unsynced(0..volume.media.len());
         }
     }
 
@@ -783,7 +782,11 @@ impl Storage {
             }
             let performed = self.perform(at, &pending, random);
             let operation = pending.cdb[0];
-            if self.holds_answer_to.take_if(|&mut held| held == operation).is_some() {
+            if self
+                .holds_answer_to
+                .take_if(|&mut held| held == operation)
+                .is_some()
+            {
                 self.held = Some((at, pending, performed));
                 continue;
             }
@@ -829,12 +832,7 @@ impl Storage {
             .respond(pending.task, status, &sense, transferred);
     }
 
-    fn perform(
-        &mut self,
-        at: usize,
-        pending: &Pending,
-        random: &mut Random,
-    ) -> Performed {
+    fn perform(&mut self, at: usize, pending: &Pending, random: &mut Random) -> Performed {
         let good = |answer: Vec<u8>| (ScsiStatus::GOOD, Vec::new(), answer);
         let check = |sense: Sense| {
             (

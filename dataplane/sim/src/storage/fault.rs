@@ -5,7 +5,7 @@ use std::ops::Range;
 use sluice_proto::Time;
 use sluice_proto::scsi::{self, Access, ScsiStatus, Sense, SenseKey, opcode};
 
-use super::{Pending, Storage, Volume};
+use super::{Pending, Storage};
 use crate::random::Random;
 
 /// How a write or sync that is to fail ends.
@@ -16,6 +16,9 @@ pub enum Fault {
     Sense(Sense),
     /// Not carried out, and an earlier one that was GOOD is lost.
     Deferred(Sense),
+    /// Not carried out, and all that was not synced is dropped, though it was GOOD: a
+    /// kernel does so with its page cache after a write error.
+    Dropped(Sense),
     /// GOOD, with so many bytes not taken.
     Short(u32),
     /// No answer, ever.
@@ -94,6 +97,7 @@ pub struct TroubleCounters {
     pub for_good: u64,
     pub conflicts: u64,
     pub deferred: u64,
+    pub dropped: u64,
     pub short: u64,
     pub silent: u64,
     pub disconnected: u64,
@@ -110,6 +114,7 @@ impl TroubleCounters {
             Fault::Sense(sense) if sense.refuses_write_for_good() => &mut self.for_good,
             Fault::Status(_) | Fault::Sense(_) => &mut self.for_now,
             Fault::Deferred(_) => &mut self.deferred,
+            Fault::Dropped(_) => &mut self.dropped,
             Fault::Short(_) => &mut self.short,
             Fault::Silence => &mut self.silent,
             Fault::Disconnect => &mut self.disconnected,
@@ -187,7 +192,7 @@ impl Storage {
         self.counters.refused += 1;
         self.trouble_counters.count(of, fault);
         let sense = match fault {
-            Fault::Sense(sense) | Fault::Deferred(sense) => Some(sense),
+            Fault::Sense(sense) | Fault::Deferred(sense) | Fault::Dropped(sense) => Some(sense),
             Fault::Short(_) => Some(Sense::INTERNAL_TARGET_FAILURE),
             Fault::Status(ScsiStatus::RESERVATION_CONFLICT) => Some(Sense::WRITE_PROTECTED),
             _ => None,
@@ -210,16 +215,14 @@ impl Storage {
             }
             Fault::Status(status) => (status, Vec::new(), 0),
             Fault::Sense(sense) => (check, sense.fixed().to_vec(), 0),
+            Fault::Dropped(sense) => {
+                self.volumes[volume].drop_unsynced(lost);
+                self.lost.insert(volume);
+                (check, sense.fixed().to_vec(), 0)
+            }
             Fault::Deferred(sense) => {
                 let lost_all = lost.len() == self.volumes[volume].media.len();
-                let Volume {
-                    visible,
-                    media,
-                    changed,
-                    ..
-                } = &mut self.volumes[volume];
-                visible[lost.clone()].copy_from_slice(&media[lost]);
-                *changed = true;
+                self.volumes[volume].drop_unsynced(lost);
                 if lost_all {
                     // Whose writes they were it does not know any more: every nexus is told.
                     self.lost.insert(volume);

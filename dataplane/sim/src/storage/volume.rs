@@ -2,6 +2,7 @@
 //! hold, and what commands do to both.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 
 use sluice_proto::scsi::{self, Access, Sense, SenseKey, opcode};
 
@@ -241,6 +242,12 @@ impl Volume {
             block::fill(piece, self.visible[at(lba)], self.tag | lba);
         }
         answer
+    }
+
+    /// Of these blocks only what is on stable media is left.
+    pub(super) fn drop_unsynced(&mut self, blocks: Range<usize>) {
+        self.visible[blocks.clone()].copy_from_slice(&self.media[blocks]);
+        self.changed = true;
     }
 
     fn write(&mut self, lba: u64, data: &[u8], fua: bool, counters: &mut StorageCounters) {

@@ -71,6 +71,7 @@ impl World {
             ("storage_refused_for_good", trouble.for_good),
             ("storage_conflicts", trouble.conflicts),
             ("storage_deferred_errors", trouble.deferred),
+            ("storage_dropped_unsynced", trouble.dropped),
             ("storage_short_writes", trouble.short),
             ("storage_silences", trouble.silent),
             ("storage_disconnects", trouble.disconnected),

@@ -200,6 +200,7 @@ fn of_storage(random: &mut Random) -> Event {
         9 => Fault::Disconnect,
         10 if of == Troubled::Writes => Fault::Short(512),
         11 if of == Troubled::Writes => Fault::Short(1),
+        10..=12 if of == Troubled::Syncs => Fault::Dropped(Sense::WRITE_ERROR),
         _ => Fault::Silence,
     };
     let lasting = random.chance(40);
