@@ -11,6 +11,7 @@ use std::time::Duration;
 use crate::block::{self, BLOCK_LEN};
 use crate::host::Host;
 use crate::journal::Journal;
+use crate::link::{Faults, Link};
 use crate::proof::Names;
 use crate::random::Random;
 use crate::storage::{LUN, PORT, Storage};
@@ -223,6 +224,9 @@ pub struct Site {
     next_port: u16,
     /// Where the contract is `journal`.
     pub journal: Option<Journal>,
+    /// The WAN's two directions: from the relay, and to it.
+    wan: [Link; 2],
+    wan_random: Random,
     /// Called before and after every step of the worker.
     pub around_step: [fn(); 2],
     /// Where the worker's tables are shown, if anywhere.
@@ -272,8 +276,17 @@ impl Site {
             random,
             next_port: 40_000,
             journal,
+            wan: [Faults::default(); 2].map(Link::new),
+            wan_random: Random::new(8),
             around_step: [|| (), || ()],
             control: None,
+        }
+    }
+
+    /// What is sent over the WAN from now on takes so long, each way.
+    pub fn delay_wan(&mut self, delay: Duration) {
+        for link in &mut self.wan {
+            link.faults.delay = delay;
         }
     }
 
@@ -372,6 +385,9 @@ impl Site {
             if let Some(journal) = &self.journal {
                 next = next.min(journal.deadline());
             }
+            for link in &self.wan {
+                next = next.min(link.deadline());
+            }
             let elsewhere = self.elsewhere.as_ref().map(|storage| &storage.host);
             let hosts = self.computers.iter().chain([&self.storage.host]);
             let mut hosts = hosts.chain(elsewhere);
@@ -444,15 +460,22 @@ impl Site {
         let wan = self.ports[1].memory_mut().expect("the site holds");
         let mut storages = vec![&mut self.storage];
         storages.extend(&mut self.elsewhere);
+        let [out, back] = &mut self.wan;
         while wan.take(pool, &mut bytes) {
+            out.send(self.now, bytes.clone(), &mut self.wan_random);
+        }
+        while let Some(frame) = out.receive(self.now) {
             for storage in &mut storages {
-                storage.host.wire.received.push_back(bytes.clone());
+                storage.host.wire.received.push_back(frame.clone());
             }
         }
         for storage in storages {
             while let Some(frame) = storage.host.wire.sent.pop_front() {
-                let _ = wan.inject(pool, &frame);
+                back.send(self.now, frame, &mut self.wan_random);
             }
+        }
+        while let Some(frame) = back.receive(self.now) {
+            let _ = wan.inject(pool, &frame);
         }
     }
 
@@ -532,7 +555,8 @@ impl Site {
         None
     }
 
-    fn take_pdu(&mut self, session: &Session) -> Option<Pdu> {
+    /// The next PDU, if one has come.
+    pub fn take_pdu(&mut self, session: &Session) -> Option<Pdu> {
         let (_, _, bytes) = self
             .received
             .iter_mut()

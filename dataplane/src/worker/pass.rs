@@ -8,6 +8,7 @@ use arrayvec::ArrayVec;
 use sluice_hugepages::log::WriteId;
 use sluice_hugepages::tables::Durability;
 use sluice_proto::Time;
+use sluice_proto::cache::flush::Epochs;
 use sluice_proto::iscsi::{CommandEvent, Residual, TaskAttribute};
 use sluice_proto::scsi::capacity::VOLUME_BYTES_MAX;
 use sluice_proto::scsi::identity::Identity;
@@ -157,6 +158,7 @@ impl Relay {
             transferred: 0,
             data_complete: !command.write || len == 0,
             barrier: volume.and(barrier),
+            since: 0,
             freed: None,
             passing: false,
             settling: None,
@@ -197,6 +199,7 @@ impl Relay {
         if let (Some(volume), Some(barrier)) =
             (self.tasks[key.0].volume, self.pass_mut(key).barrier)
         {
+            self.pass_mut(key).since = self.volume(volume).epoch;
             self.volume_mut(volume).barriers.push((key, barrier));
         }
         if !self.pass_mut(key).data_complete
@@ -217,9 +220,12 @@ impl Relay {
         if pass.passing || !pass.data_complete || dormant {
             return;
         }
-        let barrier = pass.barrier;
+        let (barrier, since) = (pass.barrier, pass.since);
         if let (Some(volume), Some(barrier)) = (volume, barrier) {
-            let epoch = self.volume(volume).epoch;
+            let epochs = Epochs {
+                since,
+                open: self.volume(volume).epoch,
+            };
             let held = self.holds(key, volume, barrier);
             let is_clean = if held {
                 !self.is_pinned(volume, barrier)
@@ -229,7 +235,7 @@ impl Relay {
             let token = token_of(key);
             if !is_clean
                 || !self.is_freed(key, volume, barrier, held)
-                || self.flush.pass(volume.0, token, barrier, epoch).is_err()
+                || self.flush.pass(volume.0, token, barrier, epochs).is_err()
             {
                 if self.cannot_drain(key, volume) {
                     return;
@@ -262,27 +268,24 @@ impl Relay {
 
     /// Nothing of the blocks, which are clean, can come back by a replay of the
     /// journal over what the command changes, or lets others change; nor, beside it,
-    /// anything of an epoch that is closed.
+    /// anything of an epoch before the one that it began in.
     fn is_freed(&mut self, key: TaskKey, volume: VolumeKey, barrier: Access, held: bool) -> bool {
         if self.journal.is_none() {
             return true;
         }
-        let epoch = self.volume(volume).epoch;
+        let since = self.pass_mut(key).since;
         let drained = self
             .flush
-            .drain_point(volume.0, token_of(key), barrier, epoch);
+            .drain_point(volume.0, token_of(key), barrier, since);
         if drained.is_some() {
             return false;
         }
         let reserves = Change::from_cdb(&self.tasks[key.0].cdb).is_some();
         let changes = !matches!(barrier, Access::Range { changes: false, .. });
         let number = match self.pass_mut(key).freed {
-            // While it waited for others the epoch may have been closed, or what it held
-            // back been sent, and be released since. Who reserves keeps every write of the
-            // volume back.
-            Some(known) if (known.epoch, known.held) == (epoch, held) || reserves || !changes => {
-                known.number
-            }
+            // While it waited for others what it held back may have been sent, and be
+            // released since. Who reserves keeps every write of the volume back.
+            Some(known) if known.held == held || reserves || !changes => known.number,
             // That it may be reserved is to be found by a replay, too.
             _ if reserves => {
                 self.mark_reserved(volume, true);
@@ -290,11 +293,7 @@ impl Relay {
             }
             _ => self.volume(volume).freed.last(),
         };
-        self.pass_mut(key).freed = Some(LetGo {
-            number,
-            epoch,
-            held,
-        });
+        self.pass_mut(key).freed = Some(LetGo { number, held });
         self.journal_has(number)
     }
 

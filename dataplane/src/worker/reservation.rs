@@ -367,6 +367,7 @@ impl Relay {
                 transferred: 0,
                 data_complete: true,
                 barrier: Some(self.whole(volume)),
+                since: 0,
                 freed: None,
                 passing: false,
                 settling: None,

@@ -212,6 +212,9 @@ pub struct PassTask {
     /// when the command is sent, and none is committed until it is answered
     /// . `None` when the command touches no medium.
     pub barrier: Option<Access>,
+    /// The volume's open epoch when it began to wait: what is of an earlier one was before
+    /// it; what came since, ordering points too, has no order with it.
+    pub since: u64,
     /// Known when the barrier's blocks are clean.
     pub freed: Option<LetGo>,
     /// On its way: the flush queue knows of it.
@@ -228,13 +231,12 @@ pub struct PassTask {
 }
 
 /// The journal's request after which a replay brings back nothing of a passing command's
-/// blocks, but what it holds back itself, and nothing that is older than its epoch.
+/// blocks, but what it holds back itself, and nothing of an epoch before its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LetGo {
     pub number: u64,
-    /// The volume's open epoch when that was known, and whether records were held back:
-    /// with either changed there is more to be let go of.
-    pub epoch: u64,
+    /// Whether records were held back when that was known: if not any more, there is more
+    /// to be let go of.
     pub held: bool,
 }
 

@@ -35,7 +35,7 @@ mod report;
 mod volume;
 
 use node::{Node, State};
-pub use passing::Blocked;
+pub use passing::{Blocked, Epochs};
 use volume::Volume;
 
 use crate::Time;

@@ -28,7 +28,11 @@ struct Write {
     record: u32,
     /// Its blocks, a bit each.
     blocks: u32,
+    /// What is of a later one is ordered behind it.
     epoch: u64,
+    /// What is of an earlier one it is ordered behind. A change that passes has begun in
+    /// this, and is of the epoch that is open when it ends.
+    since: u64,
 }
 
 impl Write {
@@ -66,6 +70,8 @@ struct Model {
     storage: Vec<Block>,
     /// Sent, not answered: the records of each write, and whether each has landed.
     in_flight: Vec<Vec<(u32, bool)>>,
+    /// When the change that waits to pass began to.
+    began: Option<u64>,
     /// The change at the storage, and whether it has landed.
     passing: Option<(Version, bool)>,
     /// One that has overwritten what it held back, and the mark that a sync has to pass.
@@ -92,6 +98,8 @@ enum Op {
         lba: usize,
         blocks: usize,
     },
+    /// The next change begins to wait.
+    ChangeBegins,
     ChangeLands,
     ChangeDone,
     /// Nobody knows whether it was done: what it held back is sent as ever.
@@ -131,6 +139,7 @@ fn op() -> impl Strategy<Value = Op> {
         3 => (0..BLOCKS - 1, 1..9usize).prop_map(|(lba, blocks)| Op::Overwrite { lba, blocks }),
         1 => Just(Op::OverwriteFails),
         2 => Just(Op::Settle),
+        2 => Just(Op::ChangeBegins),
         1 => Just(Op::ChangeLands),
         2 => Just(Op::ChangeDone),
         2 => Just(Op::OrderingPoint),
@@ -162,11 +171,13 @@ impl Model {
                 record: NONE,
                 blocks: bits(0, BLOCKS),
                 epoch: 0,
+                since: 0,
             }],
             epoch: 1,
             live: Vec::new(),
             storage: vec![Block::default(); BLOCKS],
             in_flight: Vec::new(),
+            began: None,
             passing: None,
             settling: None,
             syncing: None,
@@ -187,6 +198,7 @@ impl Model {
             record,
             blocks: bits(lba, blocks),
             epoch: self.epoch,
+            since: self.epoch,
         });
         self.live.push((record, version));
         let blocks = u32::try_from(blocks).unwrap();
@@ -285,10 +297,14 @@ impl Model {
             blocks: blocks as u64,
             changes: true,
         };
-        if overwrites {
-            self.queue.hold(0, TOKEN, access, self.epoch);
-        }
-        let passes = self.queue.pass(0, TOKEN, access, self.epoch);
+        let holds = overwrites && self.queue.hold(0, TOKEN, access, self.epoch);
+        let since = match self.began {
+            // No write to its blocks is taken while it waits: what it holds was there before.
+            Some(began) if !holds => began,
+            _ => self.epoch,
+        };
+        let open = self.epoch;
+        let passes = self.queue.pass(0, TOKEN, access, Epochs { since, open });
         if passes.is_err() {
             // It does not wait here: another may.
             self.queue.release_hold(0, TOKEN);
@@ -298,8 +314,10 @@ impl Model {
             self.writes.push(Write {
                 record: NONE,
                 blocks,
-                epoch: self.epoch,
+                epoch: u64::MAX,
+                since,
             });
+            self.began = None;
             self.check_guard(version);
             self.passing = Some((version, false));
         }
@@ -317,6 +335,7 @@ impl Model {
         self.change_lands();
         if let Some((version, _)) = self.passing.take() {
             self.queue.passed(0, TOKEN);
+            self.writes[version].epoch = self.epoch;
             if self.queue.is_holding(0, TOKEN) {
                 self.settling = Some((version, self.queue.sync_mark(0)));
             }
@@ -350,6 +369,7 @@ impl Model {
         let (version, landed) = match (self.passing.take(), self.settling.take()) {
             (Some(passing), _) => {
                 self.queue.passed(0, TOKEN);
+                self.writes[passing.0].epoch = self.epoch;
                 passing
             }
             (None, settling) => (settling.expect("what holds is under way").0, true),
@@ -525,7 +545,7 @@ impl Model {
     fn check_order(&self, storage: &[Block]) {
         let newest_epoch = storage
             .iter()
-            .map(|block| self.writes[block.visible()].epoch)
+            .map(|block| self.writes[block.visible()].since)
             .max()
             .unwrap();
         for (at, block) in storage.iter().enumerate() {
@@ -591,6 +611,7 @@ impl Model {
             Op::Overwrite { lba, blocks } => self.change(lba, blocks, true),
             Op::OverwriteFails => self.overwrite_fails(),
             Op::Settle => self.settle(),
+            Op::ChangeBegins => _ = self.began.get_or_insert(self.epoch),
             Op::ChangeLands => self.change_lands(),
             Op::ChangeDone => self.change_done(),
             Op::OrderingPoint => self.epoch += 1,

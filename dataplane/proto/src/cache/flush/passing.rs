@@ -28,7 +28,18 @@ struct Pass {
     token: u32,
     span: Span,
     changes: bool,
+    /// The one that was open when it was let pass.
     epoch: u64,
+}
+
+/// Between which ordering points a command passes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Epochs {
+    /// The epoch that was open when the command began: what is of an earlier one was
+    /// there before it. What came since has no order with it.
+    pub since: u64,
+    /// The epoch that is open now: what is ordered behind the command is of a later one.
+    pub open: u64,
 }
 
 #[derive(Debug)]
@@ -88,10 +99,10 @@ impl FlushQueue {
     /// The sequence that must be durable before the command may pass or end:
     /// all for [`Access::Sync`] and [`Access::Medium`]; what overlaps for
     /// [`Access::Range`], but for what it holds back itself ([`FlushQueue::hold`]), and
-    /// all of the epochs before `epoch`, the one now open, if it changes blocks.
+    /// all of the epochs before `since` ([`Epochs`]), if it changes blocks.
     /// `None`: nothing.
     #[must_use]
-    pub fn drain_point(&self, volume: u16, token: u32, access: Access, epoch: u64) -> Option<u64> {
+    pub fn drain_point(&self, volume: u16, token: u32, access: Access, since: u64) -> Option<u64> {
         let queue = &self.volumes[usize::from(volume)];
         // A change that passed has no record; waiting for the newest one waits
         // for the sync that covers it too.
@@ -111,10 +122,10 @@ impl FlushQueue {
                     end: lba + blocks,
                 };
                 let dirty = self.newest_dirty_where(volume, |node| {
-                    let older = changes && node.epoch < epoch;
+                    let older = changes && node.epoch < since;
                     older || node.span().overlaps(span) && !queue.is_held_by(token, node)
                 });
-                (dirty, changes && queue.passed_unsynced_before(epoch))
+                (dirty, changes && queue.passed_unsynced_before(since))
             }
         };
         if passed { Some(queue.newest.1) } else { dirty }
@@ -122,7 +133,8 @@ impl FlushQueue {
 
     /// Lets a [`Access::Range`] or [`Access::Medium`] command pass to the
     /// storage. Until [`FlushQueue::passed`] no write that overlaps it is sent,
-    /// and if it changes blocks no later epoch is begun. Writes that overlap and arrive while it is
+    /// and if it changes blocks no later epoch is begun than the one being sent; that
+    /// is `epochs.open` at most. Writes that overlap and arrive while it is
     /// blocked should be kept back, else it may wait for ever.
     ///
     /// # Errors
@@ -135,10 +147,11 @@ impl FlushQueue {
         volume: u16,
         token: u32,
         access: Access,
-        epoch: u64,
+        epochs: Epochs,
     ) -> Result<(), Blocked> {
+        let Epochs { since, open } = epochs;
         let (span, changes) = passes(access).expect("only ranges and whole media pass");
-        if let Some(sequence) = self.drain_point(volume, token, access, epoch) {
+        if let Some(sequence) = self.drain_point(volume, token, access, since) {
             return Err(Blocked::Until { sequence });
         }
         if self.durable_overlaps(volume, span) {
@@ -149,14 +162,14 @@ impl FlushQueue {
             token,
             span,
             changes,
-            epoch,
+            epoch: open,
         };
-        let waits = queue.passing.touches(span) || (changes && queue.passing.any_before(epoch));
+        let waits = queue.passing.touches(span) || (changes && queue.passing.any_before(since));
         if waits || queue.passing.0.try_push(pass).is_err() {
             return Err(Blocked::Passing);
         }
         if changes {
-            queue.change_begins(epoch);
+            queue.change_begins(since);
         }
         Ok(())
     }

@@ -12,6 +12,14 @@ const LIMITS: FlushLimits = FlushLimits {
     epoch_max: u64::MAX,
 };
 
+/// A command that passes in the epoch that it began in.
+const fn at(epoch: u64) -> Epochs {
+    Epochs {
+        since: epoch,
+        open: epoch,
+    }
+}
+
 /// A queue of volume 0, and what is pushed numbered as it comes.
 struct Lab {
     queue: FlushQueue,
@@ -404,7 +412,7 @@ fn a20_a_change_drains_its_overlap_and_every_earlier_epoch() {
     assert_eq!(lab.queue.drain_point(0, 7, Access::Medium, 2), Some(2));
     assert!(lab.queue.overlaps_dirty(0, 107, u64::MAX) && !lab.queue.overlaps_dirty(0, 8, 92));
     assert_eq!(
-        lab.queue.pass(0, 7, look(0), 2),
+        lab.queue.pass(0, 7, look(0), at(2)),
         Err(Blocked::Until { sequence: 1 })
     );
 }
@@ -417,8 +425,8 @@ fn c6_nothing_overtakes_a_change_that_is_passing() {
         blocks: 10,
         changes: true,
     };
-    assert_eq!(lab.queue.pass(0, 7, change, 1), Ok(()));
-    assert_eq!(lab.queue.pass(0, 8, change, 1), Err(Blocked::Passing));
+    assert_eq!(lab.queue.pass(0, 7, change, at(1)), Ok(()));
+    assert_eq!(lab.queue.pass(0, 8, change, at(1)), Err(Blocked::Passing));
     lab.push(20, 1);
     lab.push(9, 1);
     assert_eq!(lab.sends(), "0");
@@ -439,10 +447,13 @@ fn c7_a_change_waits_until_what_it_touches_left_the_cache() {
         blocks: 1,
         changes: true,
     };
-    assert_eq!(lab.queue.pass(0, 7, change(7), 1), Err(Blocked::Unfreed));
-    assert_eq!(lab.queue.pass(0, 8, change(8), 1), Ok(()));
+    assert_eq!(
+        lab.queue.pass(0, 7, change(7), at(1)),
+        Err(Blocked::Unfreed)
+    );
+    assert_eq!(lab.queue.pass(0, 8, change(8), at(1)), Ok(()));
     assert_eq!(lab.freed(), [0]);
-    assert_eq!(lab.queue.pass(0, 7, change(7), 1), Ok(()));
+    assert_eq!(lab.queue.pass(0, 7, change(7), at(1)), Ok(()));
 }
 
 #[test]
@@ -453,7 +464,7 @@ fn a19_a_change_that_passed_is_synced_before_the_next_epoch() {
         blocks: 10,
         changes: true,
     };
-    assert_eq!(lab.queue.pass(0, 7, change, 1), Ok(()));
+    assert_eq!(lab.queue.pass(0, 7, change, at(1)), Ok(()));
     lab.epoch = 2;
     lab.push(20, 1);
     assert_eq!(lab.sends(), "", "still passing");
@@ -462,11 +473,11 @@ fn a19_a_change_that_passed_is_synced_before_the_next_epoch() {
         blocks: 1,
         changes: true,
     };
-    assert_eq!(lab.queue.pass(0, 8, later, 2), Err(Blocked::Passing));
+    assert_eq!(lab.queue.pass(0, 8, later, at(2)), Err(Blocked::Passing));
     lab.queue.passed(0, 7);
     assert!(!lab.queue.durable_through(0, 0) && !lab.queue.is_drained(0));
     assert_eq!(
-        lab.queue.pass(0, 8, later, 2),
+        lab.queue.pass(0, 8, later, at(2)),
         Err(Blocked::Until { sequence: 1 })
     );
     assert_eq!(lab.sends(), "S");
@@ -475,14 +486,58 @@ fn a19_a_change_that_passed_is_synced_before_the_next_epoch() {
     assert_eq!(lab.sends(), "0");
 }
 
+/// Ordering points beside it do not keep it waiting; nor does it take what they order past them.
+#[test]
+fn a19_a_change_does_not_wait_for_epochs_that_were_closed_after_it_began() {
+    let mut lab = Lab::new();
+    let change = |lba| Access::Range {
+        lba,
+        blocks: 1,
+        changes: true,
+    };
+    lab.push(0, 1);
+    lab.epoch = 2;
+    lab.push(1, 1);
+    let epochs = |since| Epochs { since, open: 3 };
+    assert_eq!(lab.sends(), "0");
+    assert_eq!(
+        lab.queue.pass(0, 7, change(50), epochs(2)),
+        Err(Blocked::Until { sequence: 1 })
+    );
+    assert_eq!(lab.queue.pass(0, 7, change(50), epochs(1)), Ok(()));
+    assert_eq!(lab.sends(), "", "the first epoch is under way");
+    lab.good(&[0]);
+    assert_eq!(lab.sends(), "S");
+    lab.queue.sync_done(0, true);
+    assert_eq!(lab.sends(), "", "a later one waits while it passes");
+    assert_eq!(
+        lab.queue.pass(0, 8, change(60), epochs(2)),
+        Ok(()),
+        "two that began before either has ended have no order"
+    );
+    assert_eq!(
+        lab.queue.pass(0, 9, change(70), at(4)),
+        Err(Blocked::Until { sequence: 2 })
+    );
+    assert_eq!(lab.sends(), "1", "all before its epoch is durable");
+    lab.queue.passed(0, 7);
+    lab.queue.passed(0, 8);
+    lab.good(&[1]);
+    lab.epoch = 4;
+    lab.push(2, 1);
+    assert_eq!(lab.sends(), "S");
+    lab.queue.sync_done(0, true);
+    assert_eq!(lab.sends(), "2");
+}
+
 #[test]
 fn a21_what_was_passing_when_the_session_was_lost_may_have_been_applied() {
     let mut lab = Lab::new();
-    assert_eq!(lab.queue.pass(0, 7, Access::Medium, 1), Ok(()));
+    assert_eq!(lab.queue.pass(0, 7, Access::Medium, at(1)), Ok(()));
     lab.queue.session_lost(0);
     // It has a session of its own, perhaps: until it ends, it is still out.
     assert_eq!(
-        lab.queue.pass(0, 8, Access::Medium, 1),
+        lab.queue.pass(0, 8, Access::Medium, at(1)),
         Err(Blocked::Passing)
     );
     lab.queue.passed(0, 7);
@@ -583,7 +638,7 @@ fn a17_what_is_overwritten_is_given_up_when_that_is_durable() {
     assert_eq!(lab.sends(), "0 1");
     assert!(lab.queue.hold(0, 7, whole(10, 30), 1));
     assert_eq!(
-        lab.queue.pass(0, 7, whole(10, 30), 1),
+        lab.queue.pass(0, 7, whole(10, 30), at(1)),
         Err(Blocked::Until { sequence: 2 }),
         "what is under way ends first"
     );
@@ -591,7 +646,7 @@ fn a17_what_is_overwritten_is_given_up_when_that_is_durable() {
     assert_eq!(lab.sends(), "S", "2 and 3 are held back, and 4 behind them");
     lab.queue.sync_done(0, true);
     assert_eq!(lab.freed(), [0, 1]);
-    assert_eq!(lab.queue.pass(0, 7, whole(10, 30), 1), Ok(()));
+    assert_eq!(lab.queue.pass(0, 7, whole(10, 30), at(1)), Ok(()));
     assert_eq!(lab.sends(), "");
     lab.queue.passed(0, 7);
     let mark = lab.queue.sync_mark(0);
@@ -616,7 +671,7 @@ fn a_sync_sent_before_an_answer_does_not_cover_it() {
     assert_eq!(lab.sends(), "S");
     lab.push(0, 8);
     assert!(lab.queue.hold(0, 7, whole(0, 8), 1));
-    assert_eq!(lab.queue.pass(0, 7, whole(0, 8), 1), Ok(()));
+    assert_eq!(lab.queue.pass(0, 7, whole(0, 8), at(1)), Ok(()));
     lab.queue.passed(0, 7);
     let mark = lab.queue.sync_mark(0);
     lab.queue.sync_done(0, true);
@@ -629,7 +684,7 @@ fn what_was_held_back_is_sent_if_the_command_fails() {
     let mut lab = Lab::new();
     lab.push(0, 8);
     assert!(lab.queue.hold(0, 7, whole(0, 8), 1));
-    assert_eq!(lab.queue.pass(0, 7, whole(0, 8), 1), Ok(()));
+    assert_eq!(lab.queue.pass(0, 7, whole(0, 8), at(1)), Ok(()));
     lab.queue.passed(0, 7);
     assert_eq!(lab.sends(), "S", "it may have changed something");
     lab.queue.release_hold(0, 7);

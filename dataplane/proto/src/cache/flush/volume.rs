@@ -88,11 +88,9 @@ pub(super) struct Volume {
     pub good_before: Amount,
     /// GOOD since: they need another.
     pub good_after: Amount,
-    /// The same two for changes that passed through.
-    passed_before: bool,
-    passed_after: bool,
-    /// The newest epoch of such a change.
-    passed_epoch: u64,
+    /// The same two for changes that passed through: the oldest epoch of such a one.
+    passed_before: Option<u64>,
+    passed_after: Option<u64>,
     pub syncs_sent: u64,
     /// The number of the last sync that succeeded; syncs are numbered from 1.
     syncs_good: u64,
@@ -120,9 +118,8 @@ impl Volume {
             dirty: Amount::default(),
             good_before: Amount::default(),
             good_after: Amount::default(),
-            passed_before: false,
-            passed_after: false,
-            passed_epoch: 0,
+            passed_before: None,
+            passed_after: None,
             syncs_sent: 0,
             syncs_good: 0,
             sync_in_flight: false,
@@ -142,10 +139,11 @@ impl Volume {
     }
 
     pub const fn passed_unsynced(&self) -> bool {
-        self.passed_before || self.passed_after
+        self.passed_before.is_some() || self.passed_after.is_some()
     }
 
-    /// A change of `epoch` is about to pass: all that is earlier is durable.
+    /// A change that began in `epoch` is about to pass: all that is earlier is durable.
+    /// What is of `epoch` and later need not be, and a later one is not entered here.
     pub fn change_begins(&mut self, epoch: u64) {
         self.epoch = self.epoch.max(epoch);
     }
@@ -153,13 +151,12 @@ impl Volume {
     /// A change passed through. Whatever the storage says of its cache now, it
     /// may have said otherwise while the command ran: a sync is always due.
     pub fn change_passed(&mut self, epoch: u64) {
-        self.passed_after = true;
-        self.passed_epoch = self.passed_epoch.max(epoch);
+        self.passed_after = older(self.passed_after, Some(epoch));
     }
 
     /// Whether a change of an epoch before `epoch` passed and is not durable.
-    pub const fn passed_unsynced_before(&self, epoch: u64) -> bool {
-        self.passed_unsynced() && self.passed_epoch < epoch
+    pub fn passed_unsynced_before(&self, epoch: u64) -> bool {
+        older(self.passed_before, self.passed_after).is_some_and(|oldest| oldest < epoch)
     }
 
     /// Whether records of `epoch` may be sent; entering a later one needs all
@@ -185,7 +182,7 @@ impl Volume {
 
     /// Whether a sync would cover something, and may be sent beside none.
     pub const fn may_sync(&self) -> bool {
-        !self.sync_in_flight && (self.good_after.records > 0 || self.passed_after)
+        !self.sync_in_flight && (self.good_after.records > 0 || self.passed_after.is_some())
     }
 
     /// GOOD bytes that no sync covers, in flight or not.
@@ -196,7 +193,7 @@ impl Volume {
     /// Whether a sync sent now makes durable all that is not yet, up to `sequence`.
     pub fn completes(&self, sequence: u64, nodes: &[Node]) -> bool {
         let later = |record: u32| record == NONE || nodes[record as usize].sequence > sequence;
-        let needed = self.passed_after || !later(self.undurable);
+        let needed = self.passed_after.is_some() || !later(self.undurable);
         let in_flight = self.in_flight.iter();
         needed && later(self.cursor) && in_flight.map(|sent| sent.oldest).all(|at| at > sequence)
     }
@@ -219,7 +216,7 @@ impl Volume {
             self.dirty.bytes -= before.bytes;
         } else {
             self.good_after.add_all(before);
-            self.passed_after |= passed;
+            self.passed_after = older(self.passed_after, passed);
         }
     }
 
@@ -268,6 +265,11 @@ impl Volume {
         self.good_before = Amount::default();
         self.good_after = Amount::default();
         self.sync_in_flight = false;
-        self.passed_after |= std::mem::take(&mut self.passed_before);
+        self.passed_after = older(self.passed_after, self.passed_before.take());
     }
+}
+
+/// The older of two epochs, of which either may be none.
+fn older(one: Option<u64>, other: Option<u64>) -> Option<u64> {
+    one.into_iter().chain(other).min()
 }
