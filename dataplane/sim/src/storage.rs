@@ -510,6 +510,16 @@ impl Storage {
         self.host.socket_mut(handle).abort();
     }
 
+    /// The connections of initiators whose names end so break; their commands stay.
+    pub fn cut(&mut self, end: &str) {
+        for session in &self.sessions {
+            let port = session.port.as_ref();
+            if port.is_some_and(|port| port.name.ends_with(end)) {
+                self.host.socket_mut(session.handle).abort();
+            }
+        }
+    }
+
     /// The connection of a session breaks, as when a path fails: what it has under
     /// way is carried out all the same, some of it late.
     fn break_one(&mut self, now: Time, random: &mut Random) {

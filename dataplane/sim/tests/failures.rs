@@ -67,6 +67,11 @@ impl Failing {
     /// Sends a command: the data that it brings, or the sense it ends with.
     fn finish(&mut self, command: &Pdu) -> Result<Vec<u8>, Sense> {
         self.site.send(&self.session, &command.bytes());
+        self.end_of(command)
+    }
+
+    /// How a command that has been sent ends.
+    fn end_of(&mut self, command: &Pdu) -> Result<Vec<u8>, Sense> {
         let mut data = Vec::new();
         for _ in 0..60 {
             let Some(answer) = self.site.next_pdu(&self.session) else {
@@ -678,6 +683,55 @@ fn c2_a_write_that_passes_is_answered_when_the_contract_says() {
         let passed = failing.site.counter("command_passed");
         assert_eq!(failing.write(OTHER, 2), GOOD);
         assert_eq!(failing.site.counter("command_passed"), passed + 1);
+        assert_eq!(failing.stored(OTHER), 2, "{durability:?}");
+    }
+}
+
+/// GOOD comes late, of a write that passed: its storage has been reset since, and has lost
+/// what it had done. No sync makes that good, so GOOD is not what the computer hears (C-2).
+#[test]
+fn c2_a_good_from_before_the_storage_lost_its_cache_is_none() {
+    let fua = cdb::write_fua(OTHER, 1);
+    for (durability, written) in [
+        (Durability::Storage, cdb::write(OTHER, 1)),
+        (Durability::Journal, cdb::write(OTHER, 1)),
+        (Durability::Memory, fua),
+    ] {
+        let size = Size {
+            durability,
+            ..Size::SMALL
+        };
+        let never = Refusal {
+            lba: BLOCK,
+            blocks: 1,
+            fault: Fault::Silence,
+            times: 0,
+        };
+        let mut failing = Failing::of(size, never);
+        failing.site.storage.announce(Sense::THIN_THRESHOLD_REACHED);
+        assert_eq!(failing.write(OTHER, 1), GOOD);
+        failing.run(3);
+        assert_eq!(failing.read(OTHER), Err(Sense::THIN_THRESHOLD_REACHED));
+        let mut data = vec![0; 512];
+        block::fill(&mut data, 2, OTHER);
+        let pdu = Site::command(&mut failing.session, 0x20, 512, &written).data(&data);
+        failing.site.storage.holds_answer_to = Some(written[0]);
+        failing.site.send(&failing.session, &pdu.bytes());
+        failing.site.run(Duration::from_millis(50));
+        assert_eq!(failing.site.storage.holds_answer_to, None, "it was done");
+        failing.site.storage.lose_cache();
+        // The relay's own question may meet it, beside the first read.
+        let heard = [failing.read(BLOCK), failing.read(BLOCK)];
+        assert!(heard.contains(&Err(Sense::POWER_ON_OR_RESET)), "{heard:?}");
+        failing.site.storage.let_go();
+        assert_eq!(
+            failing.end_of(&pdu).map(|_| ()),
+            Err(Sense::COMMUNICATION_FAILURE),
+            "{durability:?}"
+        );
+        assert_eq!(failing.stored(OTHER), 1, "{durability:?}");
+        // Sent again, it is there.
+        assert_eq!(failing.ordered(0x20, &written, &data), Ok(()));
         assert_eq!(failing.stored(OTHER), 2, "{durability:?}");
     }
 }

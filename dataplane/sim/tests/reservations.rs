@@ -8,17 +8,21 @@
 
 use std::time::Duration;
 
+use sluice_hugepages::tables::Durability;
 use sluice_proto::scsi::reservation::{Change, Kind};
-use sluice_proto::scsi::{ScsiStatus, Sense, cdb, opcode, sense};
+use sluice_proto::scsi::{ScsiStatus, Sense, SenseKey, cdb, opcode, sense};
 use sluice_sim::block::{self, BLOCK_LEN};
 use sluice_sim::reservation::InitiatorPort;
 use sluice_sim::site::{BLOCKS, Pdu, Session, Site, Size, op};
-use sluice_sim::storage::{Fault, LUN};
+use sluice_sim::storage::{Fault, LUN, Refusal};
 
 const GOOD: u8 = 0x00;
 const CHECK_CONDITION: u8 = 0x02;
 const BUSY: u8 = 0x08;
 const RESERVATION_CONFLICT: u8 = 0x18;
+
+const SIMPLE: u8 = 1;
+const ORDERED: u8 = 2;
 
 const REGISTER: u8 = 0;
 const RESERVE: u8 = 1;
@@ -85,6 +89,43 @@ fn sense_of(site: &mut Site, session: &mut Session, cdb: &[u8]) -> (u8, Option<S
             return (answer.status(), sense.map(|received| received.sense));
         }
     }
+}
+
+/// Sends a write of so many blocks of the same number; its task.
+fn send_write(
+    site: &mut Site,
+    session: &mut Session,
+    attribute: u8,
+    lba: u64,
+    blocks: u32,
+    number: u32,
+) -> u32 {
+    let data: Vec<_> = (lba..lba + u64::from(blocks))
+        .flat_map(|lba| {
+            let mut block = [0; BLOCK_LEN];
+            block::fill(&mut block, number, lba);
+            block
+        })
+        .collect();
+    let len = u32::try_from(data.len()).unwrap();
+    let pdu = Site::command(session, 0x20, len, &cdb::write(lba, blocks)).data(&data);
+    let pdu = pdu.at(1, &[0xA0 | attribute]);
+    site.send(session, &pdu.bytes());
+    pdu.itt()
+}
+
+/// The tasks that end next, each with its status and sense.
+fn ends_of(site: &mut Site, session: &Session, count: usize) -> Vec<(u32, u8, Option<Sense>)> {
+    let mut ends = Vec::new();
+    while ends.len() < count {
+        let answer: Pdu = site.next_pdu(session).expect("an answer");
+        if answer.opcode() == op::RESPONSE {
+            let sense = answer.data.get(2..).and_then(sense::parse);
+            let sense = sense.map(|received| received.sense);
+            ends.push((answer.itt(), answer.status(), sense));
+        }
+    }
+    ends
 }
 
 fn reserve_out(
@@ -844,6 +885,101 @@ fn c14_a_volume_that_has_just_been_made_smaller_takes_no_write_beyond_its_end() 
     }
 }
 
+/// Nor a write that came before it was smaller, has all its data, and waits for that to be
+/// known: it is told so, and nothing of it is in the log.
+#[test]
+fn c14_a_write_that_waits_while_its_volume_is_made_smaller_is_refused() {
+    for operation in RESIZING {
+        let Pair {
+            mut site, mut a, ..
+        } = Pair::new(true);
+        site.storage.latency_max = Duration::from_millis(40);
+        let half = BLOCKS / 2;
+        site.storage.volumes[0].formats_to = Some(half);
+        let (resize, list) = resizing(operation, u32::try_from(half).unwrap());
+        let len = u32::try_from(list.len()).unwrap();
+        let flags = if list.is_empty() { 0 } else { 0x20 };
+        site.storage.hangs = true;
+        let resize = Site::command(&mut a, flags, len, &resize).data(&list);
+        site.send(&a, &resize.bytes());
+        // Across the end that is to be, at it, and before it.
+        let half = half as u64;
+        let writes = [(half - 1, 2), (half, 1), (half - 1, 1)]
+            .map(|(lba, blocks)| send_write(&mut site, &mut a, SIMPLE, lba, blocks, 7));
+        site.run(Duration::from_millis(50));
+        assert_eq!(site.counter("write_behind_command"), 3, "{operation:#x}");
+        site.storage.hangs = false;
+        let mut ends = ends_of(&mut site, &a, 4);
+        ends.sort_unstable_by_key(|&(itt, ..)| itt);
+        let refused = (CHECK_CONDITION, Some(Sense::LBA_OUT_OF_RANGE));
+        let [across, at, before] = writes;
+        let expected = [
+            (resize.itt(), GOOD, None),
+            (across, refused.0, refused.1),
+            (at, refused.0, refused.1),
+            (before, GOOD, None),
+        ];
+        assert_eq!(ends, expected, "{operation:#x}");
+        assert_eq!(site.worker.relay.dirty_bytes(), BLOCK_LEN as u64);
+        site.run(Duration::from_secs(4));
+        assert_eq!(site.storage.volumes[0].media[BLOCKS / 2 - 1], 7);
+        assert!(site.worker.relay.is_drained());
+        assert_eq!((site.usage().tasks, site.usage().segments), (0, 0));
+    }
+}
+
+/// Nor one that has no room in the log yet, which another volume fills: it gets none, when
+/// there is some, and those behind it do. That may be before it is known how large the
+/// volume is, and after.
+#[test]
+fn c14_a_held_write_that_no_longer_fits_its_volume_gets_no_room() {
+    for known_first in [true, false] {
+        let mut site = Site::of(
+            Size {
+                log_len: 16 * 1024 * 1024,
+                ..Size::SMALL
+            },
+            |_| (),
+        );
+        let mut a = site.login(0, 0, 1);
+        let mut other = site.login(1, 1, 1);
+        site.storage.stalls = Some("computer1");
+        while site.usage().held == 0 {
+            let lba = u64::from(other.itt % 3) * 128;
+            // None takes the place of one before.
+            send_write(&mut site, &mut other, ORDERED, lba, 128, 5);
+            while site.usage().tasks > 60 {
+                site.run(Duration::from_millis(100));
+            }
+        }
+        let half = BLOCKS as u64 / 2;
+        let gone = send_write(&mut site, &mut a, SIMPLE, half, 1, 7);
+        let kept = send_write(&mut site, &mut a, SIMPLE, half - 1, 1, 8);
+        site.run(Duration::from_millis(5));
+        assert_eq!(site.counter("write_held_for_room"), 3);
+        site.storage.holds_answer_to = (!known_first).then_some(opcode::SERVICE_ACTION_IN_16);
+        resize_by(&mut site, &mut a, opcode::MODE_SELECT_10, BLOCKS / 2);
+        site.run(Duration::from_millis(50));
+        assert_eq!(site.usage().held, 3, "they wait for room");
+        site.storage.stalls = None;
+        site.run(Duration::from_secs(1));
+        assert_eq!(site.usage().held, 0);
+        site.storage.let_go();
+        let mut ends = ends_of(&mut site, &a, 2);
+        ends.sort_unstable_by_key(|&(itt, ..)| itt);
+        let refused = Some(Sense::LBA_OUT_OF_RANGE);
+        assert_eq!(ends, [(gone, CHECK_CONDITION, refused), (kept, GOOD, None)]);
+        site.run(Duration::from_secs(4));
+        assert_eq!(site.storage.volumes[0].media[BLOCKS / 2 - 1], 8);
+        assert!(site.worker.relay.is_drained());
+        let usage = site.usage();
+        assert_eq!(
+            (usage.tasks, usage.segments, usage.staging_pages),
+            (0, 0, 0)
+        );
+    }
+}
+
 /// What was asked before another computer's MODE SELECT says nothing of the cache that
 /// this has turned on.
 #[test]
@@ -902,6 +1038,61 @@ fn c14_what_was_said_of_the_size_before_it_was_made_another_counts_no_more() {
     assert_eq!(site.storage.volumes[0].media[BLOCKS / 2 - 1], 8);
 }
 
+/// Another nexus takes the flush over from one that has records at the storage which no sync
+/// covers. The storage has dropped them meanwhile, and tells of it the one that sent them:
+/// they go again (C-2).
+#[test]
+fn c2_what_is_not_synced_goes_again_when_the_flush_moves() {
+    let Pair {
+        mut site,
+        mut a,
+        mut b,
+    } = Pair::new(true);
+    let kind = Kind::WriteExclusiveRegistrants;
+    assert_eq!(reserve_out(&mut site, &mut a, REGISTER, kind, 0, 0xA), GOOD);
+    assert_eq!(reserve_out(&mut site, &mut b, REGISTER, kind, 0, 0xB), GOOD);
+    assert_eq!(reserve_out(&mut site, &mut b, RESERVE, kind, 0xB, 0), GOOD);
+    site.run(Duration::from_secs(4));
+    // A's carries it; its syncs end BUSY.
+    site.storage.refusals.push(Refusal {
+        lba: 0,
+        blocks: 0,
+        fault: Fault::Status(ScsiStatus::BUSY),
+        times: u32::MAX,
+    });
+    assert_eq!(site.write(&mut a, 1, 10), Some(GOOD));
+    for _ in 0..400 {
+        site.run(Duration::from_millis(10));
+        if site.storage.volumes[0].visible[1] == 10 {
+            break;
+        }
+    }
+    site.run(Duration::from_millis(50));
+    assert_eq!(site.storage.volumes[0].visible[1], 10);
+    site.storage.lose_cache();
+    // The other hears of the reset, which is not its to heed.
+    assert_eq!(ready(&mut site, &mut b).0, CHECK_CONDITION);
+    let outsider = InitiatorPort {
+        name: "iqn.2004-03.example.elsewhere:c".to_owned(),
+        isid: [0x40, 0, 0, 0, 0, 1],
+    };
+    let outside = &mut site.storage;
+    for (action, own, other) in [(REGISTER, 0, 0xC), (PREEMPT, 0xC, 0xA)] {
+        let (cdb, list) = persistent(action, kind, own, other);
+        outside.change_from_outside(&outsider, &cdb, &list).unwrap();
+    }
+    site.run(Duration::from_millis(50));
+    // B hears of a change, and the relay asks who holds the volume.
+    let changed = Sense::new(SenseKey::UNIT_ATTENTION, 0x2A, 0x03);
+    site.storage.announce(changed);
+    assert_eq!(ready(&mut site, &mut b), (CHECK_CONDITION, Some(changed)));
+    site.run(Duration::from_millis(100));
+    site.storage.refusals.clear();
+    site.run(Duration::from_secs(8));
+    assert!(site.worker.relay.is_drained());
+    assert_eq!(site.storage.volumes[0].media[1], 10);
+}
+
 /// A write with FUA that is left to the storage ends when it is on stable media,
 /// though nobody tells the storage of FUA.
 #[test]
@@ -947,6 +1138,58 @@ fn c2_fua_left_to_the_storage_is_on_stable_media() {
     site.run(Duration::from_secs(5));
     let (status, _) = site.finish(&a, pdu.itt()).expect("an answer");
     assert_eq!(status, CHECK_CONDITION);
+}
+
+/// It waits for a sync that goes by another computer's nexus, and its own session with the
+/// storage is lost, with what the storage had cached of it: that sync says nothing of it.
+#[test]
+fn c2_what_passed_by_a_session_that_is_lost_before_its_sync_is_not_good() {
+    let size = Size {
+        shared: true,
+        durability: Durability::Storage,
+        ..Size::SMALL
+    };
+    let mut site = Site::of(size, |_| ());
+    let mut a = site.login(0, 0, 1);
+    let mut b = site.login(1, 0, 1);
+    // From here on writes are left to the storage.
+    site.storage.announce(Sense::THIN_THRESHOLD_REACHED);
+    assert_eq!(ready(&mut site, &mut a).0, CHECK_CONDITION);
+    assert_eq!(ready(&mut site, &mut b).0, CHECK_CONDITION);
+    let busy = Refusal {
+        lba: 0,
+        blocks: 0,
+        fault: Fault::Status(ScsiStatus::BUSY),
+        times: u32::MAX,
+    };
+    site.storage.refusals.push(busy);
+    let mut data = [0; BLOCK_LEN];
+    let len = u32::try_from(BLOCK_LEN).unwrap();
+    let [of_a, of_b] = [(&mut a, 3), (&mut b, 4)].map(|(session, lba)| {
+        block::fill(&mut data, 33, lba);
+        let pdu = Site::command(session, 0x20, len, &cdb::write(lba, 1)).data(&data);
+        site.send(session, &pdu.bytes());
+        pdu.itt()
+    });
+    site.run(Duration::from_secs(1));
+    let volume = &mut site.storage.volumes[0];
+    assert_eq!((volume.visible[3], volume.visible[4]), (33, 33));
+    assert_eq!((volume.media[3], volume.media[4]), (0, 0));
+    assert!(site.storage.counters.refused > 0, "a sync was asked for");
+    // A's nexus carries the flush, as it has from the beginning, and hears nothing.
+    let volume = &mut site.storage.volumes[0];
+    volume.visible[4] = volume.media[4];
+    let lost = site.counter("wan_session_lost");
+    site.storage.cut("computer1");
+    site.run(Duration::from_secs(1));
+    assert_eq!(site.counter("wan_session_lost"), lost + 1);
+    site.storage.refusals.clear();
+    assert_eq!(site.finish(&a, of_a).unwrap().0, GOOD);
+    let ends = ends_of(&mut site, &b, 1);
+    let told = Some(Sense::COMMUNICATION_FAILURE);
+    assert_eq!(ends, [(of_b, CHECK_CONDITION, told)]);
+    let volume = &site.storage.volumes[0];
+    assert_eq!((volume.media[3], volume.media[4]), (33, 0));
 }
 
 /// The nexus that carries the flush may not write any more, another of ours may:
@@ -995,4 +1238,93 @@ fn c9_a_flush_that_meets_a_reservation_moves_to_the_holders_nexus() {
     assert!(!site.worker.relay.is_drained(), "and the relay keeps it");
     let refused = site.write(&mut b, 4, 40);
     assert_ne!(refused, Some(GOOD));
+}
+
+/// The session that carries the flush is lost, and before another takes it over (which is
+/// the sweep's to see to) the storage is reset: only who has a command out hears of it. What
+/// it had done of a write that is answered after that is lost all the same.
+#[test]
+fn c2_a_reset_that_is_heard_while_the_flush_has_no_session_counts() {
+    let size = Size {
+        shared: true,
+        durability: Durability::Storage,
+        ..Size::SMALL
+    };
+    let mut site = Site::of(size, |storage| {
+        storage.latency_max = Duration::from_micros(1);
+    });
+    // The first carries the flush.
+    let mut b = site.login(1, 0, 1);
+    let mut a = site.login(0, 0, 1);
+    assert_eq!(site.synchronize(&mut b), Some(GOOD));
+    // From here on writes are left to the storage.
+    site.storage.announce(Sense::THIN_THRESHOLD_REACHED);
+    assert_eq!(ready(&mut site, &mut a).0, CHECK_CONDITION);
+    assert_eq!(ready(&mut site, &mut b).0, CHECK_CONDITION);
+    site.run(Duration::from_secs(4));
+    assert!(site.worker.relay.is_drained());
+    site.storage.bars = Some("computer1");
+    site.storage.cut("computer1");
+    site.run(Duration::from_micros(100));
+    let mut data = [0; BLOCK_LEN];
+    block::fill(&mut data, 44, 4);
+    let len = u32::try_from(BLOCK_LEN).unwrap();
+    site.storage.holds_answer_to = Some(opcode::WRITE_10);
+    let write = Site::command(&mut a, 0x20, len, &cdb::write(4, 1)).data(&data);
+    site.offer(&a, &write.bytes());
+    site.run(Duration::from_micros(500));
+    assert_eq!(site.storage.volumes[0].visible[4], 44);
+    site.storage.lose_cache();
+    let ready = Site::command(&mut a, 0, 0, &[0; 6]);
+    site.offer(&a, &ready.bytes());
+    site.run(Duration::from_micros(500));
+    site.storage.let_go();
+    let reset = Some(Sense::POWER_ON_OR_RESET);
+    let ends = ends_of(&mut site, &a, 2);
+    assert_eq!(ends[0], (ready.itt(), CHECK_CONDITION, reset));
+    let (itt, status, _) = ends[1];
+    let stored = site.storage.volumes[0].media[4];
+    assert_eq!(itt, write.itt());
+    assert!(status != GOOD || stored == 44, "GOOD, and nothing stored");
+}
+
+/// The nexus that carries the flush has sent what is not durable yet, is lost, and is never
+/// let in again: with what it may have under way ended, another's takes over, and what was
+/// acknowledged reaches the storage (C-8).
+#[test]
+fn c8_the_flush_leaves_a_nexus_that_cannot_come_back() {
+    for under_way in [false, true] {
+        let Pair {
+            mut site,
+            mut a,
+            mut b,
+        } = Pair::new(true);
+        // A's carries it. What it sends is not carried out, or done and not synced.
+        if under_way {
+            site.storage.stalls = Some("computer0");
+        } else {
+            site.storage.refusals.push(Refusal {
+                lba: 0,
+                blocks: 0,
+                fault: Fault::Status(ScsiStatus::BUSY),
+                times: u32::MAX,
+            });
+        }
+        assert_eq!(site.write(&mut a, 3, 33), Some(GOOD));
+        site.run(Duration::from_secs(4));
+        let done = if under_way { 0 } else { 33 };
+        assert_eq!(site.storage.volumes[0].visible[3], done);
+        site.storage.bars = Some("computer0");
+        site.storage.cut("computer0");
+        site.run(Duration::from_secs(60));
+        assert_eq!(site.counter("lun_reset"), u64::from(under_way));
+        site.storage.stalls = None;
+        site.storage.refusals.clear();
+        site.run(Duration::from_secs(60));
+        assert_eq!(site.storage.volumes[0].media[3], 33, "{under_way}");
+        assert!(site.worker.relay.is_drained());
+        // A unit attention may come first.
+        let synced = [site.synchronize(&mut b), site.synchronize(&mut b)];
+        assert_eq!(synced[1], Some(GOOD));
+    }
 }

@@ -308,6 +308,47 @@ fn a4_commands_that_change_media_pass_in_their_order_among_cached_writes() {
     assert_eq!(site.storage.volumes[0].media[60], 31);
 }
 
+/// Commands wait for blocks that one behind them is to overwrite, and keeps from being sent:
+/// that one's turn comes though more wait ahead of it than are tried at once.
+#[test]
+fn a4_who_holds_records_back_passes_though_many_wait_ahead_of_it() {
+    const AHEAD: usize = 12;
+    let mut site = Site::small();
+    let mut session = site.login(0, 0, 1);
+    assert_eq!(site.synchronize(&mut session), Some(GOOD));
+    site.storage.hangs = true;
+    // What is written after it is not sent before it is durable.
+    let cdb = sluice_proto::scsi::cdb::write(60, 1);
+    let first = Site::command(&mut session, WRITE, BLOCK_BYTES, &cdb).data(&stamped(60, 1));
+    let first = first.at(1, &[0x80 | WRITE | ORDERED]);
+    site.send(&session, &first.bytes());
+    assert_eq!(site.finish(&session, first.itt()).unwrap().0, GOOD);
+    assert_eq!(site.write(&mut session, 20, 1), Some(GOOD));
+    // VERIFY of a block from the medium (SBC-4 5.33) waits until that is flushed.
+    let verify = [0x2F, 0, 0, 0, 0, 20, 0, 0, 1, 0];
+    let mut sent: Vec<_> = (0..AHEAD)
+        .map(|_| Site::command(&mut session, 0, 0, &verify))
+        .collect();
+    sent.push(write_and_verify(&mut session, 20, 7));
+    let bytes: Vec<u8> = sent.iter().flat_map(Pdu::bytes).collect();
+    site.send(&session, &bytes);
+    site.run(Duration::from_millis(200));
+    let (passed, writes) = (site.counter("command_passed"), site.storage.counters.writes);
+    site.storage.hangs = false;
+    for _ in 0..sent.len() {
+        let answer = site.next_pdu(&session).expect("within a second");
+        assert_eq!((answer.opcode(), answer.status()), (op::RESPONSE, GOOD));
+    }
+    assert_eq!(site.counter("command_passed") - passed, AHEAD as u64 + 1);
+    assert_eq!(site.counter("record_superseded"), 1, "it was held back");
+    assert_eq!(site.storage.counters.writes, writes + 1);
+    assert_eq!(site.storage.volumes[0].media[20], 7);
+    assert_eq!(site.read(&mut session, 20), Some((GOOD, Some(7))));
+    site.run(Duration::from_secs(3));
+    assert!(site.worker.relay.is_drained());
+    assert_eq!(site.usage().tasks, 0);
+}
+
 #[test]
 fn fua_and_synchronize_cache_reach_the_media_before_they_end() {
     let mut site = Site::small();
@@ -799,4 +840,23 @@ fn what_was_to_be_overwritten_is_sent_when_the_storage_refuses() {
     over.site.run(Duration::from_secs(3));
     assert_eq!(over.media(), [1; 4]);
     assert_eq!(over.site.storage.counters.writes, over.writes + 1, "A-16");
+}
+
+/// An error without sense data says nothing that a computer could act on (RFC 7143 10.2).
+#[test]
+fn c12_an_error_of_the_storage_that_has_no_sense_gets_one() {
+    let mut site = Site::small();
+    let mut session = site.login(0, 0, 1);
+    site.storage.refusals.push(Refusal {
+        lba: 5,
+        blocks: 1,
+        fault: Fault::Status(ScsiStatus::CHECK_CONDITION),
+        times: 1,
+    });
+    let pdu = write_and_verify(&mut session, 5, 7);
+    site.send(&session, &pdu.bytes());
+    let answer = site.next_pdu(&session).expect("an answer");
+    assert_eq!(answer.status(), CHECK_CONDITION);
+    let told = sluice_proto::scsi::sense::parse(&answer.data[2..]).map(|received| received.sense);
+    assert_eq!(told, Some(Sense::COMMUNICATION_FAILURE));
 }

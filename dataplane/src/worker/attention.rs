@@ -147,7 +147,7 @@ impl Relay {
         if found == Sense::CAPACITY_DATA_CHANGED {
             self.doubt(now, volume);
         }
-        if found.is_reset() && !flushers && self.volume(volume).flush_nexus == Some(nexus) {
+        if found.is_reset() && !flushers && self.hears_for_flush(volume, nexus) {
             self.flush_lost(volume);
         }
         if found == Sense::THIN_THRESHOLD_REACHED {
@@ -159,6 +159,17 @@ impl Relay {
             self.doubt(now, volume);
         }
         self.heed_reservation(now, nexus, volume, found);
+    }
+
+    /// Whether a reset of which this nexus hears counts for the flush: the one that carries
+    /// it is told before its next sync is done, and while it is away nobody else would hear
+    /// (C-2). Any other hears of a reset at each login, too.
+    fn hears_for_flush(&self, volume: VolumeKey, nexus: NexusKey) -> bool {
+        let Some(carrier) = self.volume(volume).flush_nexus else {
+            return true;
+        };
+        let away = |carrier: &super::nexus::Nexus| !carrier.is_ready();
+        carrier == nexus || self.nexuses.get(carrier.0).is_none_or(away)
     }
 
     /// A unit attention that no command has carried to the computer yet.

@@ -22,7 +22,7 @@ use super::task::{NexusKey, TaskKey, WanKind, Work};
 
 /// Logins in vain after which another nexus resets what this one may have
 /// under way: some 8 s, in which a storage that restarts is back.
-const ATTEMPTS_BEFORE_RESET: u32 = 8;
+pub(super) const ATTEMPTS_BEFORE_RESET: u32 = 8;
 
 impl Relay {
     /// Notes that the storage may still carry out commands of a session that is lost.

@@ -15,6 +15,7 @@ use sluice_proto::mutation::{Mutation, planted};
 use sluice_proto::scsi::{ScsiStatus, Sense, SenseKey, cdb, sense};
 
 use super::failure::{Verdict, is_sound, verdict};
+use super::fence::ATTEMPTS_BEFORE_RESET;
 use super::pass::token_of;
 use super::relay::{Net, Relay};
 use super::task::{NexusKey, VolumeKey, WanKind, WanTask, Work, WriteState, WriteTask};
@@ -139,20 +140,27 @@ impl Relay {
 
     /// The nexus that carries the volume's flush, if it is ready. It stays the
     /// same through its reconnects while it has unsynced work (C-8); only with
-    /// nothing under way does another take over.
+    /// nothing under way does another take over. What is not synced then goes again: what
+    /// happens to it would be told to the one that sent it.
     fn flush_nexus(&mut self, key: VolumeKey) -> Option<NexusKey> {
         let volume = self.volume(key);
         let target = volume.target?;
         if let Some(current) = volume
             .flush_nexus
             .filter(|current| self.nexuses.contains(current.0))
-            && !self.flush_must_move(key, current)
         {
-            if self.nexuses[current.0].is_ready() {
-                return Some(current);
-            }
-            if volume.begun && !planted(Mutation::ResendBeforeReinstatement) {
-                return None;
+            let carrier = &self.nexuses[current.0];
+            if !self.flush_must_move(key, current) {
+                if carrier.is_ready() {
+                    return Some(current);
+                }
+                // With nothing of it left at the storage it need not be waited for for ever.
+                let may_return = carrier.astray || carrier.attempts < ATTEMPTS_BEFORE_RESET;
+                if volume.begun && may_return && !planted(Mutation::ResendBeforeReinstatement) {
+                    return None;
+                }
+            } else if volume.begun {
+                self.flush_lost(key);
             }
         }
         let mut ready = self
