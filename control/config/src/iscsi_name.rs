@@ -35,9 +35,8 @@ pub fn check_iscsi_name(name: &str) -> Result<(), IscsiNameError> {
     }
     let hex = |digits: &str| digits.bytes().all(|byte| byte.is_ascii_hexdigit());
     if let Some(rest) = name.strip_prefix("iqn.") {
-        // RFC 3722 allows more scripts after normalisation; a byte above ASCII
-        // is passed as it is.
-        let bad = |c: char| c.is_ascii() && !matches!(c, 'a'..='z' | '0'..='9' | '.' | '-' | ':');
+        // RFC 3722 allows more scripts after normalisation, which the data plane does not do.
+        let bad = |c: char| !matches!(c, 'a'..='z' | '0'..='9' | '.' | '-' | ':');
         if let Some(bad) = rest.chars().find(|&c| bad(c)) {
             return Err(IscsiNameError::Character(bad));
         }

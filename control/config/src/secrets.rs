@@ -361,26 +361,44 @@ impl Checker {
         list
     }
 
-    /// RFC 7143 9.2.1: never one secret for both directions.
+    /// RFC 7143 9.2.1: no secret for both directions nor for both roles, and the relay, which
+    /// is an initiator to storage and a target to computers, is not of one name in both.
     fn directions(&mut self, secrets: &Secrets) {
-        let mutual = secrets
-            .computers
-            .iter()
-            .filter_map(|one| one.relay.as_ref());
-        let to_storage = secrets.storages.iter().map(|one| &one.relay);
-        let ours: Vec<&Account> = mutual.chain(to_storage).collect();
-        let from_storage = secrets
-            .storages
-            .iter()
-            .filter_map(|one| one.storage.as_ref());
-        let computers = secrets.computers.iter().map(|one| &one.computer);
-        for theirs in computers.chain(from_storage) {
-            if let Some(own) = ours.iter().find(|own| own.secret == theirs.secret) {
+        let (computers, storages) = (&secrets.computers, &secrets.storages);
+        let kinds: [Vec<&Account>; 4] = [
+            computers.iter().map(|one| &one.computer).collect(),
+            computers
+                .iter()
+                .filter_map(|one| one.relay.as_ref())
+                .collect(),
+            storages.iter().map(|one| &one.relay).collect(),
+            storages
+                .iter()
+                .filter_map(|one| one.storage.as_ref())
+                .collect(),
+        ];
+        for (at, kind) in kinds.iter().enumerate() {
+            for theirs in kind {
+                let mut others = kinds[..at].iter().flatten();
+                if let Some(own) = others.find(|own| own.secret == theirs.secret) {
+                    self.bad(
+                        1,
+                        &format!(
+                            "users {:?} and {:?} have one secret: what one side proves itself with must not be what another does, nor the relay's the same on both sides; draw a second one",
+                            own.user, theirs.user
+                        ),
+                    );
+                }
+            }
+        }
+        let [_, to_computers, to_storage, _] = &kinds;
+        for account in to_storage {
+            if to_computers.iter().any(|other| other.user == account.user) {
                 self.bad(
                     1,
                     &format!(
-                        "users {:?} and {:?} have one secret: what the relay proves itself with must not be what another does; draw a second one",
-                        own.user, theirs.user
+                        "user {:?} is the relay's name to computers and to a storage: give it another in one of them",
+                        account.user
                     ),
                 );
             }

@@ -68,7 +68,7 @@ secret = "what others know"
 algorithms = ["sha256"]
 [[storage]]
 target = "iqn.2004-03.example.storage:vol0"
-user = "relay"
+user = "relay-1"
 secret = "for the storage"
 "#;
 
@@ -129,6 +129,7 @@ fn a_file_that_others_may_read_is_refused() {
 #[test]
 fn each_mistake_has_its_message_and_none_a_secret() {
     let computer = |lines: &str| format!("[[computer]]\ninitiator = \"*\"\n{lines}");
+    let storage = |keys: &str| format!("[[storage]]\ntarget = \"{VOL}\"\n{keys}");
     for (name, text, message) in [
         (
             "short",
@@ -143,7 +144,25 @@ fn each_mistake_has_its_message_and_none_a_secret() {
         (
             "one-secret",
             computer("user = \"u\"\nsecret = \"twelve bytes\"\nrelay_user = \"r\"\nrelay_secret = \"twelve bytes\"\n"),
-            "F:1: users \"r\" and \"u\" have one secret: what the relay proves itself with must not be what another does; draw a second one",
+            "F:1: users \"u\" and \"r\" have one secret: what one side proves itself with must not be what another does, nor the relay's the same on both sides; draw a second one",
+        ),
+        (
+            "both-roles",
+            format!(
+                "{}{}",
+                computer("user = \"u\"\nsecret = \"eleven bytes\"\nrelay_user = \"r\"\nrelay_secret = \"twelve bytes\"\n"),
+                storage("user = \"s\"\nsecret = \"twelve bytes\"\n"),
+            ),
+            "F:1: users \"r\" and \"s\" have one secret: what one side proves itself with must not be what another does, nor the relay's the same on both sides; draw a second one",
+        ),
+        (
+            "one-name",
+            format!(
+                "{}{}",
+                computer("user = \"u\"\nsecret = \"eleven bytes\"\nrelay_user = \"r\"\nrelay_secret = \"twelve bytes\"\n"),
+                storage("user = \"r\"\nsecret = \"thirteen bytes\"\n"),
+            ),
+            "F:1: user \"r\" is the relay's name to computers and to a storage: give it another in one of them",
         ),
         (
             "round",
@@ -151,7 +170,7 @@ fn each_mistake_has_its_message_and_none_a_secret() {
                 "{}[[storage]]\ntarget = \"{VOL}\"\nuser = \"s\"\nsecret = \"twelve bytes\"\n",
                 computer("user = \"u\"\nsecret = \"twelve bytes\"\n")
             ),
-            "F:1: users \"s\" and \"u\" have one secret: what the relay proves itself with must not be what another does; draw a second one",
+            "F:1: users \"u\" and \"s\" have one secret: what one side proves itself with must not be what another does, nor the relay's the same on both sides; draw a second one",
         ),
         (
             "target",
