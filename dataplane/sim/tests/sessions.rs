@@ -29,6 +29,15 @@ fn stored(site: &Site, lba: u64) -> u32 {
     site.storage.volumes[0].media[usize::try_from(lba).unwrap()]
 }
 
+/// Once, with its next command: commands of its ended without a status (RFC 7143 11.14.5).
+fn hears_of_what_ended(site: &mut Site, session: &mut Session) {
+    let pdu = Site::command(session, 0, 0, &[0; 6]);
+    site.send(session, &pdu.bytes());
+    let answer = site.next_pdu(session).expect("an answer");
+    let told = sense::parse(&answer.data[2..]).map(|received| received.sense);
+    assert_eq!(told, Some(Sense::CLEARED_BY_ISCSI_EVENT));
+}
+
 /// The computer's session comes again while everything of it is under way: what
 /// was acknowledged stays, what was not is as if it had never been sent.
 #[test]
@@ -56,6 +65,7 @@ fn c8_a_session_that_is_reinstated_keeps_what_was_acknowledged_and_nothing_else(
     assert_eq!(site.counter("session_reinstated"), 1);
     site.run(Duration::from_millis(50));
     assert!(!site.is_open(&old));
+    hears_of_what_ended(&mut site, &mut new);
     assert_eq!(site.write(&mut new, 6, 2), Some(GOOD));
     assert_eq!(
         site.read(&mut new, 5),
@@ -104,6 +114,7 @@ fn a_connection_is_reinstated_by_its_cid() {
     assert_eq!((status, given), ([0, 0], 1));
     site.run(Duration::from_millis(50));
     assert!(!site.is_open(&old));
+    hears_of_what_ended(&mut site, &mut new);
     assert_eq!(site.write(&mut new, 6, 2), Some(GOOD));
     assert_eq!(site.read(&mut new, 5), Some((GOOD, Some(1))));
     assert_eq!((site.usage().sessions, site.usage().tasks), (1, 0));
@@ -196,37 +207,59 @@ fn write_with_digests(
     wire
 }
 
+/// RFC 7143 7.3, 7.8: a command with it counts as never received, which at level 0 nobody
+/// makes good: its session ends. Of data by itself the computer hears, and goes on.
 #[test]
 fn c13_data_that_fails_its_digest_never_reaches_the_log() {
     let mut site = Site::small();
     let mut session = login_with_digests(&mut site, "None", "CRC32C");
-    let mut write = |site: &mut Site, number, wrong| {
-        let wire = write_with_digests(&mut session, 5, number, None, Some(wrong));
-        site.take_received(&session);
+    let wire = write_with_digests(&mut session, 5, 1, None, Some(0));
+    site.send(&session, &wire);
+    site.run(Duration::from_millis(20));
+    let answer = site.take_received(&session);
+    assert_eq!((answer[0], answer[3]), (op::RESPONSE, GOOD));
+    for wrong in [1, 1 << 31, u32::MAX] {
+        let wire = write_with_digests(&mut session, 5, 2, None, Some(wrong));
         site.send(&session, &wire);
         site.run(Duration::from_millis(20));
-        let mut answer = site.take_received(&session);
-        if wrong != 0 {
-            // RFC 7143 7.8: rejected for its digest, with the header that came; then it ends.
-            assert_eq!((answer[0], answer[2]), (0x3F, 0x02));
-            answer.drain(..48 + 48 + 4);
-        }
-        assert_eq!(answer[0], op::RESPONSE);
-        let found = sense::parse(answer.get(50..).unwrap_or_default());
-        (answer[3], found.map(|received| received.sense))
-    };
-    assert_eq!(write(&mut site, 1, 0), (GOOD, None));
-    for wrong in [1, 1 << 31, u32::MAX] {
-        assert_eq!(
-            write(&mut site, 2, wrong),
-            (CHECK_CONDITION, Some(Sense::PROTOCOL_SERVICE_CRC_ERROR))
-        );
+        let answer = site.take_received(&session);
+        assert_eq!((answer[0], answer[2]), (0x3F, 0x02), "for its digest");
+        assert_eq!(answer.len(), 48 + 48 + 4, "with the header that came");
+        site.run(Duration::from_secs(6));
+        assert!(!site.is_open(&session));
+        session = login_with_digests(&mut site, "None", "CRC32C");
     }
-    assert_eq!(site.worker.relay.dirty_bytes(), 512);
-    // The session goes on, and so does the block.
-    assert_eq!(write(&mut site, 3, 0), (GOOD, None));
+    assert_eq!(site.worker.relay.dirty_bytes(), 0);
+    assert_eq!(stored(&site, 5), 1);
+
+    let pdu = Site::command(&mut session, WRITE, 512, &cdb::write(5, 1));
+    site.send(&session, &pdu.bytes());
+    site.run(Duration::from_millis(20));
+    let r2t = site.take_received(&session);
+    assert_eq!(r2t[0], 0x31);
+    for wrong in [1, 0] {
+        let data = stamped(5, 3);
+        let mut wire = vec![0; 48];
+        (wire[0], wire[1]) = (0x05, 0x80);
+        wire[5..8].copy_from_slice(&[0, 2, 0]);
+        wire[8..24].copy_from_slice(&r2t[8..24]);
+        wire.extend(&data);
+        wire.extend((crc32c::crc32c(&data) ^ wrong).to_le_bytes());
+        site.send(&session, &wire);
+        site.run(Duration::from_millis(20));
+        let answer = site.take_received(&session);
+        if wrong == 0 {
+            assert_eq!(answer, [], "it has ended");
+            break;
+        }
+        assert_eq!((answer[0], answer[2]), (0x3F, 0x02));
+        let answer = &answer[48 + 48 + 4..];
+        assert_eq!((answer[0], answer[3]), (op::RESPONSE, CHECK_CONDITION));
+        let told = sense::parse(&answer[50..]).map(|received| received.sense);
+        assert_eq!(told, Some(Sense::PROTOCOL_SERVICE_CRC_ERROR));
+    }
     site.run(Duration::from_secs(3));
-    assert_eq!(stored(&site, 5), 3);
+    assert_eq!(stored(&site, 5), 1);
     assert_eq!(site.usage().tasks, 0);
 }
 
@@ -393,4 +426,25 @@ fn c14_a_change_of_wce_is_told_to_every_computer() {
     let passed = site.counter("command_passed");
     assert_eq!(site.write(&mut session, 5, 2), Some(GOOD));
     assert_eq!(site.counter("command_passed"), passed);
+}
+
+/// RFC 7143 11.13.5: what the connection itself refuses, when the worker has let the
+/// computer in, is closed at once as well. (Keys that nobody knows, with answers that do
+/// not fit.)
+#[test]
+fn a_login_that_ends_in_its_last_answer_is_closed() {
+    let mut site = Site::small();
+    let session = site.connect(0);
+    let pdu = Site::login_pdu(0, 0, 1);
+    let mut text = pdu.data.clone();
+    for number in 0..120 {
+        text.extend(format!("X-{number:0>60}=1\0").bytes());
+    }
+    let pdu = pdu.data(&text);
+    site.send(&session, &pdu.bytes());
+    let answer = site.next_pdu(&session).expect("an answer");
+    assert_eq!(answer.header[36..38], [2, 0]);
+    site.run(Duration::from_secs(1));
+    assert!(!site.is_open(&session));
+    assert_eq!(site.usage().sessions, 0);
 }

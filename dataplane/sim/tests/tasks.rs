@@ -588,3 +588,35 @@ fn c12_a_unit_beyond_those_that_are_asked_about_is_reset() {
     assert_eq!(site.storage.volumes[0].media[7], 1);
     assert_eq!(site.usage().tasks, 0);
 }
+
+/// What has no status when its computer logs out ends at the storage, too, and the computer
+/// hears of it when it is back (RFC 7143 11.14, 11.14.5).
+#[test]
+fn c12_a_logout_ends_what_is_under_way() {
+    let mut site = Site::small();
+    let mut session = site.login(0, 0, 1);
+    assert_eq!(site.write(&mut session, 7, 1), Some(GOOD));
+    site.run(Duration::from_secs(4));
+    site.storage.hangs = true;
+    write_same(&mut site, &mut session, 7, 9);
+    site.run(Duration::from_millis(50));
+    let logout = Pdu::new(0x46, 0x80, 99);
+    site.send(&session, &logout.bytes());
+    site.run(Duration::from_millis(50));
+    assert_eq!(site.storage.counters.aborted, 1);
+    let mut again = site.connect(0);
+    site.send(&again, &Site::login_pdu(0, 0, 1).bytes());
+    assert_eq!(site.next_pdu(&again).expect("an answer").header[36], 0);
+    site.storage.hangs = false;
+    let ready = Site::command(&mut again, 0, 0, &[0; 6]);
+    site.send(&again, &ready.bytes());
+    let answer = site.next_pdu(&again).expect("an answer");
+    let told = sluice_proto::scsi::sense::parse(&answer.data[2..]).map(|received| received.sense);
+    assert_eq!(
+        told,
+        Some(sluice_proto::scsi::Sense::CLEARED_BY_ISCSI_EVENT)
+    );
+    site.run(Duration::from_secs(4));
+    assert_eq!(site.storage.volumes[0].visible[7], 1);
+    assert_eq!(site.write(&mut again, 7, 2), Some(GOOD));
+}

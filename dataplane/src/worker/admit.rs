@@ -86,7 +86,10 @@ impl Relay {
                 }
                 Arrived::SendTargets => self.send_targets(key),
                 Arrived::Pong => self.lans[key.0].pinged = None,
-                Arrived::Logout => self.begin_closing(now, key),
+                Arrived::Logout => {
+                    self.end_tasks_of(key);
+                    self.begin_closing(now, key);
+                }
                 Arrived::Violation(violation) => self.breach(now, key, violation),
             }
             if !self.lans.contains(key.0) {
@@ -234,7 +237,8 @@ impl Relay {
             staging.give(page_of(token));
             released = true;
         }
-        if lan.state == LanState::Closing && !lan.conn.has_output() {
+        // RFC 7143 11.13.5: a login that the connection itself has refused closes it, too.
+        if lan.conn.is_finished() || lan.state == LanState::Closing && !lan.conn.has_output() {
             net.tcp.close(lan.flow);
             self.detach_lan(key);
         }

@@ -201,7 +201,7 @@ impl Relay {
             && !policy
                 .initiators
                 .iter()
-                .any(|name| name == initiator.as_str())
+                .any(|name| name.eq_ignore_ascii_case(initiator.as_str()))
         {
             return self.reject_login(key, login_status::AUTHORIZATION_FAILURE);
         }
@@ -437,6 +437,7 @@ impl Relay {
         self.unbind(flow);
         for number in 0..self.lans[key.0].tasks.len() {
             if let Some(task) = self.lans[key.0].tasks[number].take() {
+                self.tell_of_end(key, task);
                 self.abandon(task);
             }
         }

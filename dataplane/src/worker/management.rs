@@ -226,6 +226,26 @@ impl Relay {
             }
     }
 
+    /// A computer has logged out with commands that have no status: they end, and what is
+    /// out at the storage is aborted there (RFC 7143 11.14).
+    pub(super) fn end_tasks_of(&mut self, lan: LanKey) {
+        for at in 0..self.lans[lan.0].tasks.len() {
+            if let Some(task) = self.lans[lan.0].tasks[at] {
+                self.tell_of_end(lan, task);
+                self.end_task(lan, task);
+            }
+        }
+    }
+
+    /// It ends with its connection, without a status; the computer hears of that when it is
+    /// back (RFC 7143 11.14.5).
+    pub(super) fn tell_of_end(&mut self, lan: LanKey, task: TaskKey) {
+        if let Some(nexus) = self.lans[lan.0].nexus {
+            let lun = self.tasks[task.0].lun;
+            self.keep_unit_attention(nexus, lun, &Sense::CLEARED_BY_ISCSI_EVENT.fixed());
+        }
+    }
+
     /// Ends a command without a status. 1 if it may still change something at
     /// the storage.
     fn end_task(&mut self, by: LanKey, key: TaskKey) -> usize {

@@ -369,9 +369,16 @@ impl Relay {
             return;
         };
         let WanTask { nexus, sent, kind } = self.wan_tasks.remove(at);
-        // RFC 7143 11.4.3: a response code other than 00h means the target failed, whatever the status says.
+        // RFC 7143 11.4.3: a response code other than 00h means the target failed, whatever the
+        // status says. And an error without sense data (10.2) says nothing that a computer
+        // could act on.
         let lost = Sense::COMMUNICATION_FAILURE.fixed();
-        let ended = if failed { Ended::lost(&lost) } else { ended };
+        let mute = ended.status == ScsiStatus::CHECK_CONDITION && ended.sense.is_empty();
+        let ended = if failed || mute {
+            Ended::lost(&lost)
+        } else {
+            ended
+        };
         let (status, sense) = (ended.status, ended.sense);
         if status == ScsiStatus::CHECK_CONDITION {
             self.heed_attention(now, nexus, kind, sense);

@@ -96,6 +96,8 @@ impl Sense {
     pub const INCORRECT_AMOUNT_OF_DATA: Self = aborted(0x0C, 0x0D);
     pub const SNACK_REJECTED: Self = aborted(0x11, 0x13);
     pub const PROTOCOL_SERVICE_CRC_ERROR: Self = aborted(0x47, 0x05);
+    /// Commands ended with their connection, without a status (RFC 7143 11.14.5).
+    pub const CLEARED_BY_ISCSI_EVENT: Self = Self::new(SenseKey::UNIT_ATTENTION, 0x47, 0x7F);
 
     #[must_use]
     pub const fn new(key: SenseKey, asc: u8, ascq: u8) -> Self {

@@ -201,6 +201,14 @@ impl<'a> Keys<'a> {
         )
     }
 
+    const fn is_list_alone(&self) -> bool {
+        matches!((self.i, self.c, self.n, self.r), (None, None, None, None))
+    }
+
+    const fn has_answer(&self) -> bool {
+        self.n.is_some() && self.r.is_some()
+    }
+
     /// CHAP_N and CHAP_R, both or neither.
     fn answer(&self) -> Result<Option<(&'a str, Response)>, Failed> {
         match (self.n, self.r) {

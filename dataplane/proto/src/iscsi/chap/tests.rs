@@ -1,6 +1,7 @@
 //! Known answers, encodings, and exchanges that must fail.
 
 use super::*;
+use crate::iscsi::login_status;
 use binary::{Hex, decode};
 use prove::Step;
 
@@ -229,22 +230,27 @@ fn a_reflected_challenge_is_not_answered() {
     );
     assert_eq!(
         verifier.take(&keys(text.as_bytes()).1, &mut reply),
-        Err(Failed)
+        Err(login_status::AUTHENTICATION_FAILURE)
     );
 }
 
 #[test]
 fn keys_out_of_turn_fail() {
     let (_, demand) = both(Algorithm::Md5);
-    for texts in [
-        &["CHAP_N=a\0CHAP_R=0x00\0"][..],
-        &["CHAP_A=5\0CHAP_N=a\0CHAP_R=0x00\0"],
-        &["CHAP_A=5\0", "CHAP_A=5\0"],
-        &["CHAP_A=5\0", "CHAP_N=computer\0"],
-        &["CHAP_A=5\0", "CHAP_R=0x00\0"],
-        &["CHAP_A=5\0", "CHAP_N=computer\0CHAP_R=0x\0"],
-        &["CHAP_A=8\0"],
-        &["CHAP_A=\0"],
+    let out_of_step = login_status::INITIATOR_ERROR;
+    let missing = login_status::MISSING_PARAMETER;
+    let unproved = login_status::AUTHENTICATION_FAILURE;
+    // RFC 7143 9.2: each has its own status.
+    for (texts, status) in [
+        (&["CHAP_N=a\0CHAP_R=0x00\0"][..], out_of_step),
+        (&["CHAP_A=5\0CHAP_N=a\0CHAP_R=0x00\0"], out_of_step),
+        (&["CHAP_A=5\0", "CHAP_A=5\0"], out_of_step),
+        (&["CHAP_A=5\0", "CHAP_N=computer\0"], missing),
+        (&["CHAP_A=5\0", "CHAP_R=0x00\0"], missing),
+        (&["CHAP_A=5\0", "CHAP_N=computer\0CHAP_R=0x\0"], out_of_step),
+        (&["CHAP_A=5\0", "CHAP_N=computer\0CHAP_R=0x00\0"], unproved),
+        (&["CHAP_A=8\0"], unproved),
+        (&["CHAP_A=\0"], unproved),
     ] {
         let mut verifier = Verifier::new(demand.clone());
         let mut reply = Vec::new();
@@ -253,7 +259,7 @@ fn keys_out_of_turn_fail() {
         let result = texts
             .iter()
             .try_for_each(|text| verifier.take(&keys(text.as_bytes()).1, &mut reply));
-        assert_eq!(result, Err(Failed), "{texts:?}");
+        assert_eq!(result, Err(status), "{texts:?}");
         assert!(!verifier.passed());
     }
 }

@@ -337,7 +337,7 @@ impl InitiatorConn {
         lun: u64,
         task: Option<(u32, u64)>,
     ) -> Result<(), WindowFull> {
-        if self.phase != Phase::FullFeature || self.task_management.is_full() {
+        if self.phase != Phase::FullFeature || self.is_leaving() || self.task_management.is_full() {
             return Err(WindowFull);
         }
         self.task_managements = self.task_managements.wrapping_add(1);
@@ -356,7 +356,7 @@ impl InitiatorConn {
     /// Asks whether the storage is alive; `Pong` is the answer. Nothing happens
     /// while one is under way.
     pub fn ping(&mut self) {
-        if self.phase == Phase::FullFeature && !self.ping_due {
+        if self.phase == Phase::FullFeature && !self.is_leaving() && !self.ping_due {
             self.ping_due = true;
             self.control.push_back(Control::Ping);
         }
@@ -365,16 +365,20 @@ impl InitiatorConn {
     /// Leaves, after what was submitted before has gone out; `LoggedOut` is the
     /// answer.
     pub fn logout(&mut self) {
-        let queued = self.queue.iter().any(|q| matches!(q, Queued::Logout));
-        if self.phase == Phase::FullFeature && !queued {
+        if self.phase == Phase::FullFeature && !self.is_leaving() {
             self.queue.push_back(Queued::Logout);
         }
+    }
+
+    /// RFC 7143 11.14: after a Logout Request nothing is asked any more.
+    fn is_leaving(&self) -> bool {
+        self.logout_due || self.queue.iter().any(|q| matches!(q, Queued::Logout))
     }
 
     /// Asks for all targets, in a discovery session; `SendTargets` is the
     /// answer. Nothing happens while it is under way.
     pub fn send_targets(&mut self) {
-        if self.phase == Phase::FullFeature && !self.text_due {
+        if self.phase == Phase::FullFeature && !self.is_leaving() && !self.text_due {
             self.text_due = true;
             self.targets.clear();
             self.control.push_back(Control::SendTargets { go_on: None });

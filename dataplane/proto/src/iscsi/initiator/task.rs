@@ -16,12 +16,12 @@ pub(super) struct Task {
     pub(super) command: Command,
     pub(super) sent: bool,
     pub(super) cmd_sn: u32,
-    /// Read data that is here, in bytes, and the next DataSN.
+    /// Read data that is here, in bytes.
     pub(super) received: u32,
-    data_in_sn: u32,
+    /// The number that the next Data-In PDU or R2T has: they share one sequence (4.2.2.4).
+    next_sn: u32,
     /// Write data that was announced or asked for, in bytes.
     pub(super) asked: u32,
-    r2t_sn: u32,
     /// R2Ts whose data is not all out.
     pub(super) r2ts_open: u16,
 }
@@ -34,14 +34,14 @@ impl Task {
     /// Checks a Data-In header: in order and within the room there is.
     pub(super) fn take_data_in(&mut self, pdu: &DataIn, len: u32) -> Result<(), Violation> {
         let room = self.command.data.in_len().ok_or(Violation::UnknownTask)?;
-        if pdu.data_sn != self.data_in_sn {
+        if pdu.data_sn != self.next_sn {
             return Err(Violation::DataSn);
         }
         let end = self.received.checked_add(len);
         if pdu.buffer_offset != self.received || end.is_none_or(|end| end > room) {
             return Err(Violation::Offset);
         }
-        self.data_in_sn = self.data_in_sn.wrapping_add(1);
+        self.next_sn = self.next_sn.wrapping_add(1);
         Ok(())
     }
 
@@ -53,7 +53,7 @@ impl Task {
         max_burst_length: u32,
         max_outstanding: u16,
     ) -> Result<(), Violation> {
-        if r2t.r2t_sn != self.r2t_sn {
+        if r2t.r2t_sn != self.next_sn {
             return Err(Violation::DataSn);
         }
         if self.r2ts_open >= max_outstanding {
@@ -68,7 +68,7 @@ impl Task {
             return Err(Violation::Offset);
         }
         self.asked += r2t.desired_len;
-        self.r2t_sn = self.r2t_sn.wrapping_add(1);
+        self.next_sn = self.next_sn.wrapping_add(1);
         self.r2ts_open += 1;
         Ok(())
     }
@@ -106,9 +106,8 @@ impl TaskTable {
             sent: false,
             cmd_sn: 0,
             received: 0,
-            data_in_sn: 0,
+            next_sn: 0,
             asked: 0,
-            r2t_sn: 0,
             r2ts_open: 0,
         });
         slot

@@ -12,6 +12,8 @@ pub(in crate::iscsi) struct Answers {
     pub(super) discovery: bool,
     /// Keys that were negotiated; a second time is an error (6.3).
     seen: u32,
+    /// FirstBurstLength waits for its answer.
+    first_burst_due: bool,
     pub(in crate::iscsi) parameters: Parameters,
 }
 
@@ -21,6 +23,7 @@ impl Answers {
             offers,
             discovery,
             seen: 0,
+            first_burst_due: false,
             parameters: Parameters {
                 max_recv_data_segment_length: offers.max_recv_data_segment_length,
                 ..Parameters::default()
@@ -28,7 +31,8 @@ impl Answers {
         }
     }
 
-    /// Takes one key and appends its answer to `reply`.
+    /// Takes one key and appends its answer to `reply`; some stand there when
+    /// [`Answers::finish`] has seen the end of the text.
     pub(in crate::iscsi) fn answer(
         &mut self,
         name: &str,
@@ -94,7 +98,7 @@ impl Answers {
             Key::FirstBurstLength => {
                 ours.first_burst_length =
                     number(value, LEN_MIN, LEN_MAX)?.min(offers.first_burst_length);
-                text::push(reply, name, ours.first_burst_length);
+                self.first_burst_due = true;
             }
             Key::DefaultTime2Wait => {
                 // Maximum (13.15).
@@ -139,9 +143,22 @@ impl Answers {
                 boolean(value)?;
                 text::push(reply, name, "No");
             }
-            Key::IfMarkInt | Key::OfMarkInt => text::push(reply, name, "Irrelevant"),
+            Key::IfMarkInt | Key::OfMarkInt => text::push(reply, name, "Reject"),
         }
         Ok(())
+    }
+
+    /// Appends the answers that depend on the rest of the text: FirstBurstLength is not
+    /// above MaxBurstLength (13.14), which may stand behind it.
+    pub(in crate::iscsi) fn finish(&mut self, reply: &mut Vec<u8>) {
+        if std::mem::take(&mut self.first_burst_due) {
+            self.parameters.settle();
+            text::push(
+                reply,
+                "FirstBurstLength",
+                self.parameters.first_burst_length,
+            );
+        }
     }
 
     /// The result, once the peer has nothing more to say (6.3.3).

@@ -226,7 +226,7 @@ const ROWS: &[Row] = &[
     Row {
         clause: "13.25",
         name: "IFMarkInt",
-        answered: &[("1~2048", "Irrelevant")],
+        answered: &[("1~2048", "Reject")],
         refused: &[],
         only_normal: false,
         offer: "",
@@ -236,7 +236,7 @@ const ROWS: &[Row] = &[
     Row {
         clause: "13.25",
         name: "OFMarkInt",
-        answered: &[("1~2048", "Irrelevant")],
+        answered: &[("1~2048", "Reject")],
         refused: &[],
         only_normal: false,
         offer: "",
@@ -260,6 +260,7 @@ fn reply(discovery: bool, name: &str, value: &str) -> Result<String, Failed> {
     let mut reply = Vec::new();
     let mut answers = Answers::new(Offers::lan(), discovery);
     answers.answer(name, value, &mut reply)?;
+    answers.finish(&mut reply);
     Ok(String::from_utf8(reply).unwrap())
 }
 

@@ -9,7 +9,8 @@ use crate::iscsi::text;
 #[derive(Debug)]
 pub(in crate::iscsi) struct Proposal {
     offers: Offers,
-    /// Offered and not yet answered.
+    /// Offered, and of these not yet answered.
+    offered: u32,
     pub(super) open: u32,
     /// Keys that only the target brought up.
     answers: Answers,
@@ -20,6 +21,7 @@ impl Proposal {
     pub(in crate::iscsi) fn new(offers: Offers, discovery: bool) -> Self {
         Self {
             offers,
+            offered: 0,
             open: 0,
             answers: Answers::new(offers, discovery),
             parameters: Parameters {
@@ -62,6 +64,7 @@ impl Proposal {
                 | Key::OfMarkInt => continue,
             }
             if key != Key::MaxRecvDataSegmentLength {
+                self.offered |= 1 << key as u32;
                 self.open |= 1 << key as u32;
             }
         }
@@ -75,10 +78,14 @@ impl Proposal {
         value: &str,
         request: &mut Vec<u8>,
     ) -> Result<(), Failed> {
-        let key = Key::from_name(name).filter(|key| self.open & (1 << *key as u32) != 0);
+        let key = Key::from_name(name).filter(|key| self.offered & (1 << *key as u32) != 0);
         let Some(key) = key else {
             return self.answers.answer(name, value, request);
         };
+        if self.open & (1 << key as u32) == 0 {
+            // 6.3: one answer to an offer.
+            return Err(Failed);
+        }
         self.open &= !(1 << key as u32);
         if matches!(value, "NotUnderstood" | "Irrelevant" | "Reject") {
             // The default stays (6.2); a required digest fails in `settled`.
@@ -149,6 +156,8 @@ impl Proposal {
         let mut parameters = self.parameters;
         parameters.peer_max_recv_data_segment_length =
             self.answers.parameters.peer_max_recv_data_segment_length;
+        // 6.2.2: an AND that was offered No is No, answered or not.
+        parameters.immediate_data &= self.offers.immediate_data;
         parameters.settle();
         let admitted = self.offers.header_digest.admits(parameters.header_digest)
             && self.offers.data_digest.admits(parameters.data_digest);

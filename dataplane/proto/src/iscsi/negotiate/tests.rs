@@ -12,6 +12,7 @@ fn agree(initiator: Offers, target: Offers) -> (Parameters, Parameters) {
         let (name, value) = pair.unwrap();
         answers.answer(name, value, &mut reply).unwrap();
     }
+    answers.finish(&mut reply);
     text::push(
         &mut reply,
         "MaxRecvDataSegmentLength",
@@ -75,6 +76,24 @@ fn first_burst_is_cut_to_max_burst() {
         .answer("MaxBurstLength", "1024", &mut reply)
         .unwrap();
     assert_eq!(answers.settled().unwrap().first_burst_length, 1024);
+}
+
+/// RFC 7143 13.14: what is agreed is what is answered, in whatever order the keys come.
+#[test]
+fn first_burst_is_answered_within_max_burst() {
+    for keys in [
+        [("FirstBurstLength", "65536"), ("MaxBurstLength", "16384")],
+        [("MaxBurstLength", "16384"), ("FirstBurstLength", "65536")],
+    ] {
+        let mut answers = Answers::new(Offers::lan(), false);
+        let mut reply = Vec::new();
+        for (name, value) in keys {
+            answers.answer(name, value, &mut reply).unwrap();
+        }
+        answers.finish(&mut reply);
+        assert_eq!(reply, b"MaxBurstLength=16384\0FirstBurstLength=16384\0");
+        assert_eq!(answers.settled().unwrap().first_burst_length, 16_384);
+    }
 }
 
 #[test]

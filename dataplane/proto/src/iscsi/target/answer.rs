@@ -10,7 +10,8 @@ use super::transmit::Control;
 use super::{DataQueueFull, Phase, TargetConn};
 use crate::iscsi::SENSE_LEN_MAX;
 use crate::iscsi::wire::{RESERVED_TAG, Residual, TaskFunctionResponse};
-use crate::scsi::ScsiStatus;
+use crate::scsi::sense::parse;
+use crate::scsi::{ScsiStatus, SenseKey};
 
 impl TargetConn {
     fn task(&mut self, id: TaskId) -> &mut Task {
@@ -129,7 +130,16 @@ impl TargetConn {
             .expect("cut to what fits");
         state.sink = true;
         if state.take_response() {
-            self.control.push_back(Control::Response { task });
+            let attention = parse(&state.sense)
+                .is_some_and(|received| received.sense.key == SenseKey::UNIT_ATTENTION);
+            // 4.2.3.3: one that tells of other computers' functions comes after the responses
+            // of what these have ended, which may wait for data that is queued.
+            let after = if attention {
+                self.data.queued_until()
+            } else {
+                0
+            };
+            self.control.push_back(Control::Response { task, after });
         }
     }
 
@@ -139,7 +149,9 @@ impl TargetConn {
             return;
         };
         if task.take_response() {
-            self.control.push_back(Control::Response { task: id });
+            let after = 0;
+            self.control
+                .push_back(Control::Response { task: id, after });
         }
     }
 

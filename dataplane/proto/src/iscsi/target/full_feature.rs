@@ -60,6 +60,7 @@ impl TargetConn {
         }
         match opcode {
             Opcode::ScsiCommand => return self.command(&bhs),
+            Opcode::DataOut if self.login.request.discovery => return Err(Violation::Phase),
             Opcode::DataOut => self.data_out(&bhs)?,
             Opcode::NopOut => {
                 let pdu = NopOut::parse(&bhs)?;
@@ -83,6 +84,10 @@ impl TargetConn {
             }
             Opcode::LogoutRequest => {
                 let pdu = LogoutRequest::parse(&bhs)?;
+                // 4.3: a discovery session is ended as one.
+                if self.login.request.discovery && pdu.reason != 0 {
+                    return Err(Violation::Phase);
+                }
                 if self.take_cmd_sn(pdu.immediate, pdu.cmd_sn)? {
                     self.current = Current::Logout(pdu);
                 }
@@ -157,6 +162,12 @@ impl TargetConn {
         if let Some((solicited, is_final)) = sequence {
             task.end_data_out(solicited, is_final);
         }
+        if !intact && sequence.is_none() {
+            // 7.3, 7.8: a command in pieces counts as never received, nor does its CmdSN. At
+            // recovery level 0 nobody sends it again, so that the session ends.
+            self.counters.data_digest_errors += 1;
+            return Err(Violation::DataDigest);
+        }
         let mut event = None;
         if !intact {
             // 7.8: the task ends with a status of the caller's, once all data
@@ -165,7 +176,6 @@ impl TargetConn {
                 event = Some(TargetEvent::DataFault { task: id });
             }
             task.sink = true;
-            task.faulted = true;
             self.counters.data_digest_errors += 1;
             let bhs = self.inbound.bhs();
             self.queue_reject(reason::DATA_DIGEST, bhs);
@@ -332,6 +342,14 @@ impl TargetConn {
             TaskFunction::TaskReassign => Some(TaskFunctionResponse::ReassignmentNotSupported),
             TaskFunction::Unknown(_) => Some(TaskFunctionResponse::NotSupported),
             _ if self.task_management.is_full() => Some(TaskFunctionResponse::Rejected),
+            // 11.5.1: no function aborts another.
+            TaskFunction::AbortTask
+                if pdu.ref_task_tag == pdu.itt
+                    || self.task_management.contains(&pdu.ref_task_tag) =>
+            {
+                Some(TaskFunctionResponse::Rejected)
+            }
+            _ if self.end_held(pdu) => Some(TaskFunctionResponse::Complete),
             _ => None,
         };
         if let Some(response) = own_answer {
@@ -355,6 +373,25 @@ impl TargetConn {
             lun: pdu.lun,
             ref_task,
         }))
+    }
+
+    /// Ends failed tasks that wait for their data without a response (7.8), which would
+    /// come after the function's. True if that was all that was asked for.
+    fn end_held(&mut self, pdu: &TaskManagementRequest) -> bool {
+        let function = pdu.function;
+        let mut ended = false;
+        while let Some(task) = self.tasks.first_held(|task| match function {
+            TaskFunction::AbortTask => task.itt == pdu.ref_task_tag && task.lun == pdu.lun,
+            TaskFunction::AbortTaskSet | TaskFunction::ClearTaskSet | TaskFunction::LunReset => {
+                task.lun == pdu.lun
+            }
+            TaskFunction::TargetWarmReset | TaskFunction::TargetColdReset => true,
+            _ => false,
+        }) {
+            self.tasks.remove(task);
+            ended = true;
+        }
+        ended && function == TaskFunction::AbortTask
     }
 
     fn logout(&mut self, pdu: &LogoutRequest) -> Option<TargetEvent<'static>> {

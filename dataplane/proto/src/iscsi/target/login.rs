@@ -101,7 +101,7 @@ impl Login {
                 // Leading keys lead, once (13.4, 13.5, 13.21).
                 "InitiatorName" | "TargetName" | "SessionType" if self.leading => {}
                 "InitiatorName" | "TargetName" | "SessionType" => {
-                    return Err(login_status::INVALID_DURING_LOGIN);
+                    return Err(login_status::INITIATOR_ERROR);
                 }
                 // Declared; there is nothing to answer (13.7, 13.26).
                 "InitiatorAlias" | "X#NodeArchitecture" => {}
@@ -111,7 +111,7 @@ impl Login {
                 }
                 // 12.1: the first key of the security stage, once.
                 "AuthMethod" if !security || self.method_chosen => {
-                    return Err(login_status::INVALID_DURING_LOGIN);
+                    return Err(login_status::INITIATOR_ERROR);
                 }
                 "AuthMethod" => {
                     self.method_chosen = true;
@@ -125,9 +125,13 @@ impl Login {
                         None => return Err(unproved),
                     }
                 }
-                _ if chap.take(key, value).map_err(|_| unproved)? => {
+                // 9.2: keys out of their step are the initiator's error.
+                _ if chap
+                    .take(key, value)
+                    .map_err(|_| login_status::INITIATOR_ERROR)? =>
+                {
                     if !security {
-                        return Err(login_status::INVALID_DURING_LOGIN);
+                        return Err(login_status::INITIATOR_ERROR);
                     }
                 }
                 _ => self
@@ -136,12 +140,11 @@ impl Login {
                     .map_err(|_| login_status::INITIATOR_ERROR)?,
             }
         }
+        self.answers.finish(&mut self.reply);
         match &mut self.verifier {
-            Some(verifier) => verifier
-                .take(&chap, &mut self.reply)
-                .map_err(|_| unproved)?,
+            Some(verifier) => verifier.take(&chap, &mut self.reply)?,
             None if chap.is_empty() => {}
-            None => return Err(login_status::INVALID_DURING_LOGIN),
+            None => return Err(login_status::INITIATOR_ERROR),
         }
         // 6.3.2: who wants to leave without a word of CHAP is not waited for.
         if self.must_prove() && pdu.next.is_some() && !self.method_chosen {
@@ -345,6 +348,17 @@ impl TargetConn {
         }
         assert!(self.login.awaiting_caller, "answers a Login event, once");
         self.refuse_login((class, detail));
+    }
+
+    /// Something else came than the Login Request that was due, or one that is malformed.
+    pub(super) fn break_login(&mut self, violation: Violation) {
+        match (self.login.pdu, violation) {
+            (None, _) => self.close(),
+            (Some(_), Violation::Phase | Violation::Opcode) => {
+                self.refuse_login(login_status::INVALID_DURING_LOGIN);
+            }
+            (Some(_), _) => self.refuse_login(login_status::INITIATOR_ERROR),
+        }
     }
 
     fn refuse_login(&mut self, status: Status) {

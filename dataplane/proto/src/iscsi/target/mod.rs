@@ -368,9 +368,13 @@ impl TargetConn {
     }
 
     /// Ends the connection for a violation: what was queued is dropped, a
-    /// Reject goes out where it can, input is dropped from here on.
+    /// Reject goes out where it can, input is dropped from here on. What breaks a login is
+    /// answered by a Login Response, or before the first request by nothing (4.2.4).
     fn end_with(&mut self, violation: Violation) {
         self.counters.violations += 1;
+        if self.phase == Phase::Login {
+            return self.break_login(violation);
+        }
         let bhs = self.inbound.bhs();
         self.close();
         if let Some(reason) = violation.reject_reason() {

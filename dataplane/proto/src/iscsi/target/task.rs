@@ -38,7 +38,6 @@ pub(super) struct Task {
     pub(super) received: u32,
     /// Nobody wants the write data any more: it was answered, or is damaged.
     pub(super) sink: bool,
-    pub(super) faulted: bool,
     /// Its response is among what goes out next.
     response_queued: bool,
     pub(super) write_complete: bool,
@@ -90,7 +89,6 @@ impl Task {
             immediate: false,
             received: 0,
             sink: false,
-            faulted: false,
             response_queued: false,
             write_complete: false,
             arriving: false,
@@ -121,14 +119,22 @@ impl Task {
     }
 
     /// Whether the response is to be queued now, which it is once: after all read
-    /// data, and if write data was damaged, after the last of it has come (7.8).
-    pub(super) const fn take_response(&mut self) -> bool {
-        let due = self.answer.is_some()
-            && !self.response_queued
+    /// data, and that of an error after the last write data that was asked for or
+    /// announced (11.4.2, 7.8).
+    pub(super) fn take_response(&mut self) -> bool {
+        let due = !self.response_queued
             && self.data_in_items == 0
-            && !(self.faulted && self.data_on_its_way());
+            && self.answer.is_some()
+            && !self.is_held();
         self.response_queued |= due;
         due
+    }
+
+    /// Whether it has failed and waits for the rest of its write data to say so.
+    pub(super) fn is_held(&self) -> bool {
+        self.answer.is_some_and(|answer| {
+            answer.status == ScsiStatus::CHECK_CONDITION && self.data_on_its_way()
+        })
     }
 
     /// The (offset, length) of the R2T with this number.
@@ -196,7 +202,7 @@ impl Task {
         if step.len > left {
             return Err(Violation::Offset);
         }
-        // 11.8: solicited data is exactly what the R2T asked for.
+        // 11.8.4: solicited data is exactly what the R2T asked for.
         if step.solicited && step.is_final != (step.len == left) {
             return Err(Violation::BurstLength);
         }
@@ -300,6 +306,13 @@ impl TaskTable {
             .position(|group| group.iter().fold(false, |hit, tag| hit | (*tag == itt)))?;
         let within = self.itts[group * 8..].iter().position(|tag| *tag == itt)?;
         u16::try_from(group * 8 + within).ok().map(TaskId)
+    }
+
+    /// A failed task of these that waits for its data.
+    pub(super) fn first_held(&self, covered: impl Fn(&Task) -> bool) -> Option<TaskId> {
+        let mut slots = self.slots.iter();
+        let at = slots.position(|task| task.is_held() && covered(task))?;
+        u16::try_from(at).ok().map(TaskId)
     }
 
     /// The task in this slot, if there is one.

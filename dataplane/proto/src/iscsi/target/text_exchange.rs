@@ -29,6 +29,8 @@ pub(super) struct TextExchange {
     open: bool,
     awaiting_caller: bool,
     queued: bool,
+    /// The initiator's new MaxRecvDataSegmentLength, which holds when the exchange is over.
+    pub(super) data_segment_len_max: Option<u32>,
 }
 
 impl TextExchange {
@@ -42,6 +44,7 @@ impl TextExchange {
             self.request.clear();
             self.reply.clear();
             self.sent = 0;
+            self.data_segment_len_max = None;
         } else if !self.open || pdu.ttt != GO_ON_TAG || pdu.itt != self.itt {
             return Err(Violation::TransferTag);
         }
@@ -112,9 +115,11 @@ impl TargetConn {
                 },
                 "MaxRecvDataSegmentLength" => {
                     // 13.12: may be declared anew at any time.
-                    self.parameters.peer_max_recv_data_segment_length =
-                        negotiate::data_segment_length(value).ok_or(Violation::Negotiation)?;
+                    let len_max = negotiate::data_segment_length(value);
+                    self.text.data_segment_len_max = Some(len_max.ok_or(Violation::Negotiation)?);
                 }
+                // Declared (13.7).
+                "InitiatorAlias" => {}
                 _ if negotiate::is_known(key) => text::push(reply, key, "Reject"),
                 _ => text::push(reply, key, "NotUnderstood"),
             }

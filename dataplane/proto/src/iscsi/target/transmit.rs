@@ -35,6 +35,7 @@ pub(super) enum Control {
     },
     Response {
         task: TaskId,
+        after: u64,
     },
     TaskManagementResponse {
         itt: u32,
@@ -89,8 +90,9 @@ impl TargetConn {
 
     fn begin_next(&mut self) -> bool {
         while let Some(control) = self.control.front().copied() {
-            if let Control::TaskManagementResponse { after, .. } | Control::Logout { after, .. } =
-                control
+            if let Control::TaskManagementResponse { after, .. }
+            | Control::Response { after, .. }
+            | Control::Logout { after, .. } = control
                 && !self.data.begun_until(after)
             {
                 break;
@@ -136,7 +138,7 @@ impl TargetConn {
                 offset,
                 len,
             } => return self.begin_r2t(task, itt, r2t_sn, offset, len),
-            Control::Response { task } => self.begin_response(task),
+            Control::Response { task, .. } => self.begin_response(task),
             Control::TaskManagementResponse { itt, response, .. } => {
                 self.untasked -= 1;
                 let response = TaskManagementResponse { itt, response };
@@ -218,12 +220,15 @@ impl TargetConn {
         let Some(task) = task.filter(|task| task.itt == itt && !task.sink) else {
             return false;
         };
+        // 4.2.2.4: R2Ts and Data-In PDUs of a command share one sequence; the tag has the
+        // number of the R2T itself.
+        let shared_sn = task.data_in_sn.wrapping_add(task.r2ts_sent);
         task.r2ts_sent += 1;
         let r2t = R2t {
             lun: task.lun,
             itt,
             ttt: u32::from(id.0) << 16 | (r2t_sn & 0xffff),
-            r2t_sn,
+            r2t_sn: shared_sn,
             buffer_offset: offset,
             desired_len: len,
         };
@@ -238,7 +243,7 @@ impl TargetConn {
             response: 0,
             status: answer.status.code(),
             itt: task.itt,
-            exp_data_sn: task.data_in_sn.wrapping_add(task.r2ts_sent),
+            exp_data_sn: task.data_in_sn,
             residual: answer.residual,
             bidirectional_read_residual: answer.bidirectional_read_residual,
         };
@@ -293,7 +298,7 @@ impl TargetConn {
             lun: 0,
             itt: task.itt,
             ttt: RESERVED_TAG,
-            data_sn: task.data_in_sn,
+            data_sn: task.data_in_sn.wrapping_add(task.r2ts_sent),
             buffer_offset: item.buffer_offset + offset,
             residual: answer.map(|answer| answer.residual).unwrap_or_default(),
         };
@@ -307,7 +312,9 @@ impl TargetConn {
             self.tasks.remove(id);
         } else if task.take_response() {
             // Before any task management response that waits for this data.
-            self.control.push_front(Control::Response { task: id });
+            let after = 0;
+            self.control
+                .push_front(Control::Response { task: id, after });
         }
         self.begin(pdu.emit(), collapsed, payload);
         true
@@ -320,6 +327,12 @@ impl TargetConn {
         let inline = &mut self.outbound.inline;
         inline.clear();
         let header = self.text.next_chunk(len_max, inline);
+        // 6.2, 6.4: what was negotiated takes effect when all of it is.
+        if header.is_final
+            && let Some(len_max) = self.text.data_segment_len_max.take()
+        {
+            self.parameters.peer_max_recv_data_segment_length = len_max;
+        }
         self.begin(header.emit(), true, Payload::Inline);
     }
 }

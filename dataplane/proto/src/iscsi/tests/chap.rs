@@ -169,8 +169,8 @@ fn the_security_stage_cannot_be_walked_out_of() {
     for (request, keys, status) in [
         (leaving, NAMES, login_status::AUTHENTICATION_FAILURE),
         (security, &with_none, login_status::AUTHENTICATION_FAILURE),
-        (security, &early, login_status::AUTHENTICATION_FAILURE),
-        (security, &twice, login_status::INVALID_DURING_LOGIN),
+        (security, &early, login_status::INITIATOR_ERROR),
+        (security, &twice, login_status::INITIATOR_ERROR),
         (REQUEST, NAMES, login_status::AUTHENTICATION_FAILURE),
     ] {
         let mut target = Target(TargetConn::new(TargetConfig {

@@ -313,35 +313,45 @@ fn solicited_data_must_be_what_was_asked_for() {
     }
 }
 
-/// Answered BUSY while its immediate data still comes, and then that is damaged.
+/// Its CmdSN counts as never received, and at level 0 nobody sends it again (RFC 7143 7.3, 7.8).
 #[test]
-fn an_early_answer_goes_out_once_though_the_data_is_damaged() {
+fn a_command_with_damaged_immediate_data_ends_the_session() {
     let digests = Offers {
         data_digest: DigestPolicy::Required,
         header_digest: DigestPolicy::Never,
         ..Offers::lan()
     };
-    let mut target = Pair::logged_in(digests, digests, 1, 1000).target;
-    let command = ScsiCommand {
-        expected_len: 512,
-        ..WRITE
-    };
-    let mut input = pdu(command.emit(), &[7; 512]);
-    input.extend_from_slice(&[0; 4]);
-    let (used, event) = target.receive(&input);
-    let Some(TargetEvent::Command(command)) = event else {
-        panic!("{event:?}");
-    };
-    target.respond(command.task, ScsiStatus::BUSY, &[], 0);
-    assert_eq!(target.receive(&input[used..]), (input.len() - used, None));
-    let mut out = [0; 4096];
-    let len = target.transmit(&mut out, |_, _, _| {});
-    let opcodes: Vec<_> = split(&out[..len])
-        .iter()
-        .map(|(bhs, _)| bhs.opcode().unwrap())
-        .collect();
-    assert_eq!(opcodes, [Opcode::ScsiResponse, Opcode::Reject]);
-    assert!(!target.has_output());
+    for answered in [false, true] {
+        let mut target = Pair::logged_in(digests, digests, 1, 1000).target;
+        let command = ScsiCommand {
+            expected_len: 512,
+            ..WRITE
+        };
+        let mut input = pdu(command.emit(), &[7; 512]);
+        input.extend_from_slice(&[0; 4]);
+        let (used, event) = target.receive(&input);
+        let Some(TargetEvent::Command(command)) = event else {
+            panic!("{event:?}");
+        };
+        if answered {
+            target.respond(command.task, ScsiStatus::BUSY, &[], 0);
+        }
+        let violation = Some(TargetEvent::Violation(Violation::DataDigest));
+        let mut rest = &input[used..];
+        let ended = loop {
+            match target.receive(rest) {
+                (taken, Some(TargetEvent::Data { .. })) => rest = &rest[taken..],
+                (_, event) => break event,
+            }
+        };
+        assert_eq!(ended, violation);
+        let mut out = [0; 4096];
+        let len = target.transmit(&mut out, |_, _, _| {});
+        let sent = split(&out[..len]);
+        assert_eq!(sent.len(), 1);
+        assert_eq!(Reject::parse(&sent[0].0).reason, reason::DATA_DIGEST);
+        assert!(target.is_finished());
+    }
 }
 
 #[test]

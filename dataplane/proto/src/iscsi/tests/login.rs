@@ -235,10 +235,7 @@ fn refusals_have_a_precise_status() {
 /// are silent, those that are not an initiator's to say end the login.
 #[test]
 fn keys_that_are_declared_have_their_place_and_their_sender() {
-    let (bad, late) = (
-        Some(login_status::INITIATOR_ERROR),
-        Some(login_status::INVALID_DURING_LOGIN),
-    );
+    let bad = Some(login_status::INITIATOR_ERROR);
     for (clause, key, status) in [
         ("13.3", "SendTargets=All", bad),
         ("13.6", "TargetAlias=disk", bad),
@@ -246,8 +243,8 @@ fn keys_that_are_declared_have_their_place_and_their_sender() {
         ("13.8", "TargetAddress=198.18.0.1", bad),
         ("13.9", "TargetPortalGroupTag=1", bad),
         ("13.26", "X#NodeArchitecture=x,y", None),
-        ("12.1", "AuthMethod=None", late),
-        ("12.1.3", "CHAP_A=5", late),
+        ("12.1", "AuthMethod=None", bad),
+        ("12.1.3", "CHAP_A=5", bad),
     ] {
         let mut target = Target::new();
         let event = target.send(REQUEST.emit(), &format!("{NAMES}{key}\n"));
@@ -276,7 +273,7 @@ fn keys_that_are_declared_have_their_place_and_their_sender() {
         target.0.accept_login(1);
         target.response();
         target.send(REQUEST.emit(), &format!("{key}\n"));
-        target.refused_with(login_status::INVALID_DURING_LOGIN);
+        target.refused_with(login_status::INITIATOR_ERROR);
     }
 }
 
@@ -517,4 +514,44 @@ fn refusals_and_breaches_end_the_login() {
         endless,
         Some(InitiatorEvent::Violation(Violation::Negotiation))
     );
+}
+
+/// RFC 7143 4.2.4: nothing but Login Requests until the login is over. Before the first one
+/// the connection ends without a word, after it by a Login Response.
+#[test]
+fn what_is_no_login_request_ends_the_login() {
+    let other = Bhs::new(Opcode::NopOut);
+    let mut target = Target::new();
+    let ended = Some(TargetEvent::Violation(Violation::Phase));
+    assert_eq!(target.send(other, ""), ended);
+    assert_eq!(target.output(), []);
+    assert!(target.0.is_finished());
+
+    let mut target = Target::new();
+    let first = LoginRequestPdu {
+        next: None,
+        ..REQUEST
+    };
+    target.send(first.emit(), NAMES);
+    target.0.accept_login(1);
+    target.response();
+    assert_eq!(target.send(other, ""), ended);
+    target.refused_with(login_status::INVALID_DURING_LOGIN);
+}
+
+/// RFC 7143 11.14: after its Logout Request an initiator asks nothing any more.
+#[test]
+fn an_initiator_that_leaves_asks_nothing_more() {
+    let mut initiator = Pair::logged_in(Offers::lan(), Offers::lan(), 1, 1000).initiator;
+    initiator.logout();
+    initiator.ping();
+    assert!(initiator.reset_lun(0).is_err());
+    let mut out = vec![0; 4096];
+    let len = initiator.transmit(&mut out, |_, _, _| {});
+    let sent = split(&out[..len]);
+    let opcodes: Vec<_> = sent.iter().map(|(bhs, _)| bhs.opcode().unwrap()).collect();
+    assert_eq!(opcodes, [Opcode::LogoutRequest]);
+    initiator.ping();
+    assert!(initiator.reset_lun(0).is_err());
+    assert_eq!(initiator.transmit(&mut out, |_, _, _| {}), 0);
 }

@@ -2,6 +2,7 @@
 
 mod chap;
 mod disk;
+mod failed_tasks;
 mod hostile;
 mod login;
 mod pair;

@@ -38,7 +38,7 @@ pub struct ScsiResponse {
     pub response: u8,
     pub status: u8,
     pub itt: u32,
-    /// R2Ts and Data-In PDUs that were sent for the command.
+    /// Data-In PDUs that were sent for the command.
     pub exp_data_sn: u32,
     pub residual: Residual,
     pub bidirectional_read_residual: Residual,
@@ -53,6 +53,17 @@ impl ScsiResponse {
     /// # Errors
     /// [`Malformed::Field`] if both residual flags of a pair are set.
     pub const fn parse(bhs: &Bhs) -> Result<Self, Malformed> {
+        if bhs.0[2] != 0 {
+            // 11.4.3: the flags and status of a failed target are not looked at.
+            return Ok(Self {
+                response: bhs.0[2],
+                status: bhs.0[3],
+                itt: bhs.itt(),
+                exp_data_sn: 0,
+                residual: Residual::None,
+                bidirectional_read_residual: Residual::None,
+            });
+        }
         let residual = match bhs.residual() {
             Ok(residual) => residual,
             Err(malformed) => return Err(malformed),
