@@ -44,7 +44,7 @@ const RELAY_WAN: Ipv4Addr = Ipv4Addr::new(198, 19, 0, 1);
 pub const STORAGE: Ipv4Addr = Ipv4Addr::new(198, 19, 0, 10);
 pub const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(198, 19, 0, 11);
 
-/// Opcodes of RFC 7143 11.1.1 that these tests send or wait for.
+/// Opcodes of RFC 7143 11.2.1.2 that these tests send or wait for.
 pub mod op {
     pub const NOP_OUT: u8 = 0x00;
     pub const COMMAND: u8 = 0x01;

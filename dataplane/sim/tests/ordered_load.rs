@@ -157,38 +157,3 @@ fn a19_what_passes_waits_for_the_epochs_before_it_alone() {
     assert!(took.iter().all(|(status, _)| *status == GOOD), "{took:?}");
     assert!(longest < Duration::from_secs(5), "{longest:?}");
 }
-
-#[test]
-#[ignore = "numbers, not a judgement"]
-fn numbers() {
-    for durability in [Durability::Journal, Durability::Memory] {
-        for (delay, writers, pause) in [
-            (20, 1, 0),
-            (20, 1, 60),
-            (20, 1, 90),
-            (20, 2, 0),
-            (20, 2, 150),
-            (50, 1, 190),
-            (50, 2, 0),
-            (50, 2, 450),
-        ] {
-            let (took, rounds, refused) = beats(durability, delay, writers, pause, 40);
-            let good = took.iter().filter(|(status, _)| *status == GOOD);
-            let mut times: Vec<u128> = good.map(|(_, time)| time.as_millis()).collect();
-            times.sort_unstable();
-            let busy = took.iter().filter(|(status, _)| *status == BUSY);
-            let busy: Vec<u128> = busy.map(|(_, time)| time.as_millis()).collect();
-            let at = |part: usize| times.get(times.len() * part / 100).copied();
-            println!(
-                "{durability:?} rtt {} writers {writers} pause {pause}: {rounds} rounds, {refused} refused; good {} p50 {:?} p90 {:?} max {:?}; busy {} {:?}",
-                2 * delay,
-                times.len(),
-                at(50),
-                at(90),
-                times.last(),
-                busy.len(),
-                busy.first(),
-            );
-        }
-    }
-}

@@ -205,6 +205,7 @@ impl Relay {
         {
             return self.reject_login(key, login_status::AUTHORIZATION_FAILURE);
         }
+        // An I_T nexus is the initiator's name and ISID, and the target (RFC 7143 4.4.3).
         let isid = request.isid;
         let same = |nexus: &Nexus| {
             nexus.target == target
@@ -430,7 +431,8 @@ impl Relay {
         self.detach_lan(key);
     }
 
-    /// Forgets a session towards a computer. Commands in the log stay (C-3);
+    /// Forgets a session towards a computer, which ends with its connection (RFC 7143 7.14).
+    /// Commands in the log stay (C-3);
     /// the nexus stays while it has something to flush.
     pub(super) fn detach_lan(&mut self, key: LanKey) {
         let flow = self.lans[key.0].flow;

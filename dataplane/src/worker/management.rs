@@ -215,6 +215,7 @@ impl Relay {
             || nexus.probe.luns.iter().any(|&known| same_lun(known, lun))
     }
 
+    /// RFC 7143 4.2.3.2: the tasks of a function are those that came before it.
     fn covers(&self, function: &Function, key: TaskKey, task: &Task) -> bool {
         let target = self.nexuses[task.nexus.0].target;
         task.arrival < function.arrival

@@ -114,6 +114,7 @@ impl Relay {
                     &nexus.initiator_name,
                     &mut self.challenges,
                 );
+                // The ISID that it had before, and TSIH 0: reinstatement (RFC 7143 7.15).
                 let conn = InitiatorConn::new(InitiatorConfig {
                     initiator_name: nexus.initiator_name,
                     target_name: IscsiName::from(&target.name).ok(),

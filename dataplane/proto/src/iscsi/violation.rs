@@ -81,6 +81,7 @@ impl Violation {
     }
 }
 
+/// A format error ends the connection (7.7).
 impl From<Malformed> for Violation {
     fn from(malformed: Malformed) -> Self {
         match malformed {

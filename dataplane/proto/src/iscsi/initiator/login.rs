@@ -132,6 +132,7 @@ impl InitiatorConn {
             continues: false,
             version_max: 0,
             version_min: 0,
+            // Keys of the whole session go with this, its leading connection (13).
             isid: self.config.isid,
             tsih: 0,
             itt: super::transmit::LOGIN_TAG,

@@ -132,7 +132,7 @@ impl TargetConn {
         if state.take_response() {
             let attention = parse(&state.sense)
                 .is_some_and(|received| received.sense.key == SenseKey::UNIT_ATTENTION);
-            // 4.2.3.3: one that tells of other computers' functions comes after the responses
+            // 4.2.3.3, 4.2.3.6: one that tells of other computers' functions comes after the responses
             // of what these have ended, which may wait for data that is queued.
             let after = if attention {
                 self.data.queued_until()

@@ -239,6 +239,7 @@ impl TargetConn {
         if !self.take_cmd_sn(pdu.immediate, pdu.cmd_sn)? {
             return Ok(None);
         }
+        // 4.2.5.3: a tag names one task at a time.
         if self.tasks.find(pdu.itt).is_some() {
             return Err(Violation::DuplicateTag);
         }
@@ -289,7 +290,7 @@ impl TargetConn {
             if self.tasks.find(pdu.itt).is_some() {
                 return Err(Violation::TransferTag);
             }
-            // Data that crossed the response or the abort of its task.
+            // Data that crossed the response or the abort of its task (10.7).
             self.counters.late_data += 1;
             return Ok(());
         };
@@ -338,6 +339,7 @@ impl TargetConn {
         if self.task_management.contains(&pdu.itt) || self.tasks.find(pdu.itt).is_some() {
             return Err(Violation::DuplicateTag);
         }
+        // 7.2.2: nothing is reassigned at recovery level 0.
         let own_answer = match pdu.function {
             TaskFunction::TaskReassign => Some(TaskFunctionResponse::ReassignmentNotSupported),
             TaskFunction::Unknown(_) => Some(TaskFunctionResponse::NotSupported),

@@ -308,7 +308,8 @@ impl TargetConn {
         std::mem::take(&mut self.logged_in_pending).then_some(TargetEvent::LoggedIn)
     }
 
-    /// Refuses what breaks the protocol, or proves nothing.
+    /// Refuses what breaks the protocol, or proves nothing: a negotiation that fails ends the
+    /// login (7.12).
     fn break_off(&mut self, status: Status) -> TargetEvent<'static> {
         self.refuse_login(status);
         TargetEvent::Violation(if status == login_status::AUTHENTICATION_FAILURE {

@@ -197,7 +197,8 @@ enum Phase {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DataQueueFull;
 
-/// The target side of one connection, which is one session.
+/// The target side of one connection, which is one session (4.2.1): data and status go by
+/// the connection that the command came by (4.2.5.1).
 #[derive(Debug)]
 pub struct TargetConn {
     config: TargetConfig,
@@ -385,7 +386,7 @@ impl TargetConn {
     /// Drops what is queued and takes no more input; a PDU that was begun is
     /// finished. Read data that was handed over is released, that of a PDU under
     /// way once it is out; a caller that drops the connection takes back what
-    /// is left. Tasks end without a response.
+    /// is left. Tasks end without a response (7.6).
     pub fn close(&mut self) {
         self.phase = Phase::Closing;
         self.logged_in_pending = false;

@@ -243,10 +243,12 @@ impl TargetConn {
             response: 0,
             status: answer.status.code(),
             itt: task.itt,
+            // 11.4.8: of Data-In PDUs alone.
             exp_data_sn: task.data_in_sn,
             residual: answer.residual,
             bidirectional_read_residual: answer.bidirectional_read_residual,
         };
+        // 4.6.1.2, 10.2: sense data goes with its status.
         let inline = &mut self.outbound.inline;
         inline.clear();
         let mut payload = Payload::None;

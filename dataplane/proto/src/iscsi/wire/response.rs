@@ -220,7 +220,7 @@ impl R2t {
     /// Reads the header of an R2T.
     ///
     /// # Errors
-    /// [`Malformed::Field`]: a reserved tag or nothing asked for (11.8.5).
+    /// [`Malformed::Field`]: a reserved tag or nothing asked for (11.8.4).
     pub fn parse(bhs: &Bhs) -> Result<Self, Malformed> {
         let r2t = Self {
             lun: bhs.lun(),
