@@ -1093,6 +1093,38 @@ fn c2_what_is_not_synced_goes_again_when_the_flush_moves() {
     assert_eq!(site.storage.volumes[0].media[1], 10);
 }
 
+/// The holder's nexus is away for long, and another's tries in its place, which the storage
+/// does not let write: when the holder is back the flush is its again (C-8).
+#[test]
+fn c8_the_flush_comes_back_to_the_one_that_may_write() {
+    let Pair {
+        mut site,
+        mut a,
+        mut b,
+    } = Pair::new(true);
+    let kind = Kind::WriteExclusive;
+    assert_eq!(reserve_out(&mut site, &mut a, REGISTER, kind, 0, 0xA), GOOD);
+    assert_eq!(reserve_out(&mut site, &mut a, RESERVE, kind, 0xA, 0), GOOD);
+    site.run(Duration::from_millis(200));
+    site.storage.bars = Some("computer0");
+    site.storage.cut("computer0");
+    site.run(Duration::from_millis(10));
+    for (lba, number) in (1..9).zip(10..) {
+        assert_eq!(site.write(&mut a, 4 * lba, number), Some(GOOD));
+    }
+    // More than once B's nexus asks to write, and none of it gets in.
+    site.run(Duration::from_secs(20));
+    assert!(ready(&mut site, &mut b).0 != RESERVATION_CONFLICT);
+    assert_eq!(site.storage.volumes[0].visible[4], 0);
+    site.storage.bars = None;
+    site.run(Duration::from_secs(15));
+    let stored: Vec<_> = (1..9)
+        .map(|lba| site.storage.volumes[0].media[4 * lba])
+        .collect();
+    assert_eq!(stored, (10..18).collect::<Vec<_>>());
+    assert!(site.worker.relay.is_drained());
+}
+
 /// A write with FUA that is left to the storage ends when it is on stable media,
 /// though nobody tells the storage of FUA.
 #[test]

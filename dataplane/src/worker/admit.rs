@@ -5,14 +5,13 @@ use sluice_proto::Time;
 use sluice_proto::iscsi::{
     CommandEvent, TargetEvent, TaskAttribute, TaskFunction, TaskId, Violation,
 };
-use sluice_proto::scsi::{self, Access, ScsiStatus, Sense};
+use sluice_proto::scsi::{self, Access, ScsiStatus, Sense, lun_number};
 
 use super::lan::LanState;
 use super::relay::{Net, Relay};
 use super::task::{
     LanKey, NexusKey, PASS_BYTES_MAX, PassTask, Task, TaskKey, VolumeKey, Work, WriteState,
 };
-use super::volume::lun_number;
 
 /// Bytes read from one connection a step, so that one sender cannot stall forwarding.
 pub const SERVE_BYTES_MAX: usize = 256 * 1024;

@@ -15,13 +15,12 @@ use std::time::Duration;
 use arrayvec::ArrayVec;
 use sluice_proto::Time;
 use sluice_proto::iscsi::{CommandEvent, Direction};
-use sluice_proto::scsi::{Sense, SenseKey, opcode, sense};
+use sluice_proto::scsi::{Sense, SenseKey, opcode, same_lun, sense};
 
 use super::failure::lost_before;
 use super::nexus::{Probe, SENSE_LEN, TARGET_LUNS_MAX};
 use super::relay::Relay;
 use super::task::{NexusKey, ProbeStep, VolumeKey, WanKind};
-use super::volume::same_lun;
 
 /// How long a nexus may have answered from the cache alone before it is asked.
 const POLL_PERIOD: Duration = Duration::from_secs(1);

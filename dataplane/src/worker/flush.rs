@@ -160,6 +160,8 @@ impl Relay {
                     return None;
                 }
             } else if volume.begun {
+                // What passed by others and waits for a sync, too: of a reset nobody may
+                // have heard but this one.
                 self.flush_lost(key);
             }
         }
@@ -387,7 +389,11 @@ impl Relay {
     fn flush_again(&mut self, now: Time, key: VolumeKey, ended: &Ended<'_>) {
         self.counters.flush_failures += 1;
         if ended.status == ScsiStatus::RESERVATION_CONFLICT {
-            // It goes on when it is known who may carry it.
+            // It goes on when it is known who may carry it; one that is known to be barred
+            // pauses, so that another can take over.
+            if !self.volume(key).holding.is_asked_after_conflict() {
+                self.volume_mut(key).retry_at = now + RETRY_PAUSE;
+            }
             return;
         }
         let received = (ended.status == ScsiStatus::CHECK_CONDITION)

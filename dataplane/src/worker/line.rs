@@ -15,10 +15,10 @@
 use arrayvec::ArrayVec;
 use sluice_proto::Time;
 use sluice_proto::iscsi::TaskAttribute;
+use sluice_proto::scsi::same_lun;
 
 use super::relay::{Net, Relay};
 use super::task::{LanKey, SyncTask, Task, TaskKey, Work, WriteState};
-use super::volume::same_lun;
 
 /// Units of one session that ORDERED and HEAD OF QUEUE commands are looked at
 /// for in one round; the others' turn comes when these have gone on.

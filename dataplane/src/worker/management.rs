@@ -18,13 +18,12 @@
 use arrayvec::ArrayVec;
 use sluice_proto::Time;
 use sluice_proto::iscsi::{TaskFunction, TaskFunctionResponse, TaskId};
-use sluice_proto::scsi::{Access, ScsiStatus, Sense, SenseKey, sense};
+use sluice_proto::scsi::{Access, ScsiStatus, Sense, SenseKey, same_lun, sense};
 
 use super::nexus::TARGET_LUNS_MAX;
 use super::relay::{Net, Relay};
 use super::reservation::Release;
 use super::task::{LanKey, NexusKey, PassTask, Task, TaskKey, VolumeKey, Work};
-use super::volume::same_lun;
 use super::wan::Ended;
 
 /// Longest wait for the storage: common initiators give a function 15 s or more.
@@ -241,8 +240,15 @@ impl Relay {
     /// It ends with its connection, without a status; the computer hears of that when it is
     /// back (RFC 7143 11.14.5).
     pub(super) fn tell_of_end(&mut self, lan: LanKey, task: TaskKey) {
-        if let Some(nexus) = self.lans[lan.0].nexus {
-            let lun = self.tasks[task.0].lun;
+        let Some(nexus) = self.lans[lan.0].nexus else {
+            return;
+        };
+        let Task { volume, lun, .. } = self.tasks[task.0];
+        // It takes no room from what says more, nor from a unit that has no other way to
+        // be told.
+        let kept = &self.nexuses[nexus.0].unit_attentions;
+        let is_told = kept.iter().any(|(of, _)| same_lun(*of, lun));
+        if volume.is_some() && !is_told && !kept.is_full() {
             self.keep_unit_attention(nexus, lun, &Sense::CLEARED_BY_ISCSI_EVENT.fixed());
         }
     }

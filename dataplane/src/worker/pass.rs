@@ -14,7 +14,7 @@ use sluice_proto::scsi::capacity::VOLUME_BYTES_MAX;
 use sluice_proto::scsi::identity::Identity;
 use sluice_proto::scsi::mode::ModeSense;
 use sluice_proto::scsi::reservation::Change;
-use sluice_proto::scsi::{Access, ScsiStatus, Sense, sense, vpd};
+use sluice_proto::scsi::{Access, ScsiStatus, Sense, lun_number, sense, vpd};
 
 use super::admit::Refusal;
 use super::relay::{Net, Relay};
@@ -23,7 +23,6 @@ use super::task::{
     LetGo, NexusKey, PASS_BYTES_MAX, PASS_PAGES_MAX, PassTask, SyncTask, Task, TaskKey, VolumeKey,
     Work, WriteState, WriteTask,
 };
-use super::volume::lun_number;
 use super::wan::Ended;
 use super::writable::{may_change, may_resize};
 

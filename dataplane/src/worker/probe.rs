@@ -96,7 +96,7 @@ impl Relay {
                 .is_some_and(|received| received.sense.key == SenseKey::UNIT_ATTENTION);
         let busy = matches!(status, ScsiStatus::BUSY | ScsiStatus::TASK_SET_FULL);
         // Asked before a command that may have changed what it says (C-2, C-4).
-        let outdated = self.doubts_of(key, lun) != doubts;
+        let outdated = step != ProbeStep::ReportLuns && self.doubts_of(key, lun) != doubts;
         if (attention || busy || outdated) && self.nexuses[key.0].probe.tries < PROBE_TRIES_MAX {
             self.nexuses[key.0].probe.tries += 1;
             return self.ask(now, key);

@@ -21,6 +21,7 @@ use sluice_proto::cache::index::Index;
 use sluice_proto::iscsi::chap::Challenges;
 use sluice_proto::iscsi::{DigestPolicy, Offers, TaskId};
 use sluice_proto::scsi::ScsiStatus;
+use sluice_proto::scsi::same_lun;
 
 use super::journal::Journal;
 use super::lan::Lan;
@@ -29,7 +30,7 @@ use super::nexus::Nexus;
 use super::security::Security;
 use super::staging::Staging;
 use super::task::{LanKey, NexusKey, Task, TaskKey, VolumeKey, WanTask, Work};
-use super::volume::{Retired, Volume, same_lun};
+use super::volume::{Retired, Volume};
 use crate::tcp::{Buffers, FlowId, Tcp};
 use crate::wheel::Wheel;
 

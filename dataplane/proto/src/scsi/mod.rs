@@ -6,6 +6,7 @@
 //! * [`status`], [`sense`]: how a command ends;
 //! * [`capacity`], [`mode`], [`vpd`]: the storage's answers about itself;
 //! * [`reservation`]: who may do what while somebody holds the volume;
+//! * [`lun`]: which LUNs name one unit;
 //! * [`cdb`]: the commands that the relay itself sends.
 //!
 //! Nothing here knows iSCSI or the cache. Bytes come from the network, so every
@@ -17,6 +18,7 @@ pub mod capacity;
 pub mod cdb;
 pub mod command;
 pub mod identity;
+pub mod lun;
 pub mod mode;
 pub mod opcode;
 pub mod reservation;
@@ -26,6 +28,7 @@ pub mod vpd;
 
 pub use capacity::Capacity;
 pub use command::{Access, asks_fua, classify, fua_byte, overwrites_with};
+pub use lun::{lun_number, same_lun};
 pub use sense::{Sense, SenseKey};
 pub use status::ScsiStatus;
 

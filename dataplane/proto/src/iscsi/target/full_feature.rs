@@ -14,6 +14,7 @@ use crate::iscsi::wire::{
     ScsiCommand, TaskFunction, TaskFunctionResponse, TaskManagementRequest, TextRequest,
 };
 use crate::iscsi::{Violation, serial};
+use crate::scsi::same_lun;
 
 /// What the PDU that is coming in is, from its header to its end.
 #[derive(Clone, Copy, Debug)]
@@ -383,13 +384,14 @@ impl TargetConn {
         let function = pdu.function;
         let mut ended = false;
         while let Some(task) = self.tasks.first_held(|task| match function {
-            TaskFunction::AbortTask => task.itt == pdu.ref_task_tag && task.lun == pdu.lun,
+            TaskFunction::AbortTask => task.itt == pdu.ref_task_tag && same_lun(task.lun, pdu.lun),
             TaskFunction::AbortTaskSet | TaskFunction::ClearTaskSet | TaskFunction::LunReset => {
-                task.lun == pdu.lun
+                same_lun(task.lun, pdu.lun)
             }
             TaskFunction::TargetWarmReset | TaskFunction::TargetColdReset => true,
             _ => false,
         }) {
+            self.data.drop_task(task, &self.outbound);
             self.tasks.remove(task);
             ended = true;
         }

@@ -113,9 +113,10 @@ impl Task {
         self.writes && !self.sink && !self.write_complete
     }
 
-    /// Whether data that was asked for or announced is still on its way.
+    /// Whether data that was asked for or announced is still on its way. Of the whole of
+    /// it nobody waits for the F bit.
     pub(super) const fn data_on_its_way(&self) -> bool {
-        self.unsolicited_open || self.r2ts_done < self.r2ts_sent
+        self.unsolicited_open && self.received < self.write_len || self.r2ts_done < self.r2ts_sent
     }
 
     /// Whether the response is to be queued now, which it is once: after all read

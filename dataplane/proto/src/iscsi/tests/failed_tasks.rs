@@ -285,3 +285,26 @@ fn a_unit_attention_comes_after_the_data_that_was_queued_before() {
         assert_eq!(told[2].itt(), last);
     }
 }
+
+/// One that has sent all of it, and leaves out the F bit, is not waited for.
+#[test]
+fn an_error_waits_for_data_and_not_for_its_last_bit() {
+    let offers = Offers {
+        initial_r2t: false,
+        ..Offers::lan()
+    };
+    let mut target = Pair::logged_in(offers, offers, 1, 1000).target;
+    let short = ScsiCommand {
+        expected_len: LEN / 2,
+        ..WRITE
+    };
+    let event = take(&mut target, &pdu(short.emit(), &[]));
+    let Some(TargetEvent::Command(command)) = event else {
+        panic!("{event:?}");
+    };
+    let input = data_out(0);
+    let (taken, _) = target.receive(&input);
+    target.receive(&input[taken..]);
+    target.respond(command.task, ScsiStatus::CHECK_CONDITION, &[0x70; 18], 0);
+    assert_eq!(opcodes(&mut target), [Opcode::ScsiResponse]);
+}
