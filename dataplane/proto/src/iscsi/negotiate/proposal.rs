@@ -156,8 +156,10 @@ impl Proposal {
         let mut parameters = self.parameters;
         parameters.peer_max_recv_data_segment_length =
             self.answers.parameters.peer_max_recv_data_segment_length;
-        // 6.2.2: an AND that was offered No is No, answered or not.
-        parameters.immediate_data &= self.offers.immediate_data;
+        // 6.2.2: an AND that was offered No is No though the answer is left out.
+        if self.open & (1 << Key::ImmediateData as u32) != 0 {
+            parameters.immediate_data &= self.offers.immediate_data;
+        }
         parameters.settle();
         let admitted = self.offers.header_digest.admits(parameters.header_digest)
             && self.offers.data_digest.admits(parameters.data_digest);

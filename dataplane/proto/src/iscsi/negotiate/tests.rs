@@ -165,3 +165,29 @@ fn a_target_that_grants_more_than_was_asked_is_refused() {
         );
     }
 }
+
+/// RFC 7143 6.2.2: the answer to a No whose function is AND may be left out; one that was
+/// never offered has its default.
+#[test]
+fn an_answer_that_is_left_out_is_no() {
+    let offers = Offers {
+        immediate_data: false,
+        ..Offers::lan()
+    };
+    for offered in [false, true] {
+        let mut proposal = Proposal::new(offers, false);
+        let mut request = Vec::new();
+        if offered {
+            proposal.offer(&mut request);
+        }
+        assert_eq!(proposal.settled().unwrap().immediate_data, !offered);
+        if offered {
+            proposal
+                .take("ImmediateData", "NotUnderstood", &mut request)
+                .unwrap();
+            assert!(proposal.settled().unwrap().immediate_data, "the default");
+            let twice = proposal.take("ImmediateData", "No", &mut request);
+            assert_eq!(twice, Err(Failed), "one answer to an offer (6.3)");
+        }
+    }
+}
