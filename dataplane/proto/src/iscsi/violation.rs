@@ -12,7 +12,8 @@ use super::wire::Malformed;
 pub enum Violation {
     /// The header failed its CRC32C, so nothing in it is known (7.8).
     HeaderDigest,
-    /// A data segment other than a write's failed its CRC32C (7.8).
+    /// A data segment that is no Data-Out PDU's failed its CRC32C: a command with it counts
+    /// as never received (7.3, 7.8).
     DataDigest,
     /// More additional header segments than any PDU we know can have.
     AhsTooLong,
