@@ -50,6 +50,16 @@ struct Arguments {
     seconds_max: u64,
     #[arg(long, default_value_t = 0)]
     read_percent: u32,
+    /// Of the writes, so many with FUA.
+    #[arg(long, default_value_t = 0, value_name = "PERCENT")]
+    fua_percent: u32,
+    /// SYNCHRONIZE CACHE after so many reads and writes.
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
+    sync_every: Option<u64>,
+    /// What is neither written with FUA nor synchronized may be lost when the session
+    /// breaks: the image keeps what may not, and reads may find what is as old as that.
+    #[arg(long, requires_all = ["verify", "image", "reconnect"])]
+    may_lose_unsynced: bool,
     #[arg(long)]
     sequential: bool,
     /// Requests a second.
@@ -147,6 +157,9 @@ fn main() -> ExitCode {
         count: arguments.count,
         time_max: Duration::from_secs(arguments.seconds_max),
         read_percent: arguments.read_percent.min(100),
+        fua_percent: arguments.fua_percent.min(100),
+        sync_every: arguments.sync_every,
+        may_lose_unsynced: arguments.may_lose_unsynced,
         sequential: arguments.sequential,
         rate: arguments.rate,
         verify: arguments.verify,

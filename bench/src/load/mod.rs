@@ -2,6 +2,7 @@
 //! answers in microseconds, and none checks block stamps at depth.
 
 pub mod image;
+pub mod ledger;
 pub mod report;
 pub mod session;
 pub mod stamp;

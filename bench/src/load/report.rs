@@ -17,6 +17,8 @@ pub struct Latency {
 pub struct Report {
     pub seconds: f64,
     pub writes: u64,
+    pub fua_writes: u64,
+    pub syncs: u64,
     pub reads: u64,
     pub errors: u64,
     pub retries: u64,
@@ -25,6 +27,8 @@ pub struct Report {
     pub bytes_written: u64,
     pub bytes_read: u64,
     pub blocks_wrong: u64,
+    /// Found older than acknowledged, where what is not synchronized may be lost.
+    pub blocks_lost: u64,
     pub iops: f64,
     pub write: Latency,
     pub read: Latency,
@@ -32,6 +36,12 @@ pub struct Report {
     pub gap_max_ms: f64,
     /// The same, with the time without a session.
     pub pause_max_ms: f64,
+}
+
+impl Report {
+    pub fn answered(&self) -> u64 {
+        self.writes + self.reads + self.syncs + self.errors
+    }
 }
 
 impl Latency {

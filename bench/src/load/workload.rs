@@ -9,6 +9,7 @@ use sluice_proto::iscsi::{Command, Direction, TaskAttribute};
 use sluice_proto::scsi::{ScsiStatus, SenseKey, cdb, sense};
 
 use super::image::{Image, ImageError};
+use super::ledger::{Ledger, Seen};
 use super::report::{Latency, Report};
 use super::session::{Happened, Login, Session, SessionError};
 use super::stamp;
@@ -45,6 +46,13 @@ pub struct Plan {
     pub time_max: Duration,
     /// 0 to 100.
     pub read_percent: u32,
+    /// Of the writes, with FUA: 0 to 100.
+    pub fua_percent: u32,
+    /// After so many requests the volume's cache is synchronized.
+    pub sync_every: Option<u64>,
+    /// The target may lose what is not synchronized: the image keeps what is durable,
+    /// and in the end, all being synchronized, what the volume was found to hold.
+    pub may_lose_unsynced: bool,
     pub sequential: bool,
     /// Requests a second; none for as fast as the depth lets.
     pub rate: Option<f64>,
@@ -55,9 +63,17 @@ pub struct Plan {
     pub reconnect_max: Option<Duration>,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Read,
+    Write { fua: bool },
+    Sync,
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Request {
-    read: bool,
+    kind: Kind,
+    /// The first of its stamp blocks, of which a synchronization has none.
     block: u64,
     begun: Instant,
     retries: u32,
@@ -71,6 +87,8 @@ pub struct Workload {
     plan: Plan,
     block_len: u32,
     image: Option<Image>,
+    /// Where the target may lose what is not synchronized.
+    ledger: Option<Ledger>,
     slots: Vec<Option<Request>>,
     buffers: Vec<Vec<u8>>,
     /// Generation of each stamp block as last acknowledged.
@@ -80,6 +98,10 @@ pub struct Workload {
     random: u64,
     next_sequential: u64,
     issued: u64,
+    /// Requests at the last synchronization.
+    synced_at: u64,
+    /// The plan is done: all is synchronized, and what may have been lost is read.
+    settled: Option<usize>,
     write_histogram: Histogram<u64>,
     read_histogram: Histogram<u64>,
     report: Report,
@@ -101,6 +123,9 @@ impl Workload {
             random: plan.seed | 1,
             next_sequential: 0,
             issued: 0,
+            synced_at: 0,
+            settled: None,
+            ledger: plan.may_lose_unsynced.then(|| Ledger::new(stamps)),
             write_histogram: histogram(),
             read_histogram: histogram(),
             report: Report::default(),
@@ -159,15 +184,17 @@ impl Workload {
             self.resubmit(&mut session);
             if !stop {
                 self.issue(&mut session, begun);
+            } else if self.is_idle() {
+                self.settle(&mut session);
             }
-            let under_way = self.slots.iter().any(Option::is_some);
+            let under_way = !self.is_idle();
             if stop && !under_way {
                 break;
             }
-            let before = self.report.writes + self.report.reads + self.report.errors;
+            let before = self.report.answered();
             let mut turned = self.turn(&mut session);
             let now = Instant::now();
-            if self.report.writes + self.report.reads + self.report.errors > before {
+            if self.report.answered() > before {
                 self.report.gap_max_ms = self
                     .report
                     .gap_max_ms
@@ -250,6 +277,9 @@ impl Workload {
         for request in self.slots.iter_mut().flatten() {
             request.sent = false;
         }
+        if let Some(ledger) = &mut self.ledger {
+            ledger.may_be_lost();
+        }
         loop {
             match Session::login(login) {
                 Ok(session) => {
@@ -282,11 +312,24 @@ impl Workload {
             let Some(slot) = self.slots.iter().position(Option::is_none) else {
                 return;
             };
+            if self
+                .plan
+                .sync_every
+                .is_some_and(|every| self.issued - self.synced_at >= every)
+            {
+                self.synced_at = self.issued;
+                self.begin(session, slot, Kind::Sync, 0);
+                continue;
+            }
             let read = self.draw() % 100 < u64::from(self.plan.read_percent);
             let Some(block) = self.pick() else { return };
-            for at in self.range(block) {
-                self.busy[at] = true;
-            }
+            let kind = if read {
+                Kind::Read
+            } else {
+                let fua = self.plan.fua_percent > 0
+                    && self.draw() % 100 < u64::from(self.plan.fua_percent);
+                Kind::Write { fua }
+            };
             if !read && (self.plan.verify || self.image.is_some()) {
                 for (at, piece) in self
                     .range(block)
@@ -296,15 +339,48 @@ impl Workload {
                 }
             }
             self.issued += 1;
-            self.slots[slot] = Some(Request {
-                read,
-                block,
-                begun: Instant::now(),
-                retries: 0,
-                sent: false,
-            });
-            self.submit(session, slot);
+            self.begin(session, slot, kind, block);
         }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.slots.iter().all(Option::is_none)
+    }
+
+    /// What is left when the plan is done and the target may have lost something: all is
+    /// synchronized, and each block looked at of which it is not known what it holds.
+    fn settle(&mut self, session: &mut Session) {
+        let Some(ledger) = &self.ledger else { return };
+        if session.window() == 0 {
+            return;
+        }
+        let Some(from) = self.settled else {
+            self.settled = Some(0);
+            return self.begin(session, 0, Kind::Sync, 0);
+        };
+        let Some(at) = ledger.unknown_from(from) else {
+            return;
+        };
+        let per_request = self.stamps_per_request();
+        let block = at as u64 / per_request * per_request;
+        self.settled = Some(at);
+        self.begin(session, 0, Kind::Read, block);
+    }
+
+    fn begin(&mut self, session: &mut Session, slot: usize, kind: Kind, block: u64) {
+        if kind != Kind::Sync {
+            for at in self.range(block) {
+                self.busy[at] = true;
+            }
+        }
+        self.slots[slot] = Some(Request {
+            kind,
+            block,
+            begun: Instant::now(),
+            retries: 0,
+            sent: false,
+        });
+        self.submit(session, slot);
     }
 
     fn submit(&mut self, session: &mut Session, slot: usize) {
@@ -312,15 +388,19 @@ impl Workload {
         request.sent = true;
         let skipped = self.plan.skip_bytes / u64::from(STAMP_LEN);
         let lba = (skipped + request.block) * u64::from(STAMP_LEN / self.block_len);
-        let blocks = self.plan.request_len / self.block_len;
-        let (cdb, data) = if request.read {
-            (cdb::read(lba, blocks), Direction::In(self.plan.request_len))
-        } else {
-            (
-                cdb::write(lba, blocks),
-                Direction::Out(self.plan.request_len),
-            )
+        let (len, blocks) = (
+            self.plan.request_len,
+            self.plan.request_len / self.block_len,
+        );
+        let (cdb, data) = match request.kind {
+            Kind::Read => (cdb::read(lba, blocks), Direction::In(len)),
+            Kind::Write { fua: false } => (cdb::write(lba, blocks), Direction::Out(len)),
+            Kind::Write { fua: true } => (cdb::write_fua(lba, blocks), Direction::Out(len)),
+            Kind::Sync => (cdb::synchronize_cache(), Direction::None),
         };
+        if let (Kind::Sync, Some(ledger)) = (request.kind, &mut self.ledger) {
+            ledger.sync_asked();
+        }
         session.submit(Command {
             token: slot as u64,
             lun: self.plan.lun,
@@ -348,45 +428,86 @@ impl Workload {
             return Ok(());
         }
         let request = self.slots[slot].take().expect("an answer to a request");
-        for at in self.range(request.block) {
-            self.busy[at] = false;
+        if request.kind != Kind::Sync {
+            for at in self.range(request.block) {
+                self.busy[at] = false;
+            }
         }
         if status != ScsiStatus::GOOD {
             self.report.errors += 1;
             return Ok(());
         }
         let nanos = u64::try_from(request.begun.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        if request.read {
-            self.report.reads += 1;
-            self.report.bytes_read += u64::from(self.plan.request_len);
-            self.read_histogram.saturating_record(nanos);
-            if self.plan.verify {
-                self.report.blocks_wrong += match &mut self.image {
-                    Some(image) => image.wrong(request.block, &self.buffers[slot])?,
-                    None => self.wrong_stamps(request.block, slot),
-                };
+        match request.kind {
+            Kind::Read => {
+                self.report.reads += 1;
+                self.report.bytes_read += u64::from(self.plan.request_len);
+                self.read_histogram.saturating_record(nanos);
+                if self.plan.verify {
+                    self.judge(request.block, slot)?;
+                }
             }
-        } else {
-            self.report.writes += 1;
-            self.report.bytes_written += u64::from(self.plan.request_len);
-            self.write_histogram.saturating_record(nanos);
-            for at in self.range(request.block) {
-                self.generations[at] += 1;
+            Kind::Write { fua } => {
+                self.report.writes += 1;
+                self.report.fua_writes += u64::from(fua);
+                self.report.bytes_written += u64::from(self.plan.request_len);
+                self.write_histogram.saturating_record(nanos);
+                for at in self.range(request.block) {
+                    self.generations[at] += 1;
+                    if let Some(ledger) = &mut self.ledger {
+                        ledger.acknowledged(at, self.generations[at], fua);
+                    }
+                }
+                if let Some(image) = &mut self.image
+                    && (fua || self.ledger.is_none())
+                {
+                    image.acknowledged(request.block, &self.buffers[slot])?;
+                }
             }
-            if let Some(image) = &mut self.image {
-                image.acknowledged(request.block, &self.buffers[slot])?;
+            Kind::Sync => {
+                self.report.syncs += 1;
+                let newly = self.ledger.as_mut().map(Ledger::synced);
+                for (at, state) in newly.into_iter().flatten() {
+                    let mut bytes = [0; STAMP_LEN as usize];
+                    stamp::fill(&mut bytes, at as u64, state, self.plan.seed);
+                    if let Some(image) = &mut self.image {
+                        image.acknowledged(at as u64, &bytes)?;
+                    }
+                }
             }
         }
         Ok(())
     }
 
-    fn wrong_stamps(&self, block: u64, slot: usize) -> u64 {
-        self.range(block)
-            .zip(self.buffers[slot].chunks(STAMP_LEN as usize))
-            .filter(|(at, piece)| {
-                !stamp::matches(piece, *at as u64, self.generations[*at], self.plan.seed)
-            })
-            .count() as u64
+    /// Compares what was read with what may be there.
+    fn judge(&mut self, block: u64, slot: usize) -> Result<(), ImageError> {
+        let pieces = self.range(block);
+        for (at, piece) in pieces.zip(self.buffers[slot].chunks(STAMP_LEN as usize)) {
+            let (seed, number) = (self.plan.seed, at as u64);
+            let wrong = match (&mut self.ledger, &mut self.image) {
+                (None, Some(image)) => image.wrong(number, piece)? > 0,
+                (None, None) => !stamp::matches(piece, number, self.generations[at], seed),
+                (Some(ledger), image) => {
+                    let durable = ledger.durable(at);
+                    let is_durable = match image {
+                        Some(image) => image.wrong(number, piece)? == 0,
+                        None => stamp::matches(piece, number, durable, seed),
+                    };
+                    let seen = ledger.read(at, |state| match state {
+                        _ if state == durable => is_durable,
+                        _ => stamp::matches(piece, number, state, seed),
+                    });
+                    self.report.blocks_lost += u64::from(seen == Seen::Older);
+                    // In the end this is what stays.
+                    if let (Some(image), Some(_)) = (image, self.settled) {
+                        image.acknowledged(number, piece)?;
+                    }
+                    seen == Seen::Wrong
+                }
+            };
+            self.report.blocks_wrong += u64::from(wrong);
+        }
+        Ok(())
     }
 }
 

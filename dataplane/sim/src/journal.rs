@@ -6,12 +6,14 @@
 //! is torn, sector by sector; what the worker had asked for and nobody had
 //! taken is gone.
 
+use std::io;
 use std::time::Duration;
 
-use sluice_dataplane::journal::begin::begin;
+use sluice_dataplane::journal::begin::{Disk, begin};
 use sluice_dataplane::journal::layout::Block;
 use sluice_dataplane::journal::line::MemoryLine;
-use sluice_dataplane::journal::model::{ModelDisk, Pieces, pieces};
+use sluice_dataplane::journal::model::{ModelDisk, Pieces, pieces, placed};
+use sluice_dataplane::journal::replay::Blocks;
 use sluice_dataplane::journal::restore::Restored;
 use sluice_dataplane::journal::{Core, JournalError, Line, Op, Request, Span};
 use sluice_dataplane::worker::Relay;
@@ -130,6 +132,24 @@ impl Journal {
         })
     }
 
+    /// A start in which the power fails: after so many writes, or at its end if it makes
+    /// no more than those. Of the write under way a part is there; the log is gone.
+    pub fn begin_and_lose_power(
+        &mut self,
+        writes: u64,
+        open: impl FnMut(bool) -> Result<(Log, Recovery), Fault>,
+        journalled: impl Fn(&VolumeEntry) -> bool,
+        random: &mut Random,
+    ) {
+        let mut disk = Powered {
+            disk: &mut self.disk,
+            writes,
+            random,
+        };
+        // An error is the power's; what else it may be, the next start has as well.
+        let _ = begin(&mut disk, 7, None, open, journalled);
+    }
+
     /// Does what is due at this moment. Whether the worker may have something to hear.
     pub fn step(&mut self, now: Time, relay: &mut Relay, random: &mut Random) -> bool {
         let Some(core) = &mut self.core else {
@@ -220,11 +240,42 @@ impl Journal {
         if self.disk.fails {
             return;
         }
-        // Often nearly all of it is there, which is the harder case.
-        let one_lost_in = [1, 2, 50, 10_000][usize::try_from(random.of(4)).expect("small")];
-        self.disk
-            .tear(&of_log(&write, log), || random.of(one_lost_in) == 0);
+        tear(&mut self.disk, &of_log(&write, log), random);
     }
+}
+
+/// A disk whose power fails after so many more writes.
+struct Powered<'a> {
+    disk: &'a mut ModelDisk,
+    writes: u64,
+    random: &'a mut Random,
+}
+
+impl Blocks for Powered<'_> {
+    fn blocks(&self) -> u64 {
+        self.disk.blocks()
+    }
+
+    fn read(&mut self, first: u64, into: &mut [Block]) -> io::Result<()> {
+        self.disk.read(first, into)
+    }
+}
+
+impl Disk for Powered<'_> {
+    fn write(&mut self, op: Op, staged: &[Block]) -> io::Result<()> {
+        let Some(left) = self.writes.checked_sub(1) else {
+            tear(self.disk, &placed(op, staged.to_vec()), self.random);
+            return Err(io::Error::from_raw_os_error(EIO));
+        };
+        self.writes = left;
+        self.disk.write(op, staged)
+    }
+}
+
+fn tear(disk: &mut ModelDisk, write: &Pieces, random: &mut Random) {
+    // Often nearly all of it is there, which is the harder case.
+    let one_lost_in = [1, 2, 50, 10_000][usize::try_from(random.of(4)).expect("small")];
+    disk.tear(write, || random.of(one_lost_in) == 0);
 }
 
 fn of_log(write: &UnderWay, log: &Log) -> Pieces {

@@ -378,6 +378,45 @@ fn a22_a_journal_that_stays_slow_is_given_up() {
     assert_eq!(site.site.storage.volumes[0].media[2], 3);
 }
 
+/// By its size a journal has room for all of its log; one that says it has none all
+/// the same, and stays so, goes the same way by its own name.
+#[test]
+fn a22_a_journal_without_room_is_told_by_that_name() {
+    let mut site = Journalled::new();
+    // Its thread does no more than say so.
+    let thread = site.site.journal.take();
+    site.site
+        .worker
+        .relay
+        .journal_line()
+        .unwrap()
+        .progress
+        .is_full = true;
+    let waits = site.begin_write(2, 2);
+    site.run(3000);
+    assert_eq!(site.health(), Health::Failing(Trouble::Full));
+    assert_eq!(site.site.finish(&site.session, waits), None);
+    site.site.journal = thread;
+    assert_eq!(site.answer(waits), Some(GOOD), "it has room again");
+    assert_eq!(site.health(), Health::Good);
+
+    let thread = site.site.journal.take();
+    site.site
+        .worker
+        .relay
+        .journal_line()
+        .unwrap()
+        .progress
+        .is_full = true;
+    let waits = site.begin_write(3, 3);
+    site.run(8000);
+    assert_eq!(site.health(), Health::Voiding(Trouble::Full));
+    site.site.journal = thread;
+    assert_eq!(site.answer(waits), Some(GOOD), "the storage has it");
+    assert_eq!(site.health(), Health::GivenUp(Trouble::Full));
+    assert_eq!(site.site.storage.volumes[0].media[3], 3);
+}
+
 /// The process dies, not the power: log and journal go on together.
 #[test]
 fn a22_after_a_crash_the_journal_follows_the_log() {

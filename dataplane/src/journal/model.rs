@@ -74,7 +74,11 @@ pub fn pieces<'a>(
     placed(op, blocks)
 }
 
-fn placed(op: Op, blocks: Vec<Block>) -> Pieces {
+/// The staged blocks, each with its place.
+///
+/// # Panics
+/// With more blocks than memory has addresses for.
+pub fn placed(op: Op, blocks: Vec<Block>) -> Pieces {
     let (first, end) = match op {
         Op::Header { block } => (block, block + 1),
         Op::Group { first, end, .. } => (first, end),

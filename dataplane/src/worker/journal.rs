@@ -555,7 +555,9 @@ impl Relay {
                 if now.since(journal.void_asked_at) >= VOID_AGAIN {
                     self.void(now);
                 }
-                Health::Voiding(trouble.unwrap_or(known))
+                // Its thread may stand still for the same reason; a device that fails is news.
+                let news = trouble.filter(|trouble| matches!(trouble, Trouble::Device(_)));
+                Health::Voiding(news.unwrap_or(known))
             }
         }
     }

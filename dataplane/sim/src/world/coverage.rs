@@ -25,7 +25,8 @@ impl World {
             let counters = self.clients.iter().map(|client| of(&client.counters));
             counters.sum::<u64>()
         };
-        let contract = self.config.targets[0].durability;
+        let contracts = || self.config.targets.iter().map(|target| target.durability);
+        let contract = |of: Durability| u64::from(contracts().all(|contract| contract == of));
         let several = |yes: bool| u64::from(yes);
         let computers = self.clients.len();
         let block_4096 = |volume: &Volume| volume.block_len == 4096;
@@ -151,6 +152,7 @@ impl World {
             ("busy_wait_limit", relay("busy_wait_limit")),
             ("busy_no_staging", relay("busy_no_staging")),
             ("relay_power_losses", met.power_losses),
+            ("relay_power_losses_in_start", met.power_losses_in_start),
             (
                 "relay_power_losses_behind_group",
                 met.power_losses_behind_group,
@@ -164,8 +166,13 @@ impl World {
             ("journal_faults", met.journal_faults),
             ("journals_given_up", relay("journal_given_up")),
             ("journal_troubles", relay("journal_trouble")),
-            ("contract_journal", several(contract == Durability::Journal)),
-            ("contract_storage", several(contract == Durability::Storage)),
+            ("contract_memory", contract(Durability::Memory)),
+            ("contract_journal", contract(Durability::Journal)),
+            ("contract_storage", contract(Durability::Storage)),
+            (
+                "contracts_mixed_with_journal",
+                several(self.journal.is_some() && contract(Durability::Journal) == 0),
+            ),
             ("reads_checked", judged(|oracle| oracle.reads_checked)),
             ("images_checked", judged(|oracle| oracle.images_checked)),
         ];

@@ -9,8 +9,9 @@
 //! The relay is the real [`Worker`] on memory ports. A crash of it is a drop
 //! of the worker and a new start on the same log memory, as after SIGKILL:
 //! between two steps, or after any store of one, whose frames then never leave.
-//! Where the volumes' contract is `journal`, its power fails too: the log is
-//! gone then, and is made from the journal again.
+//! Where a volume's contract is `journal`, its power fails too, in a start as well: the
+//! log is gone then, and is made from the journal again; volumes of another contract
+//! beside it have lost what that allows (C-1).
 
 mod coverage;
 mod leak;
@@ -28,15 +29,16 @@ use sluice_dataplane::driver::Port;
 use sluice_dataplane::driver::memory::MemorySpec;
 use sluice_dataplane::net::{PortConfig, Router, RouterConfig};
 use sluice_dataplane::tcp::{Tcp, TcpConfig};
-use sluice_dataplane::worker::{Io, Mode, Relay, RelayConfig, Worker};
-use sluice_hugepages::log::Log;
+use sluice_dataplane::worker::{Io, Mode, Relay, RelayConfig, Target, Worker};
+use sluice_hugepages::log::{Log, Recovery, VolumeEntry};
 use sluice_hugepages::pool::{Pool, PoolStats};
 use sluice_hugepages::region::Region;
+use sluice_hugepages::tables::Durability;
 use sluice_proto::Time;
 
 use crate::client::Client;
 use crate::fault::Without;
-use crate::journal::{Begun, Journal};
+use crate::journal::{Begun, Fault, Journal};
 use crate::link::Link;
 use crate::oracle::{Oracle, Violation};
 use crate::random::Random;
@@ -139,6 +141,7 @@ const CLIENTS: u64 = 16;
 struct Met {
     restored: u64,
     power_losses: u64,
+    power_losses_in_start: u64,
     power_losses_behind_group: u64,
     journal_stalls: u64,
     journal_faults: u64,
@@ -288,13 +291,34 @@ pub fn run_with(seed: u64, options: &Options) -> Outcome {
     world.outcome(seed, rounds)
 }
 
+/// Opens this log memory, or new memory if there is none or it is not wanted.
+fn opener(
+    mut region: Option<Region>,
+    log_len: usize,
+) -> impl FnMut(bool) -> Result<(Log, Recovery), Fault> {
+    move |anew| {
+        let found = region.take().filter(|_| !anew);
+        let region = found.unwrap_or_else(|| Region::anonymous(log_len));
+        Ok(Log::open(region)?)
+    }
+}
+
+/// The volumes whose records the journal keeps.
+fn journalled(config: &RelayConfig) -> impl Fn(&VolumeEntry) -> bool {
+    |entry| {
+        let target = |target: &&Target| target.name == entry.target_name.as_str();
+        let target = config.targets.iter().find(target);
+        target.is_none_or(|target| target.durability == Durability::Journal)
+    }
+}
+
 impl World {
     fn new(seed: u64, options: Options) -> Self {
         let mut random = Random::new(seed);
         let plan = Plan::draw(&mut random, &options);
         let (lan, wan) = (Link::new(plan.lan), Link::new(plan.wan));
         let volumes = plan.storage.volumes.iter();
-        let contract = plan.config.targets[0].durability;
+        let has_journal = plan.journal.is_some();
         let chance = |purpose: u64| Random::of_purpose(seed, purpose);
         let end = Time::ZERO + options.work.max(RUN);
         let mut world = Self {
@@ -303,7 +327,11 @@ impl World {
             ports: Vec::new(),
             links: [lan.clone(), lan, wan.clone(), wan],
             oracles: volumes
-                .map(|volume| Oracle::of(volume.media.len(), contract))
+                .enumerate()
+                .map(|(number, volume)| {
+                    let target = &plan.config.targets[number / plan.luns];
+                    Oracle::of(volume.media.len(), target.durability)
+                })
                 .collect(),
             client_randoms: (0..plan.clients.len() as u64)
                 .map(|number| chance(CLIENTS + number))
@@ -323,7 +351,7 @@ impl World {
             shared: plan.shared,
             luns: plan.luns,
             relays: BTreeMap::new(),
-            schedule: schedule::draw(&mut chance(SCHEDULE), end, contract),
+            schedule: schedule::draw(&mut chance(SCHEDULE), end, has_journal),
             next_event: 0,
             cut_until: [Time::FAR; 2],
             paused_until: Time::FAR,
@@ -355,12 +383,8 @@ impl World {
     }
 
     /// Starts a data plane on this log memory, or on new memory if there is none.
-    fn start(&mut self, mut region: Option<Region>) {
-        let log_len = self.log_len;
-        let mut open = |anew: bool| {
-            let found = region.take().filter(|_| !anew);
-            Log::open(found.unwrap_or_else(|| Region::anonymous(log_len)))
-        };
+    fn start(&mut self, region: Option<Region>) {
+        let mut open = opener(region, self.log_len);
         let mut torn = Vec::new();
         let (log, recovery, line) = match &mut self.journal {
             None => {
@@ -373,7 +397,7 @@ impl World {
                     recovery,
                     line,
                     restored,
-                } = journal.begin(|anew| Ok(open(anew)?), |_| true);
+                } = journal.begin(open, journalled(&self.config));
                 if let Some(restored) = restored {
                     self.met.restored += restored.records as u64;
                     torn = restored.torn;
@@ -429,10 +453,37 @@ impl World {
     /// The relay's power fails; of it nothing stays but the journal.
     fn lose_power(&mut self, rot: Option<Rot>) {
         self.met.power_losses += 1;
+        self.lose_memory();
         self.end(false, rot);
     }
 
+    /// The process ends, or the power fails; and the power fails in the next start.
+    fn lose_power_in_start(&mut self, keeps_log: bool, writes: u64) {
+        self.met.power_losses_in_start += 1;
+        self.lose_memory();
+        let region = self.stop(keeps_log);
+        let log_len = self.log_len;
+        let journal = self.journal.as_mut().expect("a journal's fault");
+        let volumes = journalled(&self.config);
+        let open = opener(region, log_len);
+        journal.begin_and_lose_power(writes, open, volumes, &mut self.journal_random);
+        self.start(None);
+    }
+
     fn end(&mut self, keeps_log: bool, rot: Option<Rot>) {
+        let mut region = self.stop(keeps_log);
+        match rot {
+            Some(Rot::Log { records }) => {
+                region = region.map(|region| self.rot_log(region, records));
+            }
+            Some(Rot::Journal { part }) => self.rot_journal(part),
+            None => {}
+        }
+        self.start(region);
+    }
+
+    /// The process is gone; its log's memory, if that is kept.
+    fn stop(&mut self, keeps_log: bool) -> Option<Region> {
         let worker = self.worker.take().expect("a running worker");
         for (name, count) in worker.relay.counters.rows() {
             *self.relays.entry(name).or_default() += count;
@@ -444,15 +495,12 @@ impl World {
             journal.disk.fails = false;
             journal.stalled_until = Time::ZERO;
         }
-        let mut region = keeps_log.then(|| log.into_region());
-        match rot {
-            Some(Rot::Log { records }) => {
-                region = region.map(|region| self.rot_log(region, records));
-            }
-            Some(Rot::Journal { part }) => self.rot_journal(part),
-            None => {}
-        }
-        self.start(region);
+        keeps_log.then(|| log.into_region())
+    }
+
+    /// What the volume is promised.
+    fn contract(&self, volume: usize) -> Durability {
+        self.config.targets[volume / self.luns].durability
     }
 
     /// The moment that the relay takes it to be.

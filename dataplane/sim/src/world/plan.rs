@@ -162,6 +162,14 @@ fn storage(random: &mut Random, options: &Options, volumes: Vec<Volume>, side: S
     storage
 }
 
+fn contract(random: &mut Random) -> Durability {
+    match random.of(8) {
+        0..=2 => Durability::Memory,
+        3 => Durability::Storage,
+        _ => Durability::Journal,
+    }
+}
+
 impl Plan {
     pub(super) fn draw(random: &mut Random, options: &Options) -> Self {
         let (lan, wan) = links(random, options.without);
@@ -236,11 +244,15 @@ impl Plan {
             .collect();
         let own_identity = random.chance(20);
         let mut journal_random = Random::new(random.draw());
-        let durability = match journal_random.of(8) {
-            0..=2 => Durability::Memory,
-            3 => Durability::Storage,
-            _ => Durability::Journal,
-        };
+        let contract = contract(&mut journal_random);
+        let mut journal_latency_max = Duration::from_micros(20);
+        if contract == Durability::Journal {
+            journal_latency_max += Duration::from_micros(journal_random.of(3000));
+        }
+        let mut contracts = vec![contract; targets];
+        if targets > 1 && journal_random.chance(40) {
+            contracts.fill_with(|| self::contract(&mut journal_random));
+        }
         let count = volumes.len();
         let storage = storage(random, options, volumes, sides[1]);
         let config = RelayConfig {
@@ -255,7 +267,7 @@ impl Plan {
                     luns: (1..=luns as u64).map(|lun| LUN * lun).collect(),
                     chap: sides[0].chap,
                     wan_address: RELAY_WAN,
-                    durability,
+                    durability: contracts[number],
                 })
                 .collect(),
             flush: FlushPolicy {
@@ -287,12 +299,12 @@ impl Plan {
         };
         // From scarce to plentiful: the directory, a segment a volume, and 2 to 9 more.
         let log_len = (3 + count + random.below(8)) * SEGMENT_LEN;
-        let journal = (durability == Durability::Journal).then(|| {
+        let journal = contracts.contains(&Durability::Journal).then(|| {
             // The least that a configuration may say.
             let log_blocks = log_len as u64 / 4096;
             let blocks = (log_blocks * 3 / 2).max(log_blocks + (16 << 20) / 4096);
             let mut journal = Journal::new(blocks);
-            journal.latency_max = Duration::from_micros(20 + journal_random.of(3000));
+            journal.latency_max = journal_latency_max;
             journal
         });
         Self {

@@ -20,7 +20,7 @@ use sluice_hugepages::log::{Log, Record, RecordId, VolumeEntry};
 use sluice_hugepages::region::Region;
 use sluice_hugepages::tables::FailedWrite;
 
-use super::World;
+use super::{World, journalled, opener};
 use crate::block;
 use crate::journal::Fault;
 use crate::oracle::Damage;
@@ -229,11 +229,10 @@ impl World {
     /// read once more.
     fn start_is_refused(&mut self, block: u64, byte: usize, bit: u8) {
         self.turn_over(block, byte, bit);
-        let log_len = self.log_len;
+        let open = opener(None, self.log_len);
         let journal = self.journal.as_mut().expect("a journal's fault");
         let before = journal.disk.blocks.clone();
-        let open = |_: bool| Ok(Log::open(Region::anonymous(log_len))?);
-        let begun = journal.try_begin(open, |_| true);
+        let begun = journal.try_begin(open, journalled(&self.config));
         let unchanged = journal.disk.blocks.iter().zip(&before);
         let unchanged = { unchanged }.all(|(is, was)| is.0 == was.0);
         journal.disk.blocks = before;

@@ -7,7 +7,6 @@
 
 use std::time::Duration;
 
-use sluice_hugepages::tables::Durability;
 use sluice_proto::Time;
 use sluice_proto::scsi::{ScsiStatus, Sense};
 
@@ -57,6 +56,12 @@ pub enum Event {
     },
     /// The relay's power fails.
     PowerLoss,
+    /// The same, or with `keeps_log` the data plane dies; and in the start behind that
+    /// the power fails, after so many of its writes to the journal.
+    PowerLossInStart {
+        keeps_log: bool,
+        writes: u64,
+    },
     /// The same, right after a journal write that does not hold all that was asked for.
     PowerLossBehindGroup,
     JournalStall {
@@ -97,7 +102,9 @@ impl Event {
             Self::Leap { .. } => FaultKind::Leap,
             Self::LogLost => FaultKind::LogLost,
             Self::RotInLog { .. } | Self::RotInJournal { .. } => FaultKind::Rot,
-            Self::PowerLoss | Self::PowerLossBehindGroup => FaultKind::PowerLoss,
+            Self::PowerLoss | Self::PowerLossInStart { .. } | Self::PowerLossBehindGroup => {
+                FaultKind::PowerLoss
+            }
             Self::JournalStall { .. } => FaultKind::JournalStall,
             Self::JournalFault => FaultKind::JournalFault,
             Self::StorageReset => FaultKind::Reset,
@@ -120,15 +127,14 @@ pub struct Scheduled {
 }
 
 /// The events of a seed up to `until`, in order of time; longer lists begin as shorter ones.
-pub(super) fn draw(random: &mut Random, until: Time, durability: Durability) -> Vec<Scheduled> {
+pub(super) fn draw(random: &mut Random, until: Time, has_journal: bool) -> Vec<Scheduled> {
     let mut events = Vec::new();
     let mut at = Time::from_millis(500 + random.of(3000));
     while at < until {
-        let journal = durability == Durability::Journal && random.chance(60);
-        if journal {
+        if has_journal && random.chance(60) {
             of_journal(random, at, &mut events);
         } else {
-            let event = of_site(random, durability);
+            let event = of_site(random, has_journal);
             events.push(Scheduled { at, event });
         }
         at += Duration::from_millis(300 + random.of(6000));
@@ -137,7 +143,7 @@ pub(super) fn draw(random: &mut Random, until: Time, durability: Durability) -> 
     events
 }
 
-fn of_site(random: &mut Random, durability: Durability) -> Event {
+fn of_site(random: &mut Random, has_journal: bool) -> Event {
     let lasts = Duration::from_millis(random.of(4000));
     match random.of(15) {
         0 => Event::Cut { lasts },
@@ -157,7 +163,7 @@ fn of_site(random: &mut Random, durability: Durability) -> Event {
         }
         4 => Event::StorageReset,
         5 => Event::StoragePower,
-        6 if random.chance(50) && durability != Durability::Journal => Event::LogLost,
+        6 if random.chance(50) && !has_journal => Event::LogLost,
         6 => Event::Pause { lasts },
         7 => Event::RotInLog {
             records: 1 + random.of(4),
@@ -221,7 +227,14 @@ fn of_journal(random: &mut Random, at: Time, events: &mut Vec<Scheduled>) {
     let lasts = Duration::from_millis(random.of(12_000));
     let mut push = |at: Time, event: Event| events.push(Scheduled { at, event });
     match random.of(24) {
-        0..=8 => push(at, Event::PowerLoss),
+        0..=4 => push(at, Event::PowerLoss),
+        5..=8 => {
+            let keeps_log = random.chance(50);
+            // A start makes a handful, or as many as there are records.
+            let most = 1 << random.of(7);
+            let writes = random.of(most);
+            push(at, Event::PowerLossInStart { keeps_log, writes });
+        }
         20..=21 => push(
             at,
             Event::RotInJournal {

@@ -1,6 +1,7 @@
 //! Makes happen what the schedule says, and ends it when its time is over.
 
 use sluice_hugepages::fuse::Fuse;
+use sluice_hugepages::tables::Durability;
 use sluice_proto::Time;
 use sluice_proto::scsi::ScsiStatus;
 
@@ -129,6 +130,7 @@ impl World {
                 });
             }
             Event::PowerLoss
+            | Event::PowerLossInStart { .. }
             | Event::PowerLossBehindGroup
             | Event::RotInJournal { .. }
             | Event::JournalStall { .. }
@@ -142,9 +144,15 @@ impl World {
         };
         match event {
             // A journal that fails and a power loss are two faults: see `worker::journal`.
-            Event::PowerLoss | Event::PowerLossBehindGroup | Event::RotInJournal { .. }
+            Event::PowerLoss
+            | Event::PowerLossInStart { .. }
+            | Event::PowerLossBehindGroup
+            | Event::RotInJournal { .. }
                 if journal.disk.fails => {}
             Event::PowerLoss => self.lose_power(None),
+            Event::PowerLossInStart { keeps_log, writes } => {
+                self.lose_power_in_start(keeps_log, writes);
+            }
             Event::RotInJournal { part } => self.lose_power(Some(Rot::Journal { part })),
             Event::PowerLossBehindGroup => journal.behind_group = Some(false),
             Event::JournalStall { lasts } => {
@@ -162,14 +170,26 @@ impl World {
     /// the storage has under way.
     fn lose_log(&mut self) {
         self.met.logs_lost += 1;
+        self.lose_memory();
+        self.end(false, None);
+    }
+
+    /// What is not in the journal goes with the relay's memory.
+    pub(super) fn lose_memory(&mut self) {
+        let in_journal = |volume: usize| self.contract(volume) == Durability::Journal;
+        let lost: Vec<usize> = (0..self.oracles.len())
+            .filter(|&volume| !in_journal(volume))
+            .collect();
+        if lost.is_empty() {
+            return;
+        }
         self.storage.settle(&mut self.storage_random);
         self.judge_storage();
-        for (oracle, volume) in self.oracles.iter_mut().zip(&self.storage.volumes) {
-            oracle.relay_lost_memory(&volume.visible);
+        for &volume in &lost {
+            self.oracles[volume].relay_lost_memory(&self.storage.volumes[volume].visible);
         }
-        // With the file goes what was damaged in it.
-        self.rotten.clear();
-        self.end(false, None);
+        // With the memory goes what was damaged in it.
+        self.rotten.retain(|rotten| !lost.contains(&rotten.volume));
     }
 
     fn hang(&mut self, until: Option<Time>) {
