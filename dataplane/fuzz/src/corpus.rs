@@ -19,6 +19,10 @@ pub fn inputs(text: &str) -> Vec<Vec<u8>> {
 }
 
 fn input(line: &str) -> Vec<u8> {
+    assert!(
+        line.len().is_multiple_of(2),
+        "hexadecimal, two digits a byte: {line}"
+    );
     let digits = line.as_bytes().chunks(2);
     digits
         .map(|pair| {
