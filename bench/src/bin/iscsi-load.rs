@@ -15,7 +15,7 @@ use std::time::Duration;
 use clap::Parser;
 use sluice_bench::load::image::Image;
 use sluice_bench::load::session::{Login, Session};
-use sluice_bench::load::workload::{Plan, STAMP_LEN, Workload};
+use sluice_bench::load::workload::{Hot, Plan, STAMP_LEN, Workload};
 use sluice_proto::iscsi::chap::{ChapName, Credential, SECRET_LEN_MAX, SECRET_LEN_MIN, Secret};
 
 /// Exit codes: 0 all answered and right, 1 errors or wrong blocks, 2 usage, 3 no session.
@@ -62,6 +62,15 @@ struct Arguments {
     may_lose_unsynced: bool,
     #[arg(long)]
     sequential: bool,
+    /// So many of the requests go to the first blocks of the span
+    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u32).range(0..=100), conflicts_with = "sequential")]
+    hot_percent: Option<u32>,
+    /// So many of its blocks are those
+    #[arg(long, default_value_t = 5, value_name = "PERCENT", value_parser = clap::value_parser!(u32).range(1..=100))]
+    hot_span_percent: u32,
+    /// Ping the target so often, and tell how late the answers are
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..))]
+    ping_ms: Option<u64>,
     /// Requests a second.
     #[arg(long)]
     rate: Option<f64>,
@@ -161,6 +170,11 @@ fn main() -> ExitCode {
         sync_every: arguments.sync_every,
         may_lose_unsynced: arguments.may_lose_unsynced,
         sequential: arguments.sequential,
+        hot: arguments.hot_percent.map(|percent| Hot {
+            percent,
+            span_percent: arguments.hot_span_percent,
+        }),
+        ping_period: arguments.ping_ms.map(Duration::from_millis),
         rate: arguments.rate,
         verify: arguments.verify,
         seed: arguments.seed,

@@ -162,6 +162,7 @@ fn finish(
                         Happened::Done { token, status, .. } => {
                             batch[place(token)].status = Some(status);
                         }
+                        Happened::Pong => {}
                     }
                 },
             )?;

@@ -32,6 +32,7 @@ pub struct Report {
     pub iops: f64,
     pub write: Latency,
     pub read: Latency,
+    pub ping: Latency,
     /// Longest silence between two completions.
     pub gap_max_ms: f64,
     /// The same, with the time without a session.

@@ -62,6 +62,8 @@ pub enum Happened<'a> {
         status: ScsiStatus,
         sense: &'a [u8],
     },
+    /// The answer to a ping.
+    Pong,
 }
 
 const fn digest(insisted: bool) -> DigestPolicy {
@@ -263,6 +265,7 @@ impl Session {
                         violation: format!("{violation:?}"),
                     });
                 }
+                Some(InitiatorEvent::Pong) => happened(Happened::Pong),
                 Some(InitiatorEvent::LoggedOut { .. }) => {
                     return Err(SessionError::Closed { address });
                 }

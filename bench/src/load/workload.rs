@@ -19,7 +19,7 @@ pub const STAMP_LEN: u32 = 4096;
 /// Attempts at a command that the target answers BUSY or TASK SET FULL.
 const RETRIES_MAX: u32 = 64;
 const SILENCE_MAX: Duration = Duration::from_secs(30);
-/// So long without an answer, and the target is pinged.
+/// So long without an answer, and the target is pinged, if it is not anyway.
 const PING_AFTER: Duration = Duration::from_secs(1);
 /// Between two attempts to log in again.
 const LOGIN_PAUSE: Duration = Duration::from_millis(50);
@@ -30,6 +30,15 @@ pub enum RunError {
     Session(#[from] SessionError),
     #[error(transparent)]
     Image(#[from] ImageError),
+}
+
+/// A part of the volume that most requests go to.
+#[derive(Clone, Copy, Debug)]
+pub struct Hot {
+    /// Of the requests: 0 to 100.
+    pub percent: u32,
+    /// Of the span, at its beginning: 1 to 100.
+    pub span_percent: u32,
 }
 
 #[derive(Clone, Debug)]
@@ -54,6 +63,10 @@ pub struct Plan {
     /// and in the end, all being synchronized, what the volume was found to hold.
     pub may_lose_unsynced: bool,
     pub sequential: bool,
+    /// Where requests go that are not sequential.
+    pub hot: Option<Hot>,
+    /// Between two pings, each after the answer to the last, to see how late they are.
+    pub ping_period: Option<Duration>,
     /// Requests a second; none for as fast as the depth lets.
     pub rate: Option<f64>,
     pub verify: bool,
@@ -104,6 +117,9 @@ pub struct Workload {
     settled: Option<usize>,
     write_histogram: Histogram<u64>,
     read_histogram: Histogram<u64>,
+    ping_histogram: Histogram<u64>,
+    /// When the last ping went, and whether its answer is still to come.
+    pinged: (Instant, bool),
     report: Report,
 }
 
@@ -128,6 +144,8 @@ impl Workload {
             ledger: plan.may_lose_unsynced.then(|| Ledger::new(stamps)),
             write_histogram: histogram(),
             read_histogram: histogram(),
+            ping_histogram: histogram(),
+            pinged: (Instant::now(), false),
             report: Report::default(),
             block_len,
             image,
@@ -151,10 +169,17 @@ impl Workload {
         let per_request = self.stamps_per_request();
         let places = self.generations.len() as u64 / per_request;
         for _ in 0..self.plan.depth * 4 {
+            let hot = self.plan.hot;
             let place = if self.plan.sequential {
                 self.next_sequential += 1;
                 (self.next_sequential - 1) % places
             } else {
+                let places = match hot {
+                    Some(hot) if self.draw() % 100 < u64::from(hot.percent) => {
+                        (places * u64::from(hot.span_percent) / 100).max(1)
+                    }
+                    _ => places,
+                };
                 self.draw() % places
             };
             let block = place * per_request;
@@ -178,7 +203,6 @@ impl Workload {
     pub fn run(mut self, mut session: Session, login: &Login) -> Result<Report, RunError> {
         let begun = Instant::now();
         let (mut last_done, mut answered) = (begun, begun);
-        let mut last_ping = begun;
         loop {
             let stop = self.issued >= self.plan.count || begun.elapsed() >= self.plan.time_max;
             self.resubmit(&mut session);
@@ -206,15 +230,14 @@ impl Workload {
                 (last_done, answered) = (now, now);
             } else if under_way && now - last_done > SILENCE_MAX {
                 turned = Err(session.silent(SILENCE_MAX).into());
-            } else if now - last_done.max(last_ping) > PING_AFTER {
-                session.ping();
-                last_ping = now;
             }
+            self.ping(&mut session, now, last_done);
             match turned {
                 Ok(true) => {}
                 Ok(false) => session.wait(Duration::from_millis(1)),
                 Err(RunError::Session(error)) => {
                     session = self.log_in_again(login, error)?;
+                    self.pinged.1 = false;
                     last_done = Instant::now();
                 }
                 Err(error) => return Err(error),
@@ -226,12 +249,27 @@ impl Workload {
         report.iops = (report.writes + report.reads) as f64 / seconds;
         report.write = Latency::of(&self.write_histogram);
         report.read = Latency::of(&self.read_histogram);
+        report.ping = Latency::of(&self.ping_histogram);
         Ok(report)
+    }
+
+    /// Pings where the plan wants it, or where the target has said nothing for long.
+    fn ping(&mut self, session: &mut Session, now: Instant, last_done: Instant) {
+        let (at, waits) = self.pinged;
+        let due = match self.plan.ping_period {
+            Some(period) => !waits && now - at >= period,
+            None => now - last_done.max(at) > PING_AFTER,
+        };
+        if due {
+            session.ping();
+            self.pinged = (now, true);
+        }
     }
 
     /// One turn of the session, and what its answers mean.
     fn turn(&mut self, session: &mut Session) -> Result<bool, RunError> {
         let mut done = Vec::new();
+        let mut ponged = false;
         let moved = {
             // Fetching and filling take turns inside one call.
             let buffers = RefCell::new(&mut self.buffers);
@@ -259,9 +297,15 @@ impl Workload {
                     } => {
                         done.push((slot_of(token), status, is_attention(sense)));
                     }
+                    Happened::Pong => ponged = true,
                 },
             )
         };
+        if let (true, (at, true)) = (ponged, self.pinged) {
+            let nanos = u64::try_from(at.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            self.ping_histogram.saturating_record(nanos);
+            self.pinged.1 = false;
+        }
         // What was answered before the session broke was answered.
         for (slot, status, attention) in done {
             self.finish(session, slot, status, attention)?;
