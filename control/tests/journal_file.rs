@@ -40,7 +40,7 @@ fn write(sequence: u64, payload: &[u8]) -> Entry {
         lba: sequence * 8,
         len: u32::try_from(payload.len()).unwrap(),
         payload_crc: crc32c::crc32c(payload),
-        again: false,
+        completes: false,
         damaged: false,
     })
 }

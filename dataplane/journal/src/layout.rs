@@ -50,8 +50,8 @@
 //!      2  LBA of the first block
 //!      3  epoch
 //!      4  sequence
-//!      5  zero (62) | damaged before it came here (1) | all parts of its write have
-//!         been in the journal before (1)
+//!      5  zero (62) | damaged before it came here (1) | with it, the parts of its
+//!         write that are here are all there are (1)
 //!
 //! FREE ENTRY, 1 unit: the record of that name is gone
 //! word 0  volume (16) | zero (24) | part (8) | zero (8) | kind (8) = 2
@@ -240,8 +240,10 @@ pub struct WriteEntry {
     /// Bytes of payload, at most [`RECORD_LEN_MAX`].
     pub len: u32,
     pub payload_crc: u32,
-    /// Written once more: all parts of its write were durable before.
-    pub again: bool,
+    /// With it the parts of its write that the journal has are all there are of it: they
+    /// have been here before, or the log has no others any more. The last part says so
+    /// by its number.
+    pub completes: bool,
     /// Its payload was not what the checksum says when it was written here: damage
     /// that a group is whole with, and that is told like any other.
     pub damaged: bool,
@@ -345,7 +347,7 @@ impl<'a> HeadWriter<'a> {
                 self.block.set(at + 2, write.lba);
                 self.block.set(at + 3, write.epoch);
                 self.block.set(at + 4, sequence);
-                let bits = u64::from(write.again) | u64::from(write.damaged) << 1;
+                let bits = u64::from(write.completes) | u64::from(write.damaged) << 1;
                 self.block.set(at + 5, bits);
             }
             Entry::Free(identity) => {
@@ -457,7 +459,7 @@ impl<'a> Head<'a> {
                     lba: self.block.word(at + 2),
                     len: low(sizes),
                     payload_crc: high(sizes),
-                    again: bits & 1 != 0,
+                    completes: bits & 1 != 0,
                     damaged: bits & 2 != 0,
                 };
                 let sound = bits < 4

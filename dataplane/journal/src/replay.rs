@@ -254,11 +254,11 @@ impl Replay {
             match entry {
                 Entry::Write(entry) => {
                     let name = (entry.identity.volume, entry.identity.sequence);
-                    if entry.identity.part == 0 && !entry.again {
+                    if entry.identity.part == 0 && !entry.completes {
                         // The name begins anew.
                         whole.remove(&name);
                     }
-                    if entry.again || entry.identity.part + 1 == entry.parts {
+                    if entry.completes || entry.identity.part + 1 == entry.parts {
                         whole.insert(name);
                     }
                     let entry = *entry;

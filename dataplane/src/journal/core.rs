@@ -47,6 +47,8 @@ pub enum Request {
         entry: WriteEntry,
         /// Where its payload stands in the log's region. The bytes stay until this is durable.
         offset: u64,
+        /// It is durable, and written once more so that the tail can move.
+        again: bool,
     },
     /// The record is durable at the storage, or given up.
     Free { record: u32 },
@@ -276,7 +278,7 @@ impl Core {
     /// records written again count on their own.
     pub fn request(&mut self, request: Request) {
         match request {
-            Request::Write { ref entry, .. } if entry.again => self.again.push_back(request),
+            Request::Write { again: true, .. } => self.again.push_back(request),
             Request::Void => self.void_asked = true,
             _ => {
                 if let Request::Write { entry, .. } = &request {
@@ -565,7 +567,7 @@ impl Core {
                 Request::Row(_, _, Some(_)) => (32, 0),
                 _ => (1, 0),
             };
-            let new = matches!(request, Request::Write { entry, .. } if !entry.again);
+            let new = matches!(request, Request::Write { again: false, .. });
             let after = writer.blocks() + blocks;
             let left = room.saturating_sub(after);
             if units > writer.units_left()
@@ -585,7 +587,7 @@ impl Core {
                 self.waiting.writes -= 1;
                 self.waiting.blocks -= blocks;
             }
-            if matches!(&request, Request::Write { entry, .. } if entry.again) {
+            if matches!(request, Request::Write { again: true, .. }) {
                 again += 1;
             } else if !overtakes {
                 taken += 1;
@@ -627,6 +629,7 @@ impl Core {
                 record,
                 entry,
                 offset,
+                again: _,
             } => {
                 let old = self.slots[record as usize];
                 self.leave(old.group);

@@ -146,7 +146,7 @@ pub fn reconcile(log: &Log, replay: &Replay, journalled: impl Fn(VolumeId) -> bo
         if kept.is_some_and(|kept| {
             kept.entry
                 == WriteEntry {
-                    again: kept.entry.again,
+                    completes: kept.entry.completes,
                     damaged: kept.entry.damaged,
                     ..entry
                 }
@@ -158,6 +158,7 @@ pub fn reconcile(log: &Log, replay: &Replay, journalled: impl Fn(VolumeId) -> bo
     }
     held.sort_unstable_by_key(|&(_, identity)| identity);
     missing.sort_unstable_by_key(|(_, entry)| entry.identity);
+    complete(&mut missing);
     let mut core = Core::resume(replay, log.records_max(), held.iter().copied());
     request_rows(log, replay, &mut core);
     let is_held = |name: &Identity| {
@@ -184,6 +185,18 @@ pub fn reconcile(log: &Log, replay: &Replay, journalled: impl Fn(VolumeId) -> bo
         core.request(Request::Forget(name));
     }
     core
+}
+
+/// Has the last of the parts that are written of each write say that there are no more: the
+/// others are in the journal, or the log has none any more. Until it is there the write is
+/// not whole, as any that is new. In the order of their names.
+pub fn complete<T>(missing: &mut [(T, WriteEntry)]) {
+    let name = |entry: &WriteEntry| (entry.identity.volume, entry.identity.sequence);
+    for at in 0..missing.len() {
+        let next = missing.get(at + 1).map(|(_, next)| name(next));
+        let entry = &mut missing[at].1;
+        entry.completes = next != Some(name(entry)) && entry.identity.part + 1 < entry.parts;
+    }
 }
 
 /// All rows of the log's directory, and the end of those that it has no more.
@@ -214,15 +227,19 @@ pub fn request_rows(log: &Log, replay: &Replay, core: &mut Core) {
 /// The request that makes a record durable once more, so that the tail can move.
 pub fn again_request(log: &Log, id: RecordId) -> Request {
     let entry = WriteEntry {
-        again: true,
+        completes: true,
         ..entry_of(log, id)
     };
-    write_request(log, id, entry)
+    request(log, id, entry, true)
 }
 
 /// The request that makes a record of the log durable, damaged though it may be: the
 /// others of its group are to be replayed all the same.
 pub fn write_request(log: &Log, id: RecordId, entry: WriteEntry) -> Request {
+    request(log, id, entry, false)
+}
+
+fn request(log: &Log, id: RecordId, entry: WriteEntry, again: bool) -> Request {
     Request::Write {
         record: id.0,
         entry: WriteEntry {
@@ -230,6 +247,7 @@ pub fn write_request(log: &Log, id: RecordId, entry: WriteEntry) -> Request {
             ..entry
         },
         offset: log.payload_offset(id) as u64,
+        again,
     }
 }
 
@@ -248,7 +266,7 @@ pub fn entry_of(log: &Log, id: RecordId) -> WriteEntry {
         lba: record.lba,
         len: record.len,
         payload_crc: log.payload_crc(id),
-        again: false,
+        completes: false,
         damaged: false,
     }
 }

@@ -39,9 +39,9 @@ use sluice_proto::scsi::ScsiStatus;
 
 use super::relay::{Net, Relay};
 use super::task::{TaskKey, VolumeKey, WriteState};
-use crate::journal::layout::{Identity, RowTable, WriteEntry};
+use crate::journal::layout::{Identity, RowTable};
 use crate::journal::line::{Line, MemoryLine};
-use crate::journal::restore::{entry_of, write_request};
+use crate::journal::restore::{again_request, entry_of, write_request};
 use crate::journal::{Progress, Request};
 
 /// So long may what was asked for not be durable before the journal counts as stalled.
@@ -217,12 +217,8 @@ impl Journal {
             // If it is not there under that name, its free is durable.
             if self.written[record as usize] != NONE {
                 let id = RecordId(record);
-                let entry = WriteEntry {
-                    again: true,
-                    ..entry_of(log, id)
-                };
-                if entry.identity == identity {
-                    if self.line.push(write_request(log, id, entry)).is_err() {
+                if entry_of(log, id).identity == identity {
+                    if self.line.push(again_request(log, id)).is_err() {
                         break;
                     }
                     handed = true;

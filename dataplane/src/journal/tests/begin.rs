@@ -2,9 +2,13 @@
 //! or a worse disk, has left behind.
 
 use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 
-use sluice_hugepages::log::{Log, LogError, Pairing, RecordFlags, Recovery, VolumeEntry, VolumeId};
-use sluice_hugepages::region::Region;
+use sluice_hugepages::log::{
+    Log, LogError, Pairing, RecordFlags, RecordId, Recovery, VolumeEntry, VolumeId,
+};
+use sluice_hugepages::region::{Directories, Region, RegionSpec};
 
 use super::*;
 use crate::journal::JournalError;
@@ -105,6 +109,43 @@ fn copy(log: &Log) -> Region {
     region
 }
 
+/// A log's file: a start that is killed leaves in it what it has made of it.
+struct LogFile(PathBuf);
+
+impl LogFile {
+    fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let unique = NEXT.fetch_add(1, Ordering::Relaxed); // A number, it orders nothing.
+        let name = format!("sluice-begin-{}-{unique}", std::process::id());
+        let directory = Path::new("/dev/shm").join(name);
+        std::fs::create_dir(&directory).expect("a directory of its own");
+        Self(directory)
+    }
+
+    fn holds(&self, log: &Log) {
+        let bytes = log.pages(0, REGION_LEN / BLOCK_LEN);
+        std::fs::write(self.0.join("log"), bytes).expect("room on tmpfs");
+    }
+
+    fn open(&self) -> Region {
+        let spec = RegionSpec {
+            directories: Directories {
+                hugetlbfs: None,
+                tmpfs: self.0.clone(),
+            },
+            name: "log".to_owned(),
+            len: REGION_LEN,
+        };
+        Region::open(&spec).expect("a file of that length, or none")
+    }
+}
+
+impl Drop for LogFile {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
 fn begun(disk: &mut ModelDisk, region: Option<Region>) -> Begun {
     start(disk, region).unwrap_or_else(|fault| panic!("refused: {fault:?}"))
 }
@@ -125,6 +166,8 @@ fn sequences(log: &Log) -> Vec<u64> {
     let records = log.records();
     let mut all: Vec<u64> = records.map(|id| log.record(id).sequence).collect();
     all.sort_unstable();
+    // One that crosses the end of a segment has several parts.
+    all.dedup();
     all
 }
 
@@ -136,6 +179,76 @@ fn a22_a_start_killed_before_its_first_mark_is_begun_again() {
     let again = begun(&mut disk, Some(new_log().into_region()));
     assert_eq!(again.restored.map(|restored| restored.records), Some(2));
     assert_eq!(sequences(&again.log), [1, 2]);
+}
+
+/// The process dies before any of the writes that a start makes to the journal; the log's
+/// memory stays as it is then. The next start finds what there was, and so does the one
+/// after that if the log is lost.
+#[test]
+fn a22_a_start_killed_before_any_of_its_writes_is_begun_again() {
+    let (disk, log) = log_and_journal(&[4096, 8192, 1 << 20]);
+    // The log is lost, the journal is to be.
+    let written = killed_at_each(&disk, None, &[1, 2, 3]);
+    assert!(written >= 1, "{written}");
+    // The journal is behind.
+    let mut log = Log::open(copy(&log)).expect("a log").0;
+    put(&mut log, 4, 1 << 20);
+    put(&mut log, 5, 4096);
+    let first = log.records().next().expect("a record");
+    log.free(first);
+    let written = killed_at_each(&disk, Some(&log), &[2, 3, 4, 5]);
+    assert!(written >= 3, "{written}");
+    // There is none.
+    let blank = ModelDisk::new(blocks());
+    let written = killed_at_each(&blank, Some(&log), &[2, 3, 4, 5]);
+    assert!(written >= 3, "{written}");
+}
+
+/// The last part of a write is overwritten and gone: what is left of it is wanted all the
+/// same, by a journal that never had it as by one that had all of it.
+#[test]
+fn a22_what_is_left_of_a_write_of_several_parts_is_whole() {
+    let (disk, log) = log_and_journal(&[4096, 8192, 1 << 20]);
+    let mut log = Log::open(copy(&log)).expect("a log").0;
+    put(&mut log, 4, 1 << 20);
+    let parts = |log: &Log| -> Vec<_> {
+        let of_it = log.records().filter(|&id| log.record(id).sequence == 4);
+        of_it.collect()
+    };
+    let last = |id: &RecordId| log.record(*id).part + 1 == log.record(*id).parts;
+    let last = parts(&log).into_iter().find(last).expect("a last part");
+    assert!(parts(&log).len() > 1, "it has several parts");
+    log.free(last);
+    for mut disk in [disk, ModelDisk::new(blocks())] {
+        begun(&mut disk, Some(copy(&log)));
+        let alone = begun(&mut disk, None);
+        assert_eq!(parts(&alone.log).len(), parts(&log).len());
+    }
+}
+
+/// How many writes a start makes that is not killed.
+fn killed_at_each(disk: &ModelDisk, log: Option<&Log>, held: &[u64]) -> usize {
+    for left in 0..1000 {
+        let file = LogFile::new();
+        if let Some(log) = log {
+            file.holds(log);
+        }
+        let mut disk = disk.clone();
+        let mut cut = Cut {
+            disk: &mut disk,
+            left,
+        };
+        let ends = start_of(&mut cut, (7, None), Some(file.open()), |_| true).is_ok();
+        let again = begun(&mut disk, Some(file.open()));
+        assert_eq!(sequences(&again.log), held, "killed before write {left}");
+        drop(again);
+        let alone = begun(&mut disk, None);
+        assert_eq!(sequences(&alone.log), held, "then lost, killed at {left}");
+        if ends {
+            return left;
+        }
+    }
+    panic!("it makes writes without end");
 }
 
 /// The rest of what the log was being filled with is in the other journal.

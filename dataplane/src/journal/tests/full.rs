@@ -6,8 +6,8 @@ use super::*;
 const LONG: usize = 1 << 20;
 
 fn once_more(mut request: Request) -> Request {
-    if let Request::Write { entry, .. } = &mut request {
-        entry.again = true;
+    if let Request::Write { entry, again, .. } = &mut request {
+        (entry.completes, *again) = (true, true);
     }
     request
 }

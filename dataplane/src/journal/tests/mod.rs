@@ -92,10 +92,11 @@ fn write(record: u32, sequence: u64, log: &[u8], offset: usize, len: usize) -> R
             lba: sequence * 8,
             len: u32::try_from(len).expect("small"),
             payload_crc: crc32c::crc32c(&log[offset..offset + len]),
-            again: false,
+            completes: false,
             damaged: false,
         },
         offset: offset as u64,
+        again: false,
     }
 }
 

@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use super::*;
 use crate::journal::replay::Payloads;
+use crate::journal::restore::complete;
 
 /// What a journal must hold: records by name with their bytes' checksum, rows.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -23,7 +24,7 @@ impl State {
                 let name = entry.identity;
                 self.records.insert(name, entry.payload_crc);
                 self.by_record.insert(*record, name);
-                if name.part + 1 == entry.parts {
+                if entry.completes || name.part + 1 == entry.parts {
                     self.whole.insert((name.volume, name.sequence));
                 }
             }
@@ -158,7 +159,7 @@ impl World {
                 lba: sequence,
                 len: u32::try_from(len).expect("small"),
                 payload_crc: crc32c::crc32c(bytes),
-                again: false,
+                completes: false,
                 damaged: false,
             };
             let offset = offset as u64;
@@ -168,6 +169,7 @@ impl World {
                 record,
                 entry,
                 offset,
+                again: false,
             });
         }
     }
@@ -206,13 +208,14 @@ impl World {
                 && entry.identity == identity
             {
                 let entry = WriteEntry {
-                    again: true,
+                    completes: true,
                     ..entry
                 };
                 self.core.request(Request::Write {
                     record,
                     entry,
                     offset,
+                    again: true,
                 });
             }
         }
@@ -307,16 +310,18 @@ impl World {
             .live
             .iter()
             .filter(|(_, (entry, _))| !names.contains(&entry.identity))
-            .map(|(&record, &(entry, offset))| (record, entry, offset))
+            .map(|(&record, &(entry, offset))| ((record, offset), entry))
             .collect();
         let mut missing = missing;
-        missing.sort_unstable_by_key(|(_, entry, _)| entry.identity);
-        for (record, entry, offset) in missing {
+        missing.sort_unstable_by_key(|(_, entry)| entry.identity);
+        complete(&mut missing);
+        for ((record, offset), entry) in missing {
             self.pins.insert(record, self.asked.len() + 1);
             self.ask(Request::Write {
                 record,
                 entry,
                 offset,
+                again: false,
             });
         }
     }
@@ -341,7 +346,7 @@ impl World {
             let offset = place(record).0;
             self.log[offset..offset + bytes.len()].copy_from_slice(&bytes);
             let entry = WriteEntry {
-                again: false,
+                completes: false,
                 damaged: false,
                 ..kept.entry
             };
@@ -378,6 +383,14 @@ fn live_many_lives(seed: u64, lives: usize) -> (u64, u64) {
                 world.core.progress()
             );
             assert_eq!(world.durable, world.asked.len());
+            // All of the log is there, whatever of its writes is gone.
+            let live: BTreeSet<_> = { world.live.values() }
+                .map(|(entry, _)| entry.identity)
+                .collect();
+            assert!(
+                found(&mut world.disk).records.keys().eq(&live),
+                "seed {seed}"
+            );
         }
         again += world.core.progress().again;
         world.step(true);
