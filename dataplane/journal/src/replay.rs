@@ -293,6 +293,13 @@ impl Replay {
         }
     }
 
+    /// The block of the file that the head of a group stands in, which a record or row is
+    /// of.
+    pub fn block_of_group(&self, group: u64) -> u64 {
+        let index = usize::try_from(group - self.header.tail.group).expect("in memory");
+        block_of(self.groups[index].0, self.header.area)
+    }
+
     /// Payload bytes of all records.
     pub fn bytes(&self) -> u64 {
         let records = self.records.values();

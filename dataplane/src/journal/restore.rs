@@ -8,6 +8,8 @@
 //!
 //! Not for: finding the records ([`super::replay`]).
 
+use std::collections::BTreeMap;
+
 use sluice_hugepages::log::{
     Log, NexusEntry, NexusId, Pairing, Record, RecordFlags, RecordId, VolumeEntry, VolumeFlags,
     VolumeId,
@@ -45,24 +47,55 @@ pub enum Plan {
 /// # Errors
 /// [`JournalError::OtherLog`]: the journal holds writes of another log.
 /// [`JournalError::HalfFilled`]: what the log lacks is in another journal.
+/// [`JournalError::Group`], [`JournalError::Row`]: a log cannot be made from it.
 pub fn plan(log: &Log, replay: &Replay, used: Option<u32>) -> Result<Plan, JournalError> {
     let id = replay.header.id;
     let journal_holds = !replay.records.is_empty() || !replay.rows.is_empty();
     match log.pairing() {
-        Pairing::Restoring(from) if from == id => Ok(Plan::RefillAnew),
+        Pairing::Restoring(from) if from == id => check(replay).map(|()| Plan::RefillAnew),
         Pairing::Restoring(_) => Err(JournalError::HalfFilled),
         Pairing::With(with) if with == id => Ok(Plan::Reconcile),
         // The log is whole: what it was put into may have less, and so may the one in
         // use until then.
         Pairing::Into(into) if into == id || used == Some(id) => Ok(Plan::Reconcile),
         // Just formatted, by this start or by one that was killed behind it.
-        Pairing::None if journal_holds && log.is_unused() => Ok(Plan::Refill),
+        Pairing::None if journal_holds && log.is_unused() => check(replay).map(|()| Plan::Refill),
         _ if replay.records.is_empty() => Ok(Plan::Reconcile),
         _ => Err(JournalError::OtherLog {
             records: replay.records.len(),
             bytes: replay.bytes(),
         }),
     }
+}
+
+/// A journal's rows can be read, and its records are of volumes that have one and lie in
+/// them: checksums say who wrote them, not what.
+fn check(replay: &Replay) -> Result<(), JournalError> {
+    let mut volumes = BTreeMap::new();
+    for (&(table, row), kept) in &replay.rows {
+        match table {
+            RowTable::Volume => {
+                let entry = VolumeEntry::from_row(&kept.body).ok_or(JournalError::Row)?;
+                volumes.insert(row, entry);
+            }
+            RowTable::Nexus => {
+                NexusEntry::from_row(&kept.body).ok_or(JournalError::Row)?;
+            }
+        }
+    }
+    for kept in replay.records.values() {
+        let WriteEntry {
+            identity, lba, len, ..
+        } = kept.entry;
+        let volume = volumes.get(&identity.volume);
+        if !volume.is_some_and(|volume| volume.holds(lba, len.into())) {
+            return Err(JournalError::Group {
+                block: replay.block_of_group(kept.group),
+                group: kept.group,
+            });
+        }
+    }
+    Ok(())
 }
 
 /// Puts rows and records of a journal into an empty log, in order of arrival.

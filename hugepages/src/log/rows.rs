@@ -119,7 +119,8 @@ impl VolumeEntry {
     }
 
     /// Whether the blocks under `len` bytes at `lba` are whole and inside the volume.
-    pub(super) fn holds(&self, lba: u64, len: u64) -> bool {
+    /// Whether so many bytes from a block on are whole blocks of it.
+    pub fn holds(&self, lba: u64, len: u64) -> bool {
         let block_len = u64::from(self.block_len);
         let end = lba.checked_add(len / block_len);
         len.is_multiple_of(block_len) && end.is_some_and(|end| end <= self.blocks)
