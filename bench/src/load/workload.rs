@@ -356,11 +356,7 @@ impl Workload {
             let Some(slot) = self.slots.iter().position(Option::is_none) else {
                 return;
             };
-            if self
-                .plan
-                .sync_every
-                .is_some_and(|every| self.issued - self.synced_at >= every)
-            {
+            if self.is_sync_due() {
                 self.synced_at = self.issued;
                 self.begin(session, slot, Kind::Sync, 0);
                 continue;
@@ -385,6 +381,13 @@ impl Workload {
             self.issued += 1;
             self.begin(session, slot, kind, block);
         }
+    }
+
+    /// One at a time: the ledger knows what the last covers.
+    fn is_sync_due(&self) -> bool {
+        let is_sync = |request: &Request| request.kind == Kind::Sync;
+        let due = |every| self.issued - self.synced_at >= every;
+        self.plan.sync_every.is_some_and(due) && !self.slots.iter().flatten().any(is_sync)
     }
 
     fn is_idle(&self) -> bool {
