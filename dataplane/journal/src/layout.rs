@@ -83,7 +83,7 @@ const MAGIC: u64 = u64::from_le_bytes(*b"SLUICJNL");
 const HEAD_MAGIC: u64 = u64::from_le_bytes(*b"SLJGROUP");
 /// Addresses, group numbers and serials end below this, which no journal reaches in
 /// its life: sums of two of them do not overflow.
-pub const COUNT_MAX: u64 = 1 << 56;
+const COUNT_MAX: u64 = 1 << 56;
 const IN_USE: u32 = 1;
 const VOID: u32 = 2;
 

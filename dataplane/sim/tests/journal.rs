@@ -14,6 +14,7 @@ use sluice_hugepages::tables::{Command, Durability, Outcome, Scope};
 use sluice_proto::scsi::{ScsiStatus, cdb};
 use sluice_sim::block::{self, BLOCK_LEN};
 use sluice_sim::site::{Session, Site, Size};
+use sluice_sim::storage::{Fault, Refusal};
 
 const GOOD: u8 = 0;
 
@@ -158,10 +159,10 @@ fn c2_a_journal_is_stable_media_though_the_storage_is_silent() {
 #[test]
 fn a22_a_record_that_stays_is_carried_round_the_journal() {
     let mut site = Journalled::new();
-    let refused = sluice_sim::storage::Refusal {
+    let refused = Refusal {
         lba: 7,
         blocks: 1,
-        fault: sluice_sim::storage::Fault::Status(ScsiStatus::BUSY),
+        fault: Fault::Status(ScsiStatus::BUSY),
         times: u32::MAX,
     };
     site.site.storage.refusals.push(refused);

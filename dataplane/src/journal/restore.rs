@@ -8,7 +8,7 @@
 //!
 //! Not for: finding the records ([`super::replay`]).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use sluice_hugepages::log::{
     Log, NexusEntry, NexusId, Pairing, Record, RecordFlags, RecordId, VolumeEntry, VolumeFlags,
@@ -164,12 +164,15 @@ pub fn mark_damaged(log: &mut Log) {
 }
 
 /// A core over what a replay found, with the requests that make the journal
-/// agree with the log. `journalled` says which volumes' records it keeps from now on;
-/// what it has of others stays until it is flushed, for it was promised by it.
+/// agree with the log. `journalled` says which volumes' records it keeps from now on. What
+/// it has of others was promised by it: that stays until it is flushed, and all that the
+/// log has of them is written, for it may have hidden it. (Nothing newer can: each start
+/// begins an epoch.)
 ///
 /// What the log has no more is forgotten when all that it has is durable: it may be
 /// what has hidden it. Only what has a name that is used again goes first.
 pub fn reconcile(log: &Log, replay: &Replay, journalled: impl Fn(VolumeId) -> bool) -> Core {
+    let known: BTreeSet<u16> = replay.records.keys().map(|name| name.volume).collect();
     let mut held = Vec::new();
     let mut missing = Vec::new();
     for id in log.records() {
@@ -185,7 +188,7 @@ pub fn reconcile(log: &Log, replay: &Replay, journalled: impl Fn(VolumeId) -> bo
                 }
         }) {
             held.push((id.0, entry.identity));
-        } else if journalled(log.record(id).volume) {
+        } else if known.contains(&entry.identity.volume) || journalled(log.record(id).volume) {
             missing.push((id, entry));
         }
     }

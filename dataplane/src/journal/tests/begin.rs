@@ -506,12 +506,15 @@ fn a22_a_journal_that_is_being_filled_is_not_worth_what_was_before_it() {
 #[test]
 fn a22_a_volume_that_is_not_the_journals_any_more_keeps_what_it_had() {
     let (mut disk, mut log) = log_and_journal(&[4096, 8192]);
-    put(&mut log, 3, 4096);
+    // Written over the second, and not in the journal yet.
+    put_at(&mut log, 2 * 2048, 3, 8192);
+    let hidden = log.records().find(|&id| log.record(id).sequence == 2);
+    log.free(hidden.expect("the second"));
     let region = Some(log.into_region());
     let begun = start_of(&mut disk, (7, None), region, |_| false).expect("not refused");
     let kept = found(&mut disk).records;
     let kept: Vec<_> = kept.keys().map(|name| name.sequence).collect();
-    assert_eq!(kept, [1, 2], "and nothing new");
+    assert_eq!(kept, [1, 3], "what it had, or what has hidden that");
     let (mut core, log) = (begun.core, begun.log);
     for id in log.records() {
         core.request(Request::Free { record: id.0 });
@@ -519,6 +522,15 @@ fn a22_a_volume_that_is_not_the_journals_any_more_keeps_what_it_had() {
     settle_over(&mut core, &mut disk, &log);
     assert_eq!(
         (core.progress().durable, found(&mut disk).records.len()),
-        (3, 0)
+        (4, 0)
     );
+    // With nothing of it left there, nothing new goes in.
+    drop((core, log));
+    let mut log = new_log();
+    log.put_volume(volume()).expect("a row");
+    put(&mut log, 1, 4096);
+    let mut disk = ModelDisk::new(blocks());
+    let begun = start_of(&mut disk, (7, None), Some(log.into_region()), |_| false);
+    begun.expect("not refused");
+    assert!(found(&mut disk).records.is_empty());
 }
