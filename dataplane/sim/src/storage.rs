@@ -95,6 +95,8 @@ pub struct StorageCounters {
     pub broken: u64,
     /// Writes made to take long when their session was about to be lost.
     pub lingering: u64,
+    /// Initiator ports that could not log in for a while.
+    pub shut_out: u64,
     /// Sessions that broke with writes under way, and writes carried out for such.
     pub left_behind: u64,
     pub strays_done: u64,
@@ -156,8 +158,11 @@ pub struct Storage {
     pub holds_reads: bool,
     /// Initiator names ending so are not let in.
     pub bars: Option<&'static str>,
-    /// A connection breaks as soon as one has a write under way.
-    pub break_soon: bool,
+    /// A connection breaks as soon as one has a write under way, and its initiator port
+    /// cannot log in for so long.
+    pub break_soon: Option<Duration>,
+    /// The port that cannot, and until when.
+    shut_out: Option<(InitiatorPort, Time)>,
     /// So many times a bit of a read's data turns over on its way, after its digest was
     /// made; TCP's checksum is of what came of it.
     pub damages: u32,
@@ -199,7 +204,8 @@ impl Storage {
             stalls: None,
             holds_reads: false,
             bars: None,
-            break_soon: false,
+            break_soon: None,
+            shut_out: None,
             damages: 0,
             holds_answer_to: None,
             held: None,
@@ -421,8 +427,8 @@ impl Storage {
         for at in 0..self.sessions.len() {
             self.serve(now, at, random);
         }
-        if self.break_soon {
-            self.break_one(now, random);
+        if let Some(shut_out) = self.break_soon {
+            self.break_one(now, shut_out, random);
         }
         // Closed connections make room for new ones.
         for at in (0..self.sessions.len()).rev() {
@@ -522,7 +528,7 @@ impl Storage {
 
     /// The connection of a session breaks, as when a path fails: what it has under
     /// way is carried out all the same, some of it late.
-    fn break_one(&mut self, now: Time, random: &mut Random) {
+    fn break_one(&mut self, now: Time, shut_out: Duration, random: &mut Random) {
         let has_writes = |session: &Session| {
             let writes = |pending: &Pending| pending.complete && pending.command.write;
             session.open && session.isid.is_some() && session.pending.iter().any(writes)
@@ -530,10 +536,20 @@ impl Storage {
         let Some(session) = self.sessions.iter_mut().find(|one| has_writes(one)) else {
             return;
         };
-        self.break_soon = false;
+        self.break_soon = None;
         self.counters.broken += 1;
+        if !shut_out.is_zero() {
+            self.counters.shut_out += 1;
+            self.shut_out = session.port.clone().map(|port| (port, now + shut_out));
+        }
         self.counters.lingering += session.linger(now, random);
         self.host.socket_mut(session.handle).abort();
+    }
+
+    /// Everybody may log in.
+    pub fn let_in(&mut self) {
+        self.break_soon = None;
+        self.shut_out = None;
     }
 
     /// Some of what is under way takes long.
@@ -630,10 +646,10 @@ impl Storage {
             Some(Simple::Authenticate) => {
                 let demand = self.proof.as_mut().map_or(Demand::Nothing, Proof::demand);
                 if let Some(TargetEvent::Login) = self.sessions[at].conn.authenticate(demand) {
-                    self.login(at);
+                    self.login(now, at);
                 }
             }
-            Some(Simple::Login) => self.login(at),
+            Some(Simple::Login) => self.login(now, at),
             Some(Simple::Command(command)) => self.command(now, at, command, random),
             Some(Simple::Complete(task)) => {
                 if let Some(pending) = self.sessions[at]
@@ -713,7 +729,7 @@ impl Storage {
     }
 
     /// The same ISID reinstates: what the old session had under way is dropped (RFC 7143 6.3.5).
-    fn login(&mut self, at: usize) {
+    fn login(&mut self, now: Time, at: usize) {
         let request = self.sessions[at].conn.login_request();
         let isid = request.isid;
         if self
@@ -727,6 +743,11 @@ impl Storage {
             name: request.initiator_name.to_string(),
             isid,
         };
+        let shut_out = self.shut_out.as_ref();
+        if shut_out.is_some_and(|(out, until)| *out == port && now < *until) {
+            let status = login_status::SERVICE_UNAVAILABLE;
+            return self.sessions[at].conn.reject_login(status.0, status.1);
+        }
         let target = request.target_name;
         let same = |session: &Session| {
             session.isid.is_some()

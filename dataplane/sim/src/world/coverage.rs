@@ -59,6 +59,7 @@ impl World {
             ("storage_resets", storage.resets),
             ("storage_strays", storage.strays),
             ("storage_connections_broken", storage.broken),
+            ("storage_shut_out", storage.shut_out),
             ("storage_writes_lingering", storage.lingering),
             ("storage_sessions_left_behind", storage.left_behind),
             ("storage_strays_done", storage.strays_done),

@@ -73,8 +73,10 @@ pub enum Event {
     /// The storage loses its power.
     StoragePower,
     /// A connection of the storage breaks while it has writes under way, or any;
-    /// it is slow to do them.
-    BrokenConnection,
+    /// it is slow to do them. Its initiator port cannot log in again for so long.
+    BrokenConnection {
+        shut_out: Duration,
+    },
     /// It answers pings alone.
     Hang {
         lasts: Duration,
@@ -109,7 +111,7 @@ impl Event {
             Self::JournalFault => FaultKind::JournalFault,
             Self::StorageReset => FaultKind::Reset,
             Self::StoragePower => FaultKind::PowerFailure,
-            Self::BrokenConnection => FaultKind::BrokenConnection,
+            Self::BrokenConnection { .. } => FaultKind::BrokenConnection,
             Self::Hang { .. } => FaultKind::Slow,
             Self::Trouble {
                 times: u32::MAX, ..
@@ -177,7 +179,14 @@ fn of_site(random: &mut Random, has_journal: bool) -> Event {
             lasts: Duration::from_millis(random.of(4000) + 12_000 * random.of(2)),
         },
         10..=11 => of_storage(random),
-        _ => Event::BrokenConnection,
+        // Half of them at once, the others before or after somebody else resets the LUN.
+        _ => Event::BrokenConnection {
+            shut_out: if lasts.as_millis().is_multiple_of(2) {
+                lasts * 3
+            } else {
+                Duration::ZERO
+            },
+        },
     }
 }
 

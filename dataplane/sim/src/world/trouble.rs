@@ -52,6 +52,7 @@ impl World {
         self.storage.busy_percent = 0;
         self.storage.hiccup_one_in = 0;
         self.storage.troubles.clear();
+        self.storage.let_in();
         self.hang(None);
         if !self.cleared {
             self.cleared = true;
@@ -109,7 +110,7 @@ impl World {
                 self.met.hangs += 1;
                 self.hang(Some(now + lasts));
             }
-            Event::BrokenConnection => self.storage.break_soon = true,
+            Event::BrokenConnection { shut_out } => self.storage.break_soon = Some(shut_out),
             Event::Trouble {
                 volume,
                 of,
