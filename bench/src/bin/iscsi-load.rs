@@ -10,12 +10,12 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Parser;
 use sluice_bench::load::image::Image;
 use sluice_bench::load::session::{Login, Session};
-use sluice_bench::load::workload::{Hot, Plan, STAMP_LEN, Workload};
+use sluice_bench::load::workload::{Hot, LOGIN_PAUSE, Plan, STAMP_LEN, Workload};
 use sluice_proto::iscsi::chap::{ChapName, Credential, SECRET_LEN_MAX, SECRET_LEN_MIN, Secret};
 
 /// Exit codes: 0 all answered and right, 1 errors or wrong blocks, 2 usage, 3 no session.
@@ -150,11 +150,19 @@ fn main() -> ExitCode {
         isid: [0x80, a, b, c, d, 0],
         patience: Duration::from_secs(15),
     };
-    let session = match Session::login(&login) {
-        Ok(session) => session,
-        Err(error) => {
-            eprintln!("iscsi-load: {error}");
-            return ExitCode::from(3);
+    let reconnect_max = arguments.reconnect.map(Duration::from_secs);
+    // The relay may die before the first login is over, too.
+    let begun = Instant::now();
+    let session = loop {
+        match Session::login(&login) {
+            Ok(session) => break session,
+            Err(_) if reconnect_max.is_some_and(|limit| begun.elapsed() < limit) => {
+                std::thread::sleep(LOGIN_PAUSE);
+            }
+            Err(error) => {
+                eprintln!("iscsi-load: {error}");
+                return ExitCode::from(3);
+            }
         }
     };
     let plan = Plan {
@@ -178,7 +186,7 @@ fn main() -> ExitCode {
         rate: arguments.rate,
         verify: arguments.verify,
         seed: arguments.seed,
-        reconnect_max: arguments.reconnect.map(Duration::from_secs),
+        reconnect_max,
     };
     match Workload::new(plan, arguments.block_len, image).run(session, &login) {
         Ok(report) => {

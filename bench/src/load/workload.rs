@@ -22,7 +22,7 @@ const SILENCE_MAX: Duration = Duration::from_secs(30);
 /// So long without an answer, and the target is pinged, if it is not anyway.
 const PING_AFTER: Duration = Duration::from_secs(1);
 /// Between two attempts to log in again.
-const LOGIN_PAUSE: Duration = Duration::from_millis(50);
+pub const LOGIN_PAUSE: Duration = Duration::from_millis(50);
 
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {

@@ -189,8 +189,11 @@ impl World {
         for &volume in &lost {
             self.oracles[volume].relay_lost_memory(&self.storage.volumes[volume].visible);
         }
-        // With the memory goes what was damaged in it.
-        self.rotten.retain(|rotten| !lost.contains(&rotten.volume));
+        // With the memory goes what was damaged in it; that a volume lacks something,
+        // nobody knows what, is in its row, which a journal keeps of every volume.
+        let has_journal = self.journal.is_some();
+        self.rotten
+            .retain(|rotten| !lost.contains(&rotten.volume) || has_journal && rotten.header);
     }
 
     fn hang(&mut self, until: Option<Time>) {
