@@ -383,11 +383,12 @@ impl Workload {
         }
     }
 
-    /// One at a time: the ledger knows what the last covers.
+    /// One at a time where there is a ledger, which knows what the last covers.
     fn is_sync_due(&self) -> bool {
         let is_sync = |request: &Request| request.kind == Kind::Sync;
+        let waits = self.ledger.is_some() && self.slots.iter().flatten().any(is_sync);
         let due = |every| self.issued - self.synced_at >= every;
-        self.plan.sync_every.is_some_and(due) && !self.slots.iter().flatten().any(is_sync)
+        self.plan.sync_every.is_some_and(due) && !waits
     }
 
     fn is_idle(&self) -> bool {
