@@ -3,9 +3,10 @@
 //! elsewhere, payload turned over, the file cut off. With its log lost, and kept.
 //!
 //! It is refused, or what it says is consistent; a header that was forged may count so
-//! far, or so far back, that the start after that refuses it. Where no checksum was made right
-//! again, that is exactly what was written, but for a last group that nobody was
-//! told of, and what was before it if its head is gone too; and with the log kept, a journal that was taken agrees with it again.
+//! far, or so far back, that the start after that refuses it. Where no checksum was made
+//! right again, that is exactly what was written, but for a last group that nobody was
+//! told of, and what was before it if its head is gone too; and with the log kept, a
+//! journal that was taken agrees with it again.
 
 use std::collections::BTreeMap;
 use std::io;

@@ -13,6 +13,7 @@ use sluice_dataplane::worker::journal::{Health, Trouble};
 use sluice_hugepages::tables::{Command, Durability, Outcome, Scope};
 use sluice_proto::scsi::{ScsiStatus, cdb};
 use sluice_sim::block::{self, BLOCK_LEN};
+use sluice_sim::journal::Journal;
 use sluice_sim::site::{Session, Site, Size};
 use sluice_sim::storage::{Fault, Refusal};
 
@@ -82,6 +83,13 @@ impl Journalled {
 
     fn stall(&mut self, time: Duration) {
         self.site.journal.as_mut().unwrap().stalled_until = self.site.now + time;
+    }
+
+    /// The journal says that it is full, and its thread, which is taken out, nothing more.
+    fn fill_up(&mut self) -> Option<Journal> {
+        let line = self.site.worker.relay.journal_line().unwrap();
+        line.progress.is_full = true;
+        self.site.journal.take()
     }
 
     fn health(&self) -> Health {
@@ -384,15 +392,7 @@ fn a22_a_journal_that_stays_slow_is_given_up() {
 #[test]
 fn a22_a_journal_without_room_is_told_by_that_name() {
     let mut site = Journalled::new();
-    // Its thread does no more than say so.
-    let thread = site.site.journal.take();
-    site.site
-        .worker
-        .relay
-        .journal_line()
-        .unwrap()
-        .progress
-        .is_full = true;
+    let thread = site.fill_up();
     let waits = site.begin_write(2, 2);
     site.run(3000);
     assert_eq!(site.health(), Health::Failing(Trouble::Full));
@@ -401,14 +401,7 @@ fn a22_a_journal_without_room_is_told_by_that_name() {
     assert_eq!(site.answer(waits), Some(GOOD), "it has room again");
     assert_eq!(site.health(), Health::Good);
 
-    let thread = site.site.journal.take();
-    site.site
-        .worker
-        .relay
-        .journal_line()
-        .unwrap()
-        .progress
-        .is_full = true;
+    let thread = site.fill_up();
     let waits = site.begin_write(3, 3);
     site.run(8000);
     assert_eq!(site.health(), Health::Voiding(Trouble::Full));
