@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use crossbeam::queue::ArrayQueue;
 use crossbeam::utils::CachePadded;
 
-use super::core::{Core, Op, Progress, Request, Span};
+use super::core::{Core, Op, Progress, Request, Span, Waiting};
 use super::device::Device;
 use super::gather::Gather;
 use super::layout::{BLOCK_LEN, Block, HEAD_WRITES_MAX, HEADER_BLOCKS, Identity};
@@ -27,6 +27,10 @@ use super::layout::{BLOCK_LEN, Block, HEAD_WRITES_MAX, HEADER_BLOCKS, Identity};
 /// Of nothing to write, after which the last group is made to count for certain: two
 /// small writes, often enough that little is ever in doubt, seldom enough to cost nothing.
 const SEAL_AFTER: Duration = Duration::from_secs(1);
+
+/// Before it sleeps the thread looks for more itself: what a computer writes next, one
+/// at a time, comes within this, and being woken takes as long again.
+const AWAKE: Duration = Duration::from_micros(50);
 
 /// A head, as many payloads as it has room to name, and one cut in two.
 const PIECES_MAX: usize = 1 + HEAD_WRITES_MAX + 1;
@@ -111,13 +115,12 @@ impl JournalPort {
             spans: Vec::new(),
             gather: Gather::default(),
             begun: Instant::now(),
+            has_own_core: false,
         };
         let thread = std::thread::Builder::new()
             .name("journal".to_owned())
             .spawn(move || {
-                if let Some(cpu) = worker_cpu {
-                    keep_off(cpu);
-                }
+                driver.has_own_core = worker_cpu.is_some_and(keep_off);
                 go_first();
                 driver.run();
                 driver.end();
@@ -203,6 +206,8 @@ struct Driver {
     gather: Gather,
     /// Where its times begin.
     begun: Instant,
+    /// Looking for more takes nothing from the worker.
+    has_own_core: bool,
     /// What the worker was last told.
     published: Progress,
 }
@@ -222,13 +227,17 @@ impl Driver {
                 continue;
             }
             if let Some(op) = self.core.next(&mut self.head, &mut self.spans) {
-                let taken = waiting.writes - self.core.waiting().writes;
+                let left = self.core.waiting();
+                let group = Waiting {
+                    writes: waiting.writes - left.writes,
+                    blocks: waiting.blocks - left.blocks,
+                };
                 let begun = self.begun.elapsed();
                 self.carry_out(op, &mut pieces);
-                if taken > 0 {
+                if group.writes > 0 {
                     self.take_requests();
                     let (now, waiting) = (self.begun.elapsed(), self.core.waiting());
-                    self.gather.ended(now, taken, waiting, now - begun);
+                    self.gather.ended(now, group, waiting, now - begun);
                 }
                 continue;
             }
@@ -302,6 +311,10 @@ impl Driver {
     /// Until there is something to do, or so much time is over; `false` when it is to end.
     fn sleep(&self, time_max: Option<Duration>) -> bool {
         let shared = &*self.shared;
+        let until = Instant::now() + time_max.map_or(AWAKE, |time_max| time_max.min(AWAKE));
+        while self.has_own_core && shared.requests.is_empty() && Instant::now() < until {
+            std::hint::spin_loop();
+        }
         // SeqCst pairs with `kick` and `drop`: either this sees what they left, or they
         // see that it sleeps.
         shared.asleep.store(true, Ordering::SeqCst);
@@ -326,10 +339,15 @@ impl Driver {
                     .is_some_and(|end| end <= self.log.len),
                 "a span inside the log"
             );
-            pieces.push(libc::iovec {
-                iov_base: self.log.base.wrapping_add(offset).cast_mut().cast(),
-                iov_len: len,
-            });
+            let base = self.log.base.wrapping_add(offset).cast_mut();
+            // Writes that came one behind the other mostly stand so in the log.
+            match pieces.last_mut() {
+                Some(last) if ends_at(last, base) => last.iov_len += len,
+                _ => pieces.push(libc::iovec {
+                    iov_base: base.cast(),
+                    iov_len: len,
+                }),
+            }
         }
         let (first, round) = match op {
             Op::Header { block } => (block, pieces.len()),
@@ -347,6 +365,10 @@ impl Driver {
         }
         Ok(())
     }
+}
+
+fn ends_at(piece: &libc::iovec, base: *mut u8) -> bool {
+    piece.iov_base.cast::<u8>().wrapping_add(piece.iov_len) == base
 }
 
 /// Cuts the list at `len` bytes; the index of the first piece behind.
@@ -386,8 +408,9 @@ pub fn go_first() {
 }
 
 /// The thread has inherited the worker's one core: from here on it may run on
-/// every other that the process may use. Where there is no other, it stays.
-fn keep_off(cpu: usize) {
+/// every other that the process may use. Where there is no other, it stays; whether
+/// it has one.
+fn keep_off(cpu: usize) -> bool {
     // SAFETY: a cpu_set_t of zeroes is an empty set, and CPU_SET is within CPU_SETSIZE.
     // A set without a usable core is refused, which changes nothing.
     unsafe {
@@ -395,7 +418,7 @@ fn keep_off(cpu: usize) {
         for other in (0..libc::CPU_SETSIZE as usize).filter(|&other| other != cpu) {
             libc::CPU_SET(other, &mut set);
         }
-        libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set);
+        libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set) == 0
     }
 }
 
