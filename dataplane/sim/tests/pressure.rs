@@ -10,6 +10,8 @@
 use std::time::Duration;
 
 use sluice_proto::scsi::cdb;
+use sluice_sim::block;
+use sluice_sim::random::Random;
 use sluice_sim::site::{Pdu, Session, Site, Size, op};
 
 const GOOD: u8 = 0;
@@ -285,4 +287,65 @@ fn what_moves_is_waited_for_longer() {
         assert!(waited > Duration::from_secs(10), "{waited:?}");
         assert!(waited < Duration::from_secs(21), "{waited:?}");
     }
+}
+
+/// Overwriting at random while the storage does not answer leaves segments of which most
+/// is hidden. What lives in them moves together: the log is full of live bytes when the
+/// first write has to wait, and all of them are what the storage gets.
+#[test]
+fn a12_half_dead_segments_do_not_fill_the_log() {
+    const LOG_LEN: usize = 64 << 20;
+    const SPAN_BLOCKS: usize = 60 << 11;
+    let size = Size {
+        log_len: LOG_LEN,
+        ..Size::SMALL
+    };
+    let mut site = Site::of(size, |storage| storage.resize(SPAN_BLOCKS));
+    let mut session = site.login(0, 0, 1);
+    site.storage.hangs = true;
+    let mut random = Random::new(7);
+    let mut expected = vec![0; SPAN_BLOCKS];
+    let (mut under_way, mut room) = (0, 16);
+    for number in 1.. {
+        // 4 to 64 KiB, and so that some cover others in part.
+        let blocks = 8 * (1 + random.below(16));
+        let lba = 8 * random.below((SPAN_BLOCKS - blocks) / 8);
+        let mut data = vec![0; blocks * 512];
+        for (block, at) in data.chunks_mut(512).zip(lba..) {
+            block::fill(block, number, at as u64);
+            expected[at] = number;
+        }
+        let (len, blocks) = (
+            u32::try_from(data.len()).unwrap(),
+            u32::try_from(blocks).unwrap(),
+        );
+        let cdb = cdb::write(lba as u64, blocks);
+        let pdu = Site::command(&mut session, 0x20, len, &cdb).data(&data);
+        site.send(&session, &pdu.bytes());
+        under_way += 1;
+        while under_way >= room && site.usage().held == 0 {
+            let pdu = answer(&mut site, &session);
+            room = window(&pdu).min(16);
+            under_way -= u32::from(pdu.opcode() == op::RESPONSE);
+        }
+        if site.usage().held > 0 {
+            break;
+        }
+    }
+    let live = site.worker.relay.dirty_bytes();
+    assert!(
+        live >= LOG_LEN as u64 / 10 * 8,
+        "{live} of {LOG_LEN} bytes are live"
+    );
+    assert!(site.counter("record_moved") > 100);
+    site.storage.hangs = false;
+    while under_way > 0 {
+        let pdu = answer(&mut site, &session);
+        if pdu.opcode() == op::RESPONSE {
+            assert_eq!(pdu.status(), GOOD);
+            under_way -= 1;
+        }
+    }
+    assert_eq!(site.synchronize(&mut session), Some(GOOD));
+    assert!(site.storage.volumes[0].media[..SPAN_BLOCKS] == expected);
 }

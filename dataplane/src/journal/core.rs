@@ -83,7 +83,7 @@ pub enum Op {
 pub struct Progress {
     /// Requests that are durable, of all made, in their order.
     pub durable: u64,
-    /// Records written again that are durable.
+    /// Requests to write one again that are over: durable, or needless by then.
     pub again: u64,
     /// Blocks from tail to next.
     pub used_blocks: u64,
@@ -553,7 +553,9 @@ impl Core {
                 .front()
                 .is_some_and(|request| self.is_stale(request))
             {
-                self.again.pop_front();
+                let stale = self.again.pop_front();
+                let is_write = matches!(stale, Some(Request::Write { .. }));
+                self.progress.again += u64::from(is_write);
             }
             let overtakes = is_urgent && !self.again.is_empty();
             let queue = if overtakes {

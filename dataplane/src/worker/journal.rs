@@ -131,6 +131,9 @@ pub struct Journal {
     durable: u64,
     pending: VecDeque<Pending>,
     again_pending: VecDeque<(u32, Identity)>,
+    /// Requests to write one again that were handed over, and how many are over.
+    again_asked: u64,
+    again_over: u64,
     /// By record: the number of its write, as long as its bytes are in the log;
     /// [`NONE`] if the journal has none.
     written: Box<[u64]>,
@@ -154,6 +157,8 @@ impl Journal {
             // Of a record its write and its free; the rest is for rows.
             pending: VecDeque::with_capacity(3 * records),
             again_pending: VecDeque::with_capacity(AGAIN_MAX),
+            again_asked: progress.again,
+            again_over: progress.again,
             written: vec![NONE; records].into(),
             pinned: VecDeque::with_capacity(records),
             acks: VecDeque::with_capacity(tasks),
@@ -184,6 +189,13 @@ impl Journal {
                 | Health::Voiding(Trouble::Device(_))
                 | Health::GivenUp(_)
         )
+    }
+
+    /// Whether it may be reading the record's bytes where they stand, now or later.
+    fn reads(&self, record: u32) -> bool {
+        let written = self.written[record as usize];
+        let is_new = written != NONE && written > self.durable;
+        !self.is_quiet() && (is_new || self.again_over < self.again_asked)
     }
 
     fn ask(&mut self, request: Pending) -> u64 {
@@ -221,6 +233,7 @@ impl Journal {
                     if self.line.push(again_request(log, id)).is_err() {
                         break;
                     }
+                    self.again_asked += 1;
                     handed = true;
                 }
             }
@@ -242,6 +255,7 @@ impl Journal {
     fn look(&mut self, now: Time) -> Progress {
         let progress = self.line.progress();
         self.durable = progress.durable;
+        self.again_over = progress.again;
         if self.durable >= self.mark.0 {
             self.mark = (self.made, now);
         }
@@ -333,6 +347,13 @@ impl Relay {
         self.journal
             .as_ref()
             .is_none_or(|journal| journal.has(number))
+    }
+
+    /// Whether the record has to stay where it is for the journal.
+    pub(super) fn journal_reads(&self, record: u32) -> bool {
+        let journal = self.journal.as_ref();
+        journal.is_some_and(|journal| journal.reads(record))
+            && !planted(Mutation::MovedUnderJournal)
     }
 
     /// It is there, and takes requests.

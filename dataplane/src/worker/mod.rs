@@ -19,7 +19,8 @@
 
 pub mod admit;
 pub mod attention;
-pub mod drain;
+pub mod compact;
+mod drain;
 mod events;
 pub mod failure;
 pub mod fence;

@@ -11,6 +11,7 @@ use sluice_proto::cache::flush::{Entry, FlushQueue};
 use sluice_proto::cache::index::{Index, IndexCapacity};
 use sluice_proto::iscsi::chap::Challenges;
 
+use super::compact::Compaction;
 use super::holding::Holding;
 use super::lan::SESSION_TASKS_MAX;
 use super::relay::{Counters, Relay, RelayConfig, VOLUMES_MAX};
@@ -129,6 +130,7 @@ impl Relay {
             staging,
             held: std::collections::VecDeque::with_capacity(tasks),
             room_moved: false,
+            compaction: Compaction::default(),
             delayed: std::collections::VecDeque::with_capacity(tasks),
             starving: std::collections::VecDeque::with_capacity(nexuses_max),
             flows: Vec::with_capacity(sessions * 4),

@@ -23,6 +23,7 @@ use sluice_proto::iscsi::{DigestPolicy, Offers, TaskId};
 use sluice_proto::scsi::ScsiStatus;
 use sluice_proto::scsi::same_lun;
 
+use super::compact::Compaction;
 use super::journal::Journal;
 use super::lan::Lan;
 use super::management::Function;
@@ -148,6 +149,8 @@ pub struct Counters {
     pub writes_behind: u64,
     pub commands_passed: u64,
     pub records_superseded: u64,
+    /// Live ones, out of segments that held little else.
+    pub records_moved: u64,
     /// Sent in a write together with a neighbour; such writes that the storage refused,
     /// whose records were sent one by one then.
     pub records_joined: u64,
@@ -177,7 +180,7 @@ pub struct Counters {
 }
 
 impl Counters {
-    pub fn rows(&self) -> [(&'static str, u64); 40] {
+    pub fn rows(&self) -> [(&'static str, u64); 41] {
         [
             ("login_accepted", self.logins),
             ("login_refused", self.logins_refused),
@@ -205,6 +208,7 @@ impl Counters {
             ("write_behind_command", self.writes_behind),
             ("command_passed", self.commands_passed),
             ("record_superseded", self.records_superseded),
+            ("record_moved", self.records_moved),
             ("record_joined", self.records_joined),
             ("write_taken_apart", self.writes_taken_apart),
             ("command_overwrote", self.commands_overwrote),
@@ -263,6 +267,7 @@ pub struct Relay {
     pub(super) held: VecDeque<TaskKey>,
     /// Room or a share of it has come free otherwise than by a flush.
     pub(super) room_moved: bool,
+    pub(super) compaction: Compaction,
     /// Writes in the log whose answer is held back, and until when; the first is due first.
     pub(super) delayed: VecDeque<(Time, TaskKey)>,
     /// Nexuses with reads that found no staging page.

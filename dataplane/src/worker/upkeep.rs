@@ -102,6 +102,7 @@ impl Relay {
             left_over = true;
         }
         left_over |= self.work_journal(net, now);
+        left_over |= self.compact(now);
         self.answer_delayed(now);
         if self.room_moved {
             self.admit_held(net, now);

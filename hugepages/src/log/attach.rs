@@ -87,7 +87,7 @@ fn empty_log(mut memory: Memory, geometry: Geometry) -> Log {
         nexus_rows: Table::attach(&mut memory, nexuses),
         uses: vec![VolumeUse::default(); geometry.volume_rows].into(),
         segments: Segments::new(&geometry),
-        slab: Slab::new(geometry.segments - geometry.directory_segments),
+        slab: Slab::new(&geometry),
         damaged: Vec::new(),
         memory,
         geometry,
@@ -363,7 +363,7 @@ fn take_found(log: &mut Log, part: &Found) -> RecordId {
         part: number,
         parts,
     };
-    let phase = Phase::Live { verified: false };
+    let phase = Phase::FOUND;
     let (segment, slot) = (part.segment, part.slot);
     let entry = Entry {
         record,
@@ -375,7 +375,7 @@ fn take_found(log: &mut Log, part: &Found) -> RecordId {
     };
     let info = log.segments.get_mut(segment);
     info.live_records += 1;
-    info.live_bytes += len;
+    info.live_pages += super::write::page_count(len);
     let used = &mut log.uses[usize::from(volume.0)];
     used.records += 1;
     used.dirty_bytes += u64::from(len);

@@ -95,6 +95,18 @@ impl Memory {
         crc
     }
 
+    /// Copies payload to another place, which it does not overlap, and returns its CRC32C.
+    pub fn copy_within(&mut self, from: usize, to: usize, len: usize) -> u32 {
+        let mut page = [0; PAGE_LEN];
+        let mut crc = 0;
+        for done in (0..len).step_by(PAGE_LEN) {
+            let piece = &mut page[..PAGE_LEN.min(len - done)];
+            piece.copy_from_slice(self.bytes(from + done, piece.len()));
+            crc = self.copy_in(to + done, piece, crc);
+        }
+        crc
+    }
+
     #[inline]
     pub fn bytes(&self, offset: usize, len: usize) -> &[u8] {
         self.check(offset, len);

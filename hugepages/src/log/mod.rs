@@ -23,6 +23,7 @@ mod attach;
 mod directory;
 mod layout;
 mod memory;
+mod moving;
 mod outcome;
 mod records;
 mod restore;
@@ -33,6 +34,7 @@ mod write;
 use arrayvec::ArrayVec;
 
 pub use layout::ROW_BODY_LEN;
+pub use moving::{Emptying, Moved};
 pub use outcome::{
     Damage, DamageKind, LogError, NoRoom, Progress, Recovery, Room, Torn, VolumeRecovery,
 };

@@ -4,8 +4,11 @@
 //! pages could hold, so it never runs out and never grows. Not for: finding a
 //! record by LBA (the cache's index).
 
-use super::layout::{FREED, Life, PAYLOAD_PAGES, RecordHeader, page_offset, slot_offset};
-use super::{Damage, Log, Record, RecordId, Torn, VolumeId, layout};
+use super::layout::{
+    FREED, Geometry, Life, PAYLOAD_PAGES, RecordHeader, SLOTS, page_offset, slot_offset,
+};
+use super::write::page_count;
+use super::{Damage, Log, Record, RecordId, Torn, VolumeId};
 
 /// "No entry" in a chain.
 pub(super) const NONE: u32 = u32::MAX;
@@ -28,7 +31,22 @@ pub(super) enum Phase {
     },
     Live {
         verified: bool,
+        /// A restart does not find it any more ([`Log::retire`]).
+        retired: bool,
     },
+}
+
+impl Phase {
+    /// Just committed, by this process.
+    pub const COMMITTED: Phase = Phase::Live {
+        verified: true,
+        retired: false,
+    };
+    /// Found at attach.
+    pub const FOUND: Phase = Phase::Live {
+        verified: false,
+        retired: false,
+    };
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -79,16 +97,20 @@ impl Entry {
 #[derive(Debug)]
 pub(super) struct Slab {
     entries: Vec<Entry>,
+    /// By segment and slot: the record that was put there last.
+    places: Box<[u32]>,
     capacity: usize,
     vacant: u32,
 }
 
 impl Slab {
     /// A record has a page at least, so there are no more of them than pages.
-    pub fn new(segments: usize) -> Slab {
+    pub fn new(geometry: &Geometry) -> Slab {
+        let segments = geometry.segments - geometry.directory_segments;
         let capacity = segments * PAYLOAD_PAGES;
         Slab {
             entries: Vec::with_capacity(capacity),
+            places: vec![NONE; geometry.segments * SLOTS].into(),
             capacity,
             vacant: NONE,
         }
@@ -100,6 +122,27 @@ impl Slab {
 
     #[inline]
     pub fn insert(&mut self, entry: Entry) -> u32 {
+        let id = self.insert_anywhere(entry);
+        self.places[place_of(&entry)] = id;
+        id
+    }
+
+    /// A committed record stands somewhere else now.
+    pub fn put_at(&mut self, id: u32, entry: Entry) {
+        *self.get_mut(id) = entry;
+        self.places[place_of(&entry)] = id;
+    }
+
+    /// The committed record whose header is in a slot, if a restart would find it.
+    pub fn found_at(&self, segment: u32, slot: u16) -> Option<u32> {
+        let id = self.places[segment as usize * SLOTS + usize::from(slot)];
+        let entry = self.entries.get(id as usize)?;
+        let counts = matches!(entry.phase, Phase::Live { retired: false, .. });
+        let stands_there = (entry.segment, entry.slot) == (segment, slot);
+        (counts && stands_there).then_some(id)
+    }
+
+    fn insert_anywhere(&mut self, entry: Entry) -> u32 {
         match self.vacant {
             NONE => {
                 assert!(
@@ -150,7 +193,7 @@ impl Slab {
     pub fn live(&self, id: RecordId) -> (&Entry, bool) {
         let entry = self.get(id.0);
         match entry.phase {
-            Phase::Live { verified } => (entry, verified),
+            Phase::Live { verified, .. } => (entry, verified),
             _ => panic!("record {} is not committed, or was freed", id.0),
         }
     }
@@ -208,7 +251,13 @@ impl Log {
     /// Takes a payload found at attach for sound without a look at it: a planted fault.
     #[cfg(feature = "mutations")]
     pub fn believe(&mut self, id: RecordId) {
-        self.slab.get_mut(id.0).phase = Phase::Live { verified: true };
+        self.mark_verified(id);
+    }
+
+    fn mark_verified(&mut self, id: RecordId) {
+        if let Phase::Live { verified, .. } = &mut self.slab.get_mut(id.0).phase {
+            *verified = true;
+        }
     }
 
     /// Whether the payload is what its checksum says; looks at it, if that was not
@@ -225,7 +274,7 @@ impl Log {
 
     #[cold]
     fn verify_payload(&mut self, id: RecordId) -> Result<(), Torn> {
-        let entry = self.slab.get_mut(id.0);
+        let entry = self.slab.get(id.0);
         let Record {
             volume,
             sequence,
@@ -245,19 +294,23 @@ impl Log {
                 found,
             });
         }
-        entry.phase = Phase::Live { verified: true };
+        self.mark_verified(id);
         Ok(())
     }
 
     /// A record is durable at the storage, but is still read: its payload
     /// stays until it is freed, and a restart does not find it any more.
     pub fn retire(&mut self, id: RecordId) {
-        let (&entry, _) = self.slab.live(id);
+        let (&entry, verified) = self.slab.live(id);
         self.bury(&entry);
+        self.slab.get_mut(id.0).phase = Phase::Live {
+            verified,
+            retired: true,
+        };
     }
 
     /// One store, which makes the header void.
-    fn bury(&mut self, entry: &Entry) {
+    pub(super) fn bury(&mut self, entry: &Entry) {
         let generation = self.segments.get(entry.segment).generation;
         self.memory
             .store(entry.slot_offset(), Life::new(FREED, generation).encode());
@@ -271,7 +324,7 @@ impl Log {
         let len = entry.record.len;
         let segment = self.segments.get_mut(entry.segment);
         segment.live_records -= 1;
-        segment.live_bytes -= len;
+        segment.live_pages -= page_count(len);
         let used = &mut self.uses[usize::from(entry.record.volume.0)];
         used.records -= 1;
         used.dirty_bytes -= u64::from(len);
@@ -306,7 +359,7 @@ impl Log {
             Some(slot) => slot..slot + 1,
             // Its generation is as doubtful as the rest: no header of any life may
             // speak up again in a later one.
-            None => 1..layout::SLOTS,
+            None => 1..SLOTS,
         };
         let word = if damage.slot.is_some() {
             Life::new(FREED, generation).encode()
@@ -332,6 +385,10 @@ impl Log {
             }
         }
     }
+}
+
+fn place_of(entry: &Entry) -> usize {
+    entry.segment as usize * SLOTS + usize::from(entry.slot)
 }
 
 /// Indexes of records and segments, which `Geometry::of` has bounded.

@@ -225,7 +225,7 @@ impl Log {
         info.next_slot += 1;
         info.next_page += page_count(record.len);
         info.live_records += 1;
-        info.live_bytes += record.len;
+        info.live_pages += page_count(record.len);
         let generation = info.generation;
         let used = &mut self.uses[usize::from(record.volume.0)];
         used.records += 1;
@@ -236,10 +236,12 @@ impl Log {
             slot,
             first_page,
             payload_crc,
-            phase: Phase::Live { verified: true },
+            phase: Phase::COMMITTED,
         };
         let verified = self.memory.copy_in(entry.payload_offset(), bytes, 0) == payload_crc;
-        entry.phase = Phase::Live { verified };
+        if !verified {
+            entry.phase = Phase::FOUND;
+        }
         let place = (segment as usize, usize::from(slot));
         let life = Life::new(COMMITTED, generation);
         let words = RecordHeader::encode(&entry.header(), place.0, place.1, life);

@@ -5,12 +5,16 @@
 //! damaged. Not for: what is in a record ([`super::records`]).
 
 use super::layout::{
-    Geometry, HEADER_PAGES, Life, SEGMENT_CLAIMED, SEGMENT_FREE, SEGMENT_PAGES, SLOTS,
-    SegmentHeader, slot_offset,
+    Geometry, HEADER_PAGES, Life, PAYLOAD_PAGES, SEGMENT_CLAIMED, SEGMENT_FREE, SEGMENT_PAGES,
+    SLOTS, SegmentHeader, slot_offset,
 };
 use super::memory::Memory;
 use super::records::index;
 use super::{VolumeId, VolumeUse};
+
+/// A segment is emptied if an eighth of it comes free by that.
+#[expect(clippy::cast_possible_truncation, reason = "441")]
+const MOVED_PAGES_MAX: u16 = (PAYLOAD_PAGES / 8 * 7) as u16;
 
 /// A segment in private memory.
 #[derive(Clone, Copy, Debug)]
@@ -19,14 +23,16 @@ pub(super) struct Segment {
     pub is_claimed: bool,
     pub volume: VolumeId,
     pub live_records: u16,
-    /// Payload bytes of the live records; what moving them would cost.
-    pub live_bytes: u32,
+    /// Payload pages of the live records; what moving them would cost.
+    pub live_pages: u16,
     /// Records reserved and not committed yet.
     pub receiving: u16,
     /// Records with faults that the operator has not given up, or the segment itself.
     pub damaged: u16,
     pub next_slot: u16,
     pub next_page: u16,
+    /// What could be moved out of it has been ([`super::Log::empty_segment`]).
+    pub emptied: bool,
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "8")]
@@ -35,11 +41,12 @@ const UNUSED: Segment = Segment {
     is_claimed: false,
     volume: VolumeId(0),
     live_records: 0,
-    live_bytes: 0,
+    live_pages: 0,
     receiving: 0,
     damaged: 0,
     next_slot: 1,
     next_page: HEADER_PAGES as u16,
+    emptied: false,
 };
 
 #[derive(Debug)]
@@ -113,6 +120,23 @@ impl Segments {
         let words = SegmentHeader { volume, worker }.encode(place, life);
         memory.store_header(slot_offset(place, 0), &words);
         Some(segment)
+    }
+
+    /// The segment whose records are the fewest pages to move, of those that are worth
+    /// it and go on as they are: closed, received into by nobody, undamaged. Looks at each.
+    pub fn sparsest(&self, is_open: impl Fn(u32, VolumeId) -> bool) -> Option<u32> {
+        let all = self.all.iter().enumerate();
+        let worth_it = all.filter(|(at, segment)| {
+            segment.is_claimed
+                && segment.receiving == 0
+                && segment.damaged == 0
+                && !segment.emptied
+                && segment.live_pages <= MOVED_PAGES_MAX
+                && !is_open(index(*at), segment.volume)
+        });
+        worth_it
+            .min_by_key(|(_, segment)| segment.live_pages)
+            .map(|(at, _)| index(at))
     }
 
     /// A segment of the volume's with so many pages left; looks at each.

@@ -199,7 +199,7 @@ impl Log {
         let parts = u8::try_from(ids.len()).expect("at most WRITE_PARTS_MAX");
         for &id in &ids {
             let entry = self.slab.get_mut(id.0);
-            entry.phase = Phase::Live { verified: true };
+            entry.phase = Phase::COMMITTED;
             entry.record = Record {
                 epoch,
                 sequence,
@@ -211,7 +211,7 @@ impl Log {
             let segment = self.segments.get_mut(entry.segment);
             segment.receiving -= 1;
             segment.live_records += 1;
-            segment.live_bytes += record.len;
+            segment.live_pages += page_count(record.len);
             let used = &mut self.uses[usize::from(record.volume.0)];
             used.records += 1;
             used.dirty_bytes += u64::from(record.len);

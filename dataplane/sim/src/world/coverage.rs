@@ -147,6 +147,7 @@ impl World {
             ("reads_partly_cached", relay("read_partly_cached")),
             ("reads_uncached", relay("read_uncached")),
             ("records_superseded", relay("record_superseded")),
+            ("records_moved", relay("record_moved")),
             ("records_joined", relay("record_joined")),
             ("commands_overwrote", relay("command_overwrote")),
             ("computer_reinstatements", relay("session_reinstated")),

@@ -27,6 +27,10 @@ enum Op {
     Free {
         at: usize,
     },
+    /// Moves records out of the sparsest segment, so many at most.
+    Empty {
+        records: usize,
+    },
     Nexus {
         at: usize,
         isid: u8,
@@ -51,6 +55,7 @@ fn op() -> impl Strategy<Value = Op> {
         8 => any::<usize>().prop_map(|at| Op::Commit { at }),
         1 => any::<usize>().prop_map(|at| Op::Abort { at }),
         6 => any::<usize>().prop_map(|at| Op::Free { at }),
+        3 => (1..20usize).prop_map(|records| Op::Empty { records }),
         1 => (0..3usize, any::<u8>()).prop_map(|(at, isid)| Op::Nexus { at, isid }),
         1 => (0..2usize, 0..4u32).prop_map(|(volume, flags)| Op::Refuse { volume, flags }),
         1 => Just(Op::Reopen),
@@ -155,6 +160,23 @@ impl Model {
                 let (id, key) = self.live.swap_remove(at);
                 self.expected.records.remove(&key);
                 self.log().free(id);
+            }
+            Op::Empty { records } => {
+                let Some(mut emptying) = self.log().sparsest_segment() else {
+                    return;
+                };
+                for _ in 0..records {
+                    let Some(id) = self.log().next_to_move(&mut emptying) else {
+                        return;
+                    };
+                    let before = self.log().room().dirty_bytes;
+                    let moved = self.log().move_record(id);
+                    assert_ne!(moved, Moved::Unsound);
+                    assert_eq!(self.log().room().dirty_bytes, before);
+                    if moved == Moved::NoRoom {
+                        return;
+                    }
+                }
             }
             Op::Nexus { at, isid } => self.change_nexus(at, isid),
             Op::Refuse { volume, flags } => {

@@ -25,7 +25,7 @@ fn sample() -> Log {
     log
 }
 
-fn poke(log: Log, offset: usize, change: impl FnOnce(u64) -> u64) -> Region {
+pub(super) fn poke(log: Log, offset: usize, change: impl FnOnce(u64) -> u64) -> Region {
     let mut memory = log.memory;
     let word = memory.load(offset);
     memory.store(offset, change(word));

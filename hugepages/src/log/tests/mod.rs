@@ -4,6 +4,7 @@
 
 mod crash;
 mod hostile;
+mod moving;
 mod room;
 
 use std::collections::BTreeMap;
