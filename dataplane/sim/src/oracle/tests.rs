@@ -167,11 +167,13 @@ fn what_a_relay_forgot_is_asked_of_the_storage() {
 /// own, by its cache or not, and may still not be lost.
 #[test]
 fn what_passed_is_forgotten_with_the_log_by_every_contract() {
-    for (kind, at_the_end) in [
-        (WriteKind::Passed, vec![]),
-        (WriteKind::Plain, vec!["nothing lost"]),
+    for (contract, kind, at_the_end) in [
+        (Durability::Storage, WriteKind::Passed, vec![]),
+        (Durability::Storage, WriteKind::Plain, vec!["nothing lost"]),
+        (Durability::Journal, WriteKind::Passed, vec![]),
+        (Durability::Journal, WriteKind::Plain, vec!["nothing lost"]),
     ] {
-        let mut oracle = Oracle::of(1, Durability::Storage);
+        let mut oracle = Oracle::of(1, contract);
         let number = oracle.write_issued(0, 1, kind);
         oracle.storage_changed(&[number], &[0]);
         oracle.write_acknowledged(number);

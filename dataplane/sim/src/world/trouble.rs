@@ -181,13 +181,13 @@ impl World {
         let lost: Vec<usize> = (0..self.oracles.len())
             .filter(|&volume| !in_journal(volume))
             .collect();
-        if lost.is_empty() {
-            return;
+        if !lost.is_empty() {
+            self.storage.settle(&mut self.storage_random);
+            self.judge_storage();
         }
-        self.storage.settle(&mut self.storage_random);
-        self.judge_storage();
-        for &volume in &lost {
-            self.oracles[volume].relay_lost_memory(&self.storage.volumes[volume].visible);
+        // That something passed, no journal says either.
+        for (oracle, volume) in self.oracles.iter_mut().zip(&self.storage.volumes) {
+            oracle.relay_lost_memory(&volume.visible);
         }
         // With the memory goes what was damaged in it; that a volume lacks something,
         // nobody knows what, is in its row, which a journal keeps of every volume.
