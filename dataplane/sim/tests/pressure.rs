@@ -349,3 +349,30 @@ fn a12_half_dead_segments_do_not_fill_the_log() {
     assert_eq!(site.synchronize(&mut session), Some(GOOD));
     assert!(site.storage.volumes[0].media[..SPAN_BLOCKS] == expected);
 }
+
+/// Writes that come one by one, so that some are always on their way to the storage: what
+/// it has answered is durable, and out of the log, a second later all the same.
+#[test]
+fn a17_a_trickle_becomes_durable_while_it_goes_on() {
+    let mut site = Site::small();
+    site.delay_wan(Duration::from_millis(40));
+    let mut session = site.login(0, 0, 1);
+    let media = |site: &Site, lba: usize| site.storage.volumes[0].media[lba];
+    let mut oldest = 0;
+    for number in 1..=600 {
+        let lba = u64::from(number) % 200;
+        assert_eq!(site.write(&mut session, lba, number), Some(GOOD));
+        site.run(Duration::from_millis(10));
+        // What was written so long ago that the period of the policy is over, too.
+        if number > 400 {
+            let before = number - 350;
+            let held = media(&site, usize::try_from(before % 200).unwrap());
+            oldest = oldest.max(u32::from(held < before) * before);
+        }
+    }
+    assert_eq!(oldest, 0, "still not durable after 3.5 s");
+    assert!(
+        site.worker.relay.dirty_bytes() > 0,
+        "the rest is on its way"
+    );
+}

@@ -31,6 +31,9 @@ const JOINED_BYTES_MAX: u32 = 256 * 1024;
 const JOINED_BYTES_MIN: u32 = 64 * 1024;
 /// A sync every 16 MiB, so that the log is freed while a long flush goes on.
 const UNSYNCED_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// And one after such a time: where writes come one by one for ever, some are always on
+/// their way, and nothing would be durable but by the bytes.
+const UNSYNCED_TIME_MAX: Duration = Duration::from_secs(1);
 
 /// Passing commands that are tried whenever something became durable: each may
 /// cost a look at every granule of its range.
@@ -54,12 +57,15 @@ impl Relay {
         {
             let volume = self.volume(key);
             let storage_wce = volume.storage_wce;
+            let is_overdue = volume
+                .unsynced_since
+                .is_some_and(|since| now.since(since) >= UNSYNCED_TIME_MAX);
             let limits = FlushLimits {
                 // How many bytes they may be is `super::flight`'s to say.
                 writes_in_flight_max: WRITES_IN_FLIGHT_MAX,
                 bytes_in_flight_max: volume.flight.bytes_max(),
                 joined_bytes_max: self.joined_bytes_max(nexus, key),
-                unsynced_bytes_max: UNSYNCED_BYTES_MAX,
+                unsynced_bytes_max: if is_overdue { 1 } else { UNSYNCED_BYTES_MAX },
                 awaited: volume.gate.asked(),
                 epoch_max: self.epoch_max(key),
             };
@@ -81,6 +87,7 @@ impl Relay {
                 FlushAction::Sync => {
                     let volume = self.volume_mut(key);
                     volume.begun = true;
+                    volume.unsynced_since = None;
                     let lun = volume.lun;
                     self.submit(
                         now,
@@ -308,7 +315,9 @@ impl Relay {
         match self.judge_flush(now, key, ended) {
             Verdict::Good => {
                 let len = self.joined_len(record);
-                self.volume_mut(key).flight.answered(now, len);
+                let volume = self.volume_mut(key);
+                volume.flight.answered(now, len);
+                volume.unsynced_since.get_or_insert(now);
                 self.flush_agreed(key);
                 self.flush.write_done(key.0, record, Outcome::Good);
             }

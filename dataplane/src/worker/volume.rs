@@ -96,6 +96,8 @@ pub struct Volume {
     /// Response times of its storage.
     pub load: Load,
     pub flight: Flight,
+    /// When the oldest answer came that no SYNCHRONIZE CACHE sent since covers.
+    pub unsynced_since: Option<Time>,
     /// Durable records, oldest first, that a read sent before may still miss.
     pub durable: VecDeque<u32>,
     /// Reads asked of the storage so far.
@@ -229,6 +231,7 @@ impl Volume {
             flush_nexus: None,
             load: Load::new(now),
             flight: Flight::new(now),
+            unsynced_since: None,
             durable: VecDeque::with_capacity(records_max),
             reads_asked: 0,
             reads_out: Vec::with_capacity(VOLUME_TASKS_MAX),
