@@ -19,8 +19,8 @@
 
 pub mod admit;
 pub mod attention;
-pub mod compact;
-mod drain;
+mod compact;
+pub mod drain;
 mod events;
 pub mod failure;
 pub mod fence;
