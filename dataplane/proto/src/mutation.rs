@@ -37,13 +37,11 @@ pub enum Mutation {
     SkipLogChecksum,
     /// A record that fails its checksum counts as flushed.
     UnsoundAsDurable,
-    /// A record is moved in the log while the journal may be reading it where it was.
-    MovedUnderJournal,
 }
 
 impl Mutation {
     /// All of them, with the names that the simulator's command line takes.
-    pub const ALL: [(Self, &'static str); 15] = [
+    pub const ALL: [(Self, &'static str); 14] = [
         (Self::SkipChecksum, "skip-checksum"),
         (Self::AckBeforeJournal, "ack-before-journal"),
         (Self::FreeBeforeGood, "free-before-good"),
@@ -61,7 +59,6 @@ impl Mutation {
         (Self::FreeBeforeHidingWrite, "free-before-hiding-write"),
         (Self::SkipLogChecksum, "skip-log-checksum"),
         (Self::UnsoundAsDurable, "unsound-as-durable"),
-        (Self::MovedUnderJournal, "moved-under-journal"),
     ];
 }
 

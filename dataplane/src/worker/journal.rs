@@ -353,7 +353,6 @@ impl Relay {
     pub(super) fn journal_reads(&self, record: u32) -> bool {
         let journal = self.journal.as_ref();
         journal.is_some_and(|journal| journal.reads(record))
-            && !planted(Mutation::MovedUnderJournal)
     }
 
     /// It is there, and takes requests.
