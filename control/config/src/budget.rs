@@ -32,9 +32,10 @@ const LAN_FLOW_BYTES: u64 = 2 * PAGE_BYTES;
 /// Of each 4 KiB page of the log, which holds at most one record: two versions
 /// of a granule in the index (32 bytes each) and four places in its hash (4
 /// each, rounded up to a power of two), the record's row there (24), its place
-/// in the log's slab (80) and in the flush queue (64), what it waits for when it
-/// is durable (16), and a place in the list of a start (4).
-const INDEX_BYTES_PER_LOG_PAGE: u64 = 2 * 32 + 4 * 4 + 24 + 80 + 64 + 16 + 4;
+/// in the log's slab (80), which record its header is (4), its place in the flush
+/// queue (64), what it waits for when it is durable (16), and a place in the list of a
+/// start (4).
+const INDEX_BYTES_PER_LOG_PAGE: u64 = 2 * 32 + 4 * 4 + 24 + 80 + 4 + 64 + 16 + 4;
 /// Of each page and volume: a place in the volume's list of durable records.
 const VOLUME_BYTES_PER_LOG_PAGE: u64 = 4;
 /// Of each page of a log with a journal: the number of its write (8), three
