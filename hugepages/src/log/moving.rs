@@ -130,7 +130,7 @@ impl Log {
     }
 
     /// The volume's open segment if it has so many pages left, else a new one.
-    fn segment_with(&mut self, volume: VolumeId, pages: usize) -> Option<u32> {
+    pub(super) fn segment_with(&mut self, volume: VolumeId, pages: usize) -> Option<u32> {
         let used = &mut self.uses[usize::from(volume.0)];
         let open = used
             .open

@@ -197,29 +197,16 @@ impl Log {
             bytes.len()
         );
         let pages = pages_of(bytes.len());
-        let used = &mut self.uses[usize::from(record.volume.0)];
-        let open = used
-            .open
-            .filter(|&at| self.segments.get(at).pages_left() >= pages);
-        let segment = match open {
-            Some(segment) => segment,
-            None => {
-                let claimed = self
-                    .segments
-                    .claim(&mut self.memory, record.volume, self.worker);
-                used.segments += u32::from(claimed.is_some());
-                // They come in another order than they were reserved in, and cannot
-                // be cut anew: what stayed free behind a long one is taken at last.
-                let segment = claimed
-                    .or_else(|| self.segments.with_room(record.volume, pages))
-                    .ok_or(NoRoom {
-                        segments_wanted: 1,
-                        segments_free: 0,
-                    })?;
-                used.open = Some(segment);
-                segment
-            }
-        };
+        // They come in another order than they were reserved in, and cannot
+        // be cut anew: what stayed free behind a long one is taken at last.
+        let segment = self
+            .segment_with(record.volume, pages)
+            .or_else(|| self.segments.with_room(record.volume, pages))
+            .ok_or(NoRoom {
+                segments_wanted: 1,
+                segments_free: 0,
+            })?;
+        self.uses[usize::from(record.volume.0)].open = Some(segment);
         let info = self.segments.get_mut(segment);
         let (slot, first_page) = (info.next_slot, info.next_page);
         info.next_slot += 1;

@@ -31,7 +31,7 @@ pub(super) struct Segment {
     pub damaged: u16,
     pub next_slot: u16,
     pub next_page: u16,
-    /// What could be moved out of it has been ([`super::Log::empty_segment`]).
+    /// What could be moved out of it has been ([`super::Log::next_to_move`]).
     pub emptied: bool,
 }
 
