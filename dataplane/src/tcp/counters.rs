@@ -40,6 +40,8 @@ counters! {
     lingered_out,
     /// A flow had to wait because the pool had no frame.
     waits_for_pool,
+    /// A segment was not sent because the pool had no frame; it counts as lost on the way.
+    lost_no_frame,
     /// Dropped: impossible lengths, flags or addresses.
     drop_malformed,
     /// Dropped: a fragment.
@@ -48,6 +50,8 @@ counters! {
     drop_checksum,
     /// Dropped: a packet in a chain of buffers, and no page to gather it in.
     drop_chained,
+    /// Dropped: payload beyond the gap of a lost segment, and no frame may be kept for it.
+    drop_no_room,
     /// Dropped: a RST for no connection, or not exact.
     drop_reset,
     /// Dropped: beyond the window of our SYN, before any other was given.

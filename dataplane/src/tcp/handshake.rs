@@ -19,7 +19,8 @@ use sluice_proto::Time;
 use smoltcp::socket::tcp::State;
 use smoltcp::wire::TcpControl;
 
-use super::flow::Flow;
+use super::accepted::Accepted;
+use super::flow::{Flow, Stack};
 use super::keyed::FourTuple;
 use super::lease::Lease;
 use super::seed::seed_for;
@@ -135,39 +136,39 @@ impl Tcp {
             self.counters.wait_for_lease += 1;
             return false;
         };
-        let mut flow = Flow::new(
+        let mut stack = Accepted::new(
             half_open.since,
-            segment.tuple,
             &self.accept,
             seed_for(half_open.iss),
             lease,
             pool,
         );
-        flow.listen();
+        stack.listen(segment.tuple.local);
         let mut syn = Reply::none();
         syn.len = half_open
             .syn()
             .emit(segment.tuple.remote, segment.tuple.local, &mut syn.bytes);
         let packet = syn.packet().expect("just written");
-        flow.receive(half_open.since, packet, &self.accept, &mut Reply::none());
+        stack.receive(half_open.since, packet, &self.accept, &mut Reply::none());
         // Said already, by `syn_ack`.
-        flow.answer(half_open.since, &self.accept, &mut Reply::none());
+        stack.answer(half_open.since, &self.accept, &mut Reply::none());
         assert_eq!(
-            flow.snd_nxt,
+            stack.snd_nxt,
             half_open.iss.wrapping_add(1),
             "smoltcp draws its ISN as `seed` has it"
         );
         assert_eq!(
-            flow.socket().state(),
+            stack.socket().state(),
             State::SynReceived,
             "a listening socket takes a SYN"
         );
-        flow.bound_first_flight(
+        stack.bound_first_flight(
             half_open.irs.wrapping_add(1),
             self.config.accept_buffers.syn_window(),
         );
-        flow.state = State::SynReceived;
-        flow.open(&self.accept);
+        stack.open(&self.accept);
+        let mut flow = Flow::new(segment.tuple, Stack::Accepted(stack), State::SynReceived);
+        flow.opened = true;
         self.half_open.remove(index);
         self.table.replace(index, Slot::Flow(Box::new(flow)));
         self.flows += 1;

@@ -2,11 +2,11 @@
 
 use sluice_hugepages::pool::{Checksum, Frame, HEADROOM, PAGE_LEN, Pool};
 use sluice_proto::Time;
-use smoltcp::socket::tcp::State;
 use smoltcp::wire::TcpControl;
 
+use super::connected::Untaken;
+use super::flow::Stack;
 use super::output::Cause;
-use super::profile::Side;
 use super::segment::{Control, Segment, Unfit};
 use super::wire::Reply;
 use super::{Slot, Tcp};
@@ -55,15 +55,19 @@ impl Tcp {
         let index = self.table.find(&segment.tuple);
         match index.and_then(|index| Some((index, self.table.get(index)?))) {
             None => self.stray(now, pool.bytes(&frame), &segment, &mut reply),
-            Some((index, Slot::Flow(_))) => {
-                self.flow_segment(now, index, pool, &frame, &segment, &mut reply);
+            Some((index, Slot::Flow(flow))) => {
+                if matches!(flow.stack, Stack::Connected(_)) {
+                    self.connected_segment(now, index, pool, frame, &segment);
+                    return None;
+                }
+                self.accepted_segment(now, index, pool, &frame, &segment, &mut reply);
             }
             Some((index, &Slot::HalfOpen(half_open))) => {
                 let packet = pool.bytes(&frame);
                 if self.half_open_segment(now, index, half_open, packet, &segment, &mut reply)
                     && self.promote(index, half_open, &segment, pool, &mut reply)
                 {
-                    self.flow_segment(now, index, pool, &frame, &segment, &mut reply);
+                    self.accepted_segment(now, index, pool, &frame, &segment, &mut reply);
                 }
             }
             Some((index, &Slot::TimeWait(time_wait))) => {
@@ -106,7 +110,43 @@ impl Tcp {
         }
     }
 
-    fn flow_segment(
+    /// To a flow that we have opened. The frame may stay with it, until what is in it was
+    /// read; what there is to say is said by the next [`poll`](Tcp::poll).
+    fn connected_segment(
+        &mut self,
+        now: Time,
+        index: u32,
+        pool: &mut Pool,
+        frame: Frame,
+        segment: &Segment,
+    ) {
+        let Some(Slot::Flow(flow)) = self.table.get_mut(index) else {
+            unreachable!("the caller looked")
+        };
+        let Stack::Connected(stack) = &mut flow.stack else {
+            unreachable!("the caller looked")
+        };
+        if flow.aborted {
+            self.counters.drop_aborted += 1;
+            pool.release(frame);
+            return;
+        }
+        let (progress, taken) = stack.receive(now, pool, frame);
+        if let Err(reason) = taken {
+            match reason {
+                Untaken::Malformed => self.counters.drop_malformed += 1,
+                Untaken::NoRoom => self.counters.drop_no_room += 1,
+            }
+        }
+        self.ready.push(index);
+        if progress {
+            self.raise(index, |pending| pending.ready = true);
+        }
+        let reset = segment.control == TcpControl::Rst;
+        self.settle(index, pool, Cause::Segment { reset });
+    }
+
+    fn accepted_segment(
         &mut self,
         now: Time,
         index: u32,
@@ -118,27 +158,30 @@ impl Tcp {
         let Some(Slot::Flow(flow)) = self.table.get_mut(index) else {
             unreachable!("the caller looked")
         };
+        let Stack::Accepted(stack) = &mut flow.stack else {
+            unreachable!("the caller looked")
+        };
         if flow.aborted {
             self.counters.drop_aborted += 1;
             return;
         }
-        if flow.beyond_first_flight(segment) {
+        if stack.beyond_first_flight(segment) {
             self.counters.drop_beyond_window += 1;
             return;
         }
         let reset = segment.control == TcpControl::Rst;
-        if reset && flow.state != State::SynSent && segment.seq != flow.rcv_nxt {
+        if reset && segment.seq != stack.rcv_nxt {
             // RFC 5961 3.2: only the exact number resets; one in the window is
             // asked back for, so that a peer that means it can say it right.
             self.counters.drop_reset += 1;
-            let room = flow.socket().recv_capacity() - flow.socket().recv_queue();
-            let distance = segment.seq.wrapping_sub(flow.rcv_nxt);
-            if (distance as usize) < room && flow.may_challenge(now) {
+            let room = stack.socket().recv_capacity() - stack.socket().recv_queue();
+            let distance = segment.seq.wrapping_sub(stack.rcv_nxt);
+            if (distance as usize) < room && stack.may_challenge(now) {
                 let challenge = Control {
                     control: TcpControl::None,
-                    seq: flow.snd_nxt,
-                    ack: Some(flow.rcv_nxt),
-                    window: flow.window,
+                    seq: stack.snd_nxt,
+                    ack: Some(stack.rcv_nxt),
+                    window: stack.window,
                     offer: None,
                 };
                 reply.len =
@@ -147,14 +190,7 @@ impl Tcp {
             }
             return;
         }
-        let terms = match flow.side {
-            Side::Accepted => &self.accept,
-            Side::Connected => &self.connect,
-        };
-        let progress = flow.receive(now, pool.bytes(frame), terms, reply);
-        if flow.state == State::SynSent && segment.control == TcpControl::Syn {
-            flow.bound_first_flight(segment.end(), flow.window);
-        }
+        let progress = stack.receive(now, pool.bytes(frame), &self.accept, reply);
         self.ready.push(index);
         if progress {
             self.raise(index, |pending| pending.ready = true);

@@ -21,6 +21,8 @@ enum Tag {
     Index = 1,
     Isn = 2,
     Port = 3,
+    Timestamp = 4,
+    Flow = 5,
 }
 
 /// The key, and what is derived from it.
@@ -60,6 +62,25 @@ impl Keyed {
     pub fn isn(&self, tuple: &FourTuple, now: Time) -> u32 {
         let clock = (now.as_micros() / 4) as u32;
         clock.wrapping_add(self.hash(Tag::Isn, tuple) as u32)
+    }
+
+    /// RFC 7323 5.4: added to the clock of timestamps, constant for two ends, so that
+    /// those of a later connection are later.
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "timestamps are modulo 2^32"
+    )]
+    pub fn timestamp_offset(&self, tuple: &FourTuple) -> u32 {
+        let ends = FourTuple {
+            local: SocketAddrV4::new(*tuple.local.ip(), 0),
+            remote: SocketAddrV4::new(*tuple.remote.ip(), 0),
+        };
+        self.hash(Tag::Timestamp, &ends) as u32
+    }
+
+    /// What tells flows of a path apart that would otherwise do the same at the same time.
+    pub fn flow_seed(&self, tuple: &FourTuple, now: Time) -> u64 {
+        self.hash(Tag::Flow, tuple) ^ now.as_nanos()
     }
 
     /// RFC 6056 3.3.3: where the search for a free port to `remote` begins.

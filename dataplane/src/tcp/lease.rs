@@ -1,16 +1,17 @@
 //! A flow's stream buffers: pages leased from the pool, lent to its socket.
 //!
-//! smoltcp sockets of a long-lived table want buffers that live as long as
-//! the table. This file has the one function that makes such slices out of
-//! leased pages. What it relies on, and who sees to it:
-//! - the pages are leased to this flow alone, whole, and nobody else makes
-//!   slices of them (the pool hands them out once; the lease is not `Clone`);
-//! - the socket is dropped before its lease is released
+//! Flows of a long-lived table want buffers that live as long as the table.
+//! This file has the functions that make such slices out of leased pages and
+//! received frames. What they rely on, and who sees to it:
+//! - the pages are leased to this flow alone, whole, and the frame is held by it
+//!   alone; nobody else makes slices of them (the pool hands them out once;
+//!   neither a lease nor a frame is `Clone`);
+//! - slices are dropped before their lease or frame is released
 //!   ([`Flow::dissolve`](super::flow::Flow), and the order of its fields);
 //! - the pool's memory stays mapped while a flow lives (whoever owns a pool
 //!   and a [`Tcp`](super::Tcp) drops the latter first).
 
-use sluice_hugepages::pool::{Owner, PAGE_LEN, PageRun, Pool};
+use sluice_hugepages::pool::{Frame, Owner, PAGE_LEN, PageRun, Pool};
 
 /// Pages a direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,7 +21,7 @@ pub struct Buffers {
 }
 
 impl Buffers {
-    /// Bytes of the receive buffer.
+    /// Bytes of an accepted flow's receive buffer.
     ///
     /// A single page counts one byte less: 65,535 is the most a window says
     /// without a scale (RFC 9293 3.1), so a small flow needs none.
@@ -51,7 +52,7 @@ impl Buffers {
     }
 }
 
-/// The pages of one flow.
+/// The pages of one accepted flow.
 #[derive(Debug)]
 pub(super) struct Lease {
     rx: PageRun,
@@ -94,4 +95,35 @@ impl Lease {
             unsafe { std::slice::from_raw_parts_mut(pool.run_ptr(run), len) }
         })
     }
+}
+
+/// A leased page, to read and write for as long as the lease lasts.
+///
+/// # Safety
+/// `run` is one page, lent once, and the slice is gone before `run` is released and
+/// before `pool` is dropped.
+pub(super) unsafe fn lend_page(pool: &Pool, run: &PageRun) -> &'static mut [u8] {
+    let len = pool.run_bytes(run).len();
+    // SAFETY: the run spans `len` mapped, initialised bytes that the pool hands out to
+    // nobody else while it is leased; the caller holds that they are lent once, and not
+    // beyond the lease.
+    unsafe { std::slice::from_raw_parts_mut(pool.run_ptr(run), len) }
+}
+
+/// A part of the data of a received frame, to read for as long as the frame is held.
+///
+/// # Safety
+/// The slice is gone before `frame` is released or handed on, and before `pool` is dropped.
+///
+/// # Panics
+/// If the part is not in the frame's data.
+pub(super) unsafe fn lend_received(
+    pool: &Pool,
+    frame: &Frame,
+    part: std::ops::Range<usize>,
+) -> &'static [u8] {
+    let bytes = &pool.bytes(frame)[part];
+    // SAFETY: mapped, initialised bytes of a frame that is in use and whose handle the
+    // caller holds, so that nobody writes to it; not kept beyond that, as the caller promises.
+    unsafe { std::slice::from_raw_parts(bytes.as_ptr(), bytes.len()) }
 }

@@ -1,7 +1,9 @@
 //! TCP: connections end here, and become ordered byte streams.
 //!
-//! One small smoltcp stack a flow, found by the room's own flow table, its
-//! buffers leased from the pool; only flows that a segment, their owner or a
+//! Flows are found by the room's own table. One that a computer has opened is a
+//! small smoltcp stack, its buffers leased from the pool; one that we open, across a
+//! WAN, is a connection of [`sluice_transport`]: it sends from a chain of leased frames
+//! and reads from the frames that came. Only flows that a segment, their owner or a
 //! timer ([`crate::wheel`]) has touched are looked at, so an idle one costs nothing.
 //! Packets come in as frames at their IPv4 header and
 //! go out the same way; the room knows nothing of links, routes or iSCSI.
@@ -21,7 +23,11 @@
 //! [`send`](Tcp::send)), then one [`poll`](Tcp::poll), which is what sends
 //! data and acknowledgements; then sleep until [`deadline`](Tcp::deadline).
 
+mod accepted;
+mod chain;
+mod connected;
 mod counters;
+mod emit;
 mod flow;
 mod handshake;
 mod input;
@@ -49,7 +55,7 @@ pub use counters::Counters;
 pub use flow::Flow;
 pub use keyed::FourTuple;
 pub use lease::Buffers;
-pub use profile::{Congestion, Profile};
+pub use profile::Profile;
 pub use rows::Row;
 pub use stream::ConnectError;
 pub use table::FlowId;
@@ -57,7 +63,7 @@ pub use table::FlowId;
 use crate::wheel::Wheel;
 use handshake::HalfOpen;
 use keyed::Keyed;
-use profile::{Side, Terms};
+use profile::Terms;
 use queue::Queue;
 use table::Table;
 use time_wait::TimeWait;
@@ -107,12 +113,12 @@ impl TcpConfig {
             half_open_max: 4096,
             time_wait_max: 4096,
             isn_key,
-            accept: Profile::lan(mtu),
+            accept: Profile::new(mtu),
             accept_buffers: Buffers {
                 rx_pages: 1,
                 tx_pages: 1,
             },
-            connect: Profile::wan(mtu),
+            connect: Profile::new(mtu),
             // A computer repeats its SYN after 1 s and 3 s, and starts anew.
             handshake_timeout: Duration::from_secs(5),
             time_wait: Duration::from_secs(10),
@@ -182,7 +188,6 @@ enum Slot {
 pub struct Tcp {
     config: TcpConfig,
     accept: Terms,
-    connect: Terms,
     keyed: Keyed,
     listening: Vec<SocketAddrV4>,
     table: Table<Slot>,
@@ -212,11 +217,11 @@ impl Tcp {
     pub fn new(config: TcpConfig) -> Self {
         assert!(config.flows_max > 0 && config.half_open_max > 0 && config.time_wait_max > 0);
         assert!(config.packets_per_poll > 0 && config.packets_per_turn > 0);
+        config.connect.check();
         let slots = config.flows_max + config.half_open_max + config.time_wait_max;
         let keyed = Keyed::new(config.isn_key);
         Self {
-            accept: Terms::new(Side::Accepted, config.accept),
-            connect: Terms::new(Side::Connected, config.connect),
+            accept: Terms::new(config.accept),
             keyed,
             listening: Vec::new(),
             table: Table::new(slots, keyed),

@@ -6,7 +6,8 @@ use sluice_hugepages::pool::{Frame, Pool};
 use sluice_proto::Time;
 use smoltcp::socket::tcp::State;
 
-use super::flow::{Flow, has_finished};
+use super::accepted::has_finished;
+use super::flow::Flow;
 use super::time_wait::TimeWait;
 use super::wire::Egress;
 use super::{CloseReason, Slot, Tcp};
@@ -40,8 +41,9 @@ impl Tcp {
         while budget > 0
             && let Some(index) = self.ready.pop()
         {
-            budget -= self.turn(now, index, budget, &mut device);
+            budget = budget.saturating_sub(self.turn(now, index, budget, &mut device));
         }
+        self.counters.lost_no_frame += device.lost;
         device.finish();
     }
 
@@ -84,8 +86,8 @@ impl Tcp {
         self.counters.flow_polls += 1;
         if flow.closing {
             let linger = *flow.linger.get_or_insert(now + self.config.linger);
-            if now >= linger && flow.socket().state() != State::Closed {
-                flow.socket_mut().abort();
+            if now >= linger && flow.state_now() != State::Closed {
+                flow.abort();
                 self.counters.lingered_out += 1;
             }
         }
@@ -106,7 +108,7 @@ impl Tcp {
         } else if self.settle(index, device.pool, Cause::Time) {
             match due {
                 _ if exhausted => self.wheel.arm(index, now + RETRY),
-                _ if written == turn => self.ready.push(index),
+                _ if written >= turn => self.ready.push(index),
                 Some(at) if at <= now => self.wheel.arm(index, now + RETRY),
                 Some(at) => self
                     .wheel
@@ -127,7 +129,7 @@ impl Tcp {
         let Some(Slot::Flow(flow)) = self.table.get_mut(index) else {
             unreachable!("the caller looked")
         };
-        let state = flow.socket().state();
+        let state = flow.state_now();
         let before = std::mem::replace(&mut flow.state, state);
         if state == before {
             return true;
@@ -138,9 +140,10 @@ impl Tcp {
         let was_open = flow.opened;
         // Our owner has closed before the peer had answered our SYN.
         let given_up = flow.closing && !was_open;
+        let ended = flow.ended();
         if opened {
             // Accepted flows are opened when they are made.
-            flow.open(&self.connect);
+            flow.opened = true;
             self.counters.connected += 1;
             self.raise(index, |pending| pending.connected = true);
         }
@@ -150,12 +153,13 @@ impl Tcp {
         if state != State::Closed {
             return true;
         }
-        let reason = match cause {
-            Cause::Segment { reset: true } if was_open => CloseReason::Reset,
-            Cause::Segment { reset: true } => CloseReason::Refused,
-            Cause::Segment { reset: false } => CloseReason::Finished,
-            Cause::Time if before == State::TimeWait || given_up => CloseReason::Finished,
-            Cause::Time => CloseReason::TimedOut,
+        let reason = match (ended, cause) {
+            (Some(reason), _) => reason,
+            (None, Cause::Segment { reset: true }) if was_open => CloseReason::Reset,
+            (None, Cause::Segment { reset: true }) => CloseReason::Refused,
+            (None, Cause::Segment { reset: false }) => CloseReason::Finished,
+            (None, Cause::Time) if before == State::TimeWait || given_up => CloseReason::Finished,
+            (None, Cause::Time) => CloseReason::TimedOut,
         };
         self.end(index, reason, pool);
         false
@@ -187,9 +191,10 @@ impl Tcp {
         if flow.state != State::TimeWait || !acknowledged {
             return;
         }
+        let (snd_nxt, rcv_nxt) = flow.numbers();
         let note = TimeWait {
-            snd_nxt: flow.snd_nxt,
-            rcv_nxt: flow.rcv_nxt,
+            snd_nxt,
+            rcv_nxt,
             expires: now + self.config.time_wait,
         };
         let tuple = flow.tuple;

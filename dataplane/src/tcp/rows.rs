@@ -37,13 +37,13 @@ impl Tcp {
                 Slot::Remote(_) => Some(bare("REMOTE")),
                 Slot::Closed(_) => None,
                 Slot::Flow(flow) => {
-                    let socket = flow.socket();
+                    let fill = flow.fill();
                     Some(Row {
-                        rx_len: socket.recv_capacity(),
-                        rx_used: socket.recv_queue(),
-                        tx_len: socket.send_capacity(),
-                        tx_used: socket.send_queue(),
-                        ..bare(name(socket.state()))
+                        rx_len: fill.rx_len,
+                        rx_used: fill.rx_used,
+                        tx_len: fill.tx_len,
+                        tx_used: fill.tx_used,
+                        ..bare(name(flow.state_now()))
                     })
                 }
             }

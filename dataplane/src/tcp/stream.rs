@@ -4,11 +4,13 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 
 use sluice_hugepages::pool::Pool;
 use sluice_proto::Time;
+use smoltcp::socket::tcp::State;
 
-use super::flow::Flow;
+use super::chain::Chain;
+use super::connected::Connected;
+use super::flow::{Flow, Stack};
 use super::keyed::FourTuple;
-use super::lease::{Buffers, Lease};
-use super::seed::seed_for;
+use super::lease::Buffers;
 use super::table::FlowId;
 use super::{Slot, Tcp};
 
@@ -29,8 +31,10 @@ pub enum ConnectError {
         local: Ipv4Addr,
         remote: SocketAddrV4,
     },
-    #[error("the pool has no run of {} and {} whole pages; give it more pages or the flow less", .0.rx_pages, .0.tx_pages)]
-    Pages(Buffers),
+    #[error(
+        "the pool has no {0} whole pages for the send buffer; give it more pages or the flow less"
+    )]
+    Pages(u32),
 }
 
 impl Tcp {
@@ -38,8 +42,8 @@ impl Tcp {
     /// `local`. [`Connected`](super::FlowEvent::Connected) or
     /// [`Closed`](super::FlowEvent::Closed) says how it went.
     ///
-    /// The send buffer also bounds what is in flight: one bandwidth-delay
-    /// product is enough, more only fills queues.
+    /// The send buffer also bounds what is in flight: two bandwidth-delay products
+    /// leave the rate control room to measure the path and to repair losses.
     ///
     /// # Errors
     /// When an address is unusable, or flows, ports or pages have run out.
@@ -62,17 +66,17 @@ impl Tcp {
         let tuple = self
             .free_port(local, remote)
             .ok_or(ConnectError::Ports { local, remote })?;
-        let lease = Lease::take(pool, self.table.next_index(), buffers)
-            .ok_or(ConnectError::Pages(buffers))?;
-        let mut flow = Flow::new(
+        let chain = Chain::take(pool, self.table.next_index(), buffers.tx_pages)
+            .ok_or(ConnectError::Pages(buffers.tx_pages))?;
+        let stack = Connected::new(
             now,
-            tuple,
-            &self.connect,
-            seed_for(self.keyed.isn(&tuple, now)),
-            lease,
-            pool,
+            &self.config.connect,
+            &self.keyed,
+            &tuple,
+            chain,
+            buffers,
         );
-        flow.connect(&self.connect);
+        let flow = Flow::new(tuple, Stack::Connected(stack), State::SynSent);
         let index = self.table.insert(tuple, Slot::Flow(Box::new(flow)));
         self.flows += 1;
         self.ready.push(index);
@@ -81,7 +85,7 @@ impl Tcp {
 
     /// Shows `take` the longest contiguous run of unread bytes, and drops as
     /// many of them as it returns; that number (0 if there is nothing). Call
-    /// again for what lies beyond the end of the ring.
+    /// again for what lies beyond the end of the ring, or of the frame.
     ///
     /// # Panics
     /// If `take` takes more than it was shown.
@@ -89,14 +93,7 @@ impl Tcp {
         let Some((index, flow)) = self.flow_mut(flow) else {
             return 0;
         };
-        if !flow.socket().can_recv() {
-            return 0;
-        }
-        let taken = flow.socket_mut().recv(|bytes| {
-            let taken = take(bytes);
-            (taken, taken)
-        });
-        let taken = taken.unwrap_or(0);
+        let taken = flow.recv(take);
         if taken > 0 {
             // The peer may have to hear of a wider window.
             self.ready.push(index);
@@ -107,13 +104,13 @@ impl Tcp {
     /// Unread bytes.
     #[must_use]
     pub fn recv_available(&self, flow: FlowId) -> usize {
-        self.flow(flow).map_or(0, |flow| flow.socket().recv_queue())
+        self.flow(flow).map_or(0, |flow| flow.fill().rx_used)
     }
 
     /// Lets `write` fill the longest contiguous run of free room from its
     /// start, and queues as many bytes as it returns; that number (0 if there
     /// is no room, or we have closed). Call again for what lies beyond the
-    /// end of the ring.
+    /// end of the ring, or of the slot.
     ///
     /// # Panics
     /// If `write` wrote more than there was room.
@@ -121,14 +118,7 @@ impl Tcp {
         let Some((index, flow)) = self.flow_mut(flow) else {
             return 0;
         };
-        if !flow.socket().can_send() {
-            return 0;
-        }
-        let written = flow.socket_mut().send(|room| {
-            let written = write(room);
-            (written, written)
-        });
-        let written = written.unwrap_or(0);
+        let written = flow.send(write);
         if written > 0 {
             self.ready.push(index);
         }
@@ -138,21 +128,13 @@ impl Tcp {
     /// Bytes that [`send`](Self::send) has room for.
     #[must_use]
     pub fn send_room(&self, flow: FlowId) -> usize {
-        let Some(flow) = self.flow(flow) else {
-            return 0;
-        };
-        let socket = flow.socket();
-        if socket.may_send() {
-            socket.send_capacity() - socket.send_queue()
-        } else {
-            0
-        }
+        self.flow(flow).map_or(0, Flow::send_room)
     }
 
     /// Bytes written and not yet acknowledged by the peer.
     #[must_use]
     pub fn unacknowledged(&self, flow: FlowId) -> usize {
-        self.flow(flow).map_or(0, |flow| flow.socket().send_queue())
+        self.flow(flow).map_or(0, |flow| flow.fill().tx_used)
     }
 
     /// Whether the peer has sent its FIN, and all before it has arrived.
@@ -174,8 +156,7 @@ impl Tcp {
         let Some((index, flow)) = self.flow_mut(flow) else {
             return;
         };
-        flow.socket_mut().close();
-        flow.closing = true;
+        flow.close();
         self.ready.push(index);
     }
 
@@ -185,7 +166,7 @@ impl Tcp {
         let Some((index, flow)) = self.flow_mut(flow) else {
             return;
         };
-        flow.socket_mut().abort();
+        flow.abort();
         flow.aborted = true;
         self.events.remove(index);
         self.ready.push(index);

@@ -159,6 +159,8 @@ pub(super) struct Egress<'a> {
     pub partial: bool,
     /// The pool had nothing left.
     pub exhausted: bool,
+    /// Packets for which the pool had no frame though it was thought to have.
+    pub lost: u64,
     /// The last packet of the flow whose turn it is.
     pub sent: Option<Sent>,
 }
@@ -173,8 +175,14 @@ impl<'a> Egress<'a> {
             long: false,
             partial: false,
             exhausted: false,
+            lost: 0,
             sent: None,
         }
+    }
+
+    /// Takes a packet that is written.
+    pub fn push(&mut self, frame: Frame) {
+        self.out.push(frame);
     }
 
     /// Gives back the room that was not used.

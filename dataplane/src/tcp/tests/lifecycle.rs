@@ -285,14 +285,14 @@ fn connect_says_why_it_failed() {
         .connect(now, &mut client.pool, COMPUTER, nobody, buffers)
         .unwrap();
     let huge = Buffers {
-        rx_pages: 10_000,
-        tx_pages: 1,
+        rx_pages: 1,
+        tx_pages: 10_000,
     };
     assert_eq!(
         client
             .tcp
             .connect(now, &mut client.pool, COMPUTER, STORAGE, huge),
-        Err(ConnectError::Pages(huge))
+        Err(ConnectError::Pages(10_000))
     );
     assert!(
         client

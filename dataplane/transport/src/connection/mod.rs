@@ -34,6 +34,8 @@ pub use state::{Ended, State};
 use crate::counters::Counters;
 use crate::rate::Rate;
 use crate::receive::Part;
+use crate::segment::Segment;
+use crate::seq::Seq;
 use open::Opening;
 use receiver::Receiver;
 use sender::Sender;
@@ -68,7 +70,7 @@ pub struct Connection<S, R> {
     ecn: ecn::Ecn,
     timers: timers::Timers,
     /// A reset that is to go out: its number, and whether with an acknowledgement.
-    reset: Option<crate::segment::Segment>,
+    reset: Option<Segment>,
     counters: Counters,
 }
 
@@ -160,6 +162,22 @@ impl<S, R> Connection<S, R> {
         self.rx.data.next_discarded()
     }
 
+    /// Whether nothing is missing before this segment: its payload would not wait for other.
+    #[must_use]
+    pub fn is_next(&self, segment: &Segment) -> bool {
+        let next = self.rx.data.next();
+        self.rx.space.offset(next, segment.seq) <= next
+    }
+
+    /// SND.NXT and RCV.NXT, for who remembers the connection in TIME-WAIT.
+    #[must_use]
+    pub fn numbers(&self) -> (Seq, Seq) {
+        (
+            self.tx.space.wire(self.tx.nxt),
+            self.rx.space.wire(self.rx.data.next()),
+        )
+    }
+
     #[must_use]
     pub fn sample(&self) -> PathSample {
         PathSample {
@@ -179,7 +197,7 @@ impl<S, R> Connection<S, R> {
     /// A router says that packets of ours are too big: `mss` is what goes through, and
     /// `seq` the number that the packet it quotes had. Only what is outstanding is
     /// believed (RFC 5927, 4.1; RFC 8899, 4.6.1).
-    pub fn on_packet_too_big(&mut self, now: Time, seq: crate::seq::Seq, mss: u16) {
+    pub fn on_packet_too_big(&mut self, now: Time, seq: Seq, mss: u16) {
         let offset = self.tx.space.offset(self.tx.una, seq);
         if (self.tx.una..self.tx.nxt).contains(&offset) && self.tx.mtu.on_too_big(now, mss) {
             self.tx.on_mss_changed();

@@ -1,0 +1,337 @@
+//! A connection that we have opened: one of the WAN's transport, sending from a
+//! chain of slots and reading from the frames that came.
+//!
+//! What always holds: of received frames no more are kept than the window is
+//! worth, and never so many that the segment everything waits for finds no room.
+
+use std::time::Duration;
+
+use sluice_hugepages::pool::{FRAME_LEN, Frame, PAGE_LEN, Pool};
+use sluice_proto::Time;
+use sluice_transport::receive::Part;
+use sluice_transport::{Config, Connection, Ended, IpEcn, KeepAlive, Seq, State, wire};
+use smoltcp::socket::tcp;
+use smoltcp::wire::Ipv4Packet;
+
+use super::CloseReason;
+use super::chain::Chain;
+use super::emit::Emitter;
+use super::flow::Fill;
+use super::keyed::{FourTuple, Keyed};
+use super::lease::{Buffers, lend_received};
+use super::profile::Profile;
+use super::segment::{IPV4_HEADER_LEN, TCP_HEADER_LEN};
+use super::wire::Egress;
+
+/// SYNs without an answer: 1, 2, 4 and 8 s apart (RFC 6298 2, 5.5), 15 s in all.
+const SYN_ATTEMPTS_MAX: u32 = 4;
+/// Of the window, what a kept frame is worth: a full segment leaves more than half of a
+/// frame empty, and a share of the frames is for data in order only.
+const WINDOW_PER_FRAME: u32 = 1024;
+/// What is kept of the window's worth at least, whatever the window.
+const FRAMES_MIN: u32 = 16;
+
+/// A received frame, and the payload in it.
+#[derive(Debug)]
+struct Received {
+    payload: &'static [u8],
+    frame: Frame,
+}
+
+/// Why a segment was not taken in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Untaken {
+    /// Its header makes no sense.
+    Malformed,
+    /// It is not the next, and enough is kept.
+    NoRoom,
+}
+
+#[derive(Debug)]
+pub(super) struct Connected {
+    /// What is lent for sending is named by where in the stream it begins.
+    connection: Connection<u64, Received>,
+    /// What is being read, and how far it was.
+    reading: Option<(Part<Received>, usize)>,
+    chain: Chain,
+    /// Frames that were read, until there is a pool to give them back to.
+    spent: Vec<Frame>,
+    /// Of what is kept, in frames; a page counts as all it could be divided into.
+    kept: usize,
+    kept_max: usize,
+    window: usize,
+    gso: bool,
+    closed_early: bool,
+}
+
+/// In frames, what is kept with this one.
+fn weight(pool: &Pool, frame: &Frame) -> usize {
+    pool.capacity(frame) / FRAME_LEN
+}
+
+impl Connected {
+    /// Makes a SYN ready to go out.
+    pub fn new(
+        now: Time,
+        profile: &Profile,
+        keyed: &Keyed,
+        tuple: &FourTuple,
+        chain: Chain,
+        buffers: Buffers,
+    ) -> Self {
+        let headers = u16::try_from(IPV4_HEADER_LEN + TCP_HEADER_LEN).expect("40");
+        let window = buffers.rx_pages as usize * PAGE_LEN;
+        let window_bytes = u32::try_from(window).expect("a receive buffer is below 1 GiB");
+        let frames_max = (window_bytes / WINDOW_PER_FRAME).max(FRAMES_MIN);
+        let timeout = profile.timeout.unwrap_or(Duration::MAX);
+        let config = Config {
+            mss_max: profile.mtu - headers,
+            window_max: u64::from(window_bytes),
+            receive_frames_max: frames_max,
+            send_limit: chain.capacity() as u64,
+            seed: keyed.flow_seed(tuple, now),
+            timestamp_offset: keyed.timestamp_offset(tuple),
+            user_timeout: timeout,
+            keep_alive: profile.keep_alive.map(|interval| KeepAlive {
+                idle: interval,
+                interval,
+                probes_max: probes(timeout, interval),
+            }),
+            syn_attempts_max: SYN_ATTEMPTS_MAX,
+            ..Config::default()
+        };
+        let isn = Seq(keyed.isn(tuple, now));
+        Self {
+            connection: Connection::connect(config, isn, now),
+            reading: None,
+            chain,
+            spent: Vec::with_capacity(frames_max as usize),
+            kept: 0,
+            kept_max: frames_max as usize,
+            window,
+            gso: profile.gso,
+            closed_early: false,
+        }
+    }
+
+    pub fn state(&self) -> tcp::State {
+        if self.connection.ended().is_some() {
+            return tcp::State::Closed;
+        }
+        match self.connection.state() {
+            State::SynSent => tcp::State::SynSent,
+            State::SynReceived => tcp::State::SynReceived,
+            State::Established => tcp::State::Established,
+            State::FinWait1 => tcp::State::FinWait1,
+            State::FinWait2 => tcp::State::FinWait2,
+            State::CloseWait => tcp::State::CloseWait,
+            State::Closing => tcp::State::Closing,
+            State::LastAck => tcp::State::LastAck,
+            State::TimeWait => tcp::State::TimeWait,
+            State::Closed => tcp::State::Closed,
+        }
+    }
+
+    pub fn ended(&self) -> Option<CloseReason> {
+        Some(match self.connection.ended()? {
+            // Given up by its owner before it was answered, it ends as it was meant to.
+            _ if self.closed_early => CloseReason::Finished,
+            Ended::Finished => CloseReason::Finished,
+            Ended::Reset => CloseReason::Reset,
+            Ended::Refused => CloseReason::Refused,
+            // The room aborts what lingers; of a flow that its owner aborts nobody hears.
+            Ended::TimedOut | Ended::Aborted => CloseReason::TimedOut,
+        })
+    }
+
+    pub fn numbers(&self) -> (u32, u32) {
+        let (snd_nxt, rcv_nxt) = self.connection.numbers();
+        (snd_nxt.0, rcv_nxt.0)
+    }
+
+    pub fn fill(&self) -> Fill {
+        Fill {
+            rx_len: self.window,
+            rx_used: self.readable(),
+            tx_len: self.chain.capacity(),
+            tx_used: self.unacknowledged(),
+        }
+    }
+
+    fn readable(&self) -> usize {
+        let rest = self
+            .reading
+            .as_ref()
+            .map_or(0, |(part, at)| part.len as usize - at);
+        rest + usize::try_from(self.connection.readable()).expect("within the window")
+    }
+
+    fn unacknowledged(&self) -> usize {
+        usize::try_from(self.connection.unacknowledged()).expect("within the chain")
+    }
+
+    /// Takes a packet, whose IPv4 header the room has checked. Whether there is something
+    /// new to read, or new room to write; and why it was not taken, if so.
+    pub fn receive(
+        &mut self,
+        now: Time,
+        pool: &mut Pool,
+        frame: Frame,
+    ) -> (bool, Result<(), Untaken>) {
+        let packet = pool.bytes(&frame);
+        let ipv4 = Ipv4Packet::new_unchecked(packet);
+        let header_len = usize::from(ipv4.header_len());
+        let ecn = match ipv4.ecn() {
+            0 => IpEcn::NotCapable,
+            3 => IpEcn::Congested,
+            _ => IpEcn::Capable,
+        };
+        let end = usize::from(ipv4.total_len());
+        let Some((segment, at)) = wire::parse(&packet[header_len..end]) else {
+            pool.release(frame);
+            return (false, Err(Untaken::Malformed));
+        };
+        let payload = header_len + at..end;
+        let len = u32::try_from(payload.len()).expect("a packet is below 64 KiB");
+        let weight = weight(pool, &frame);
+        if len > 0 && self.kept + weight > self.kept_max && !self.connection.is_next(&segment) {
+            // Without the payload its acknowledgement counts for nothing either: it comes again.
+            pool.release(frame);
+            return (false, Err(Untaken::NoRoom));
+        }
+        // SAFETY: the slice goes with the frame, and is dropped before it is released
+        // (`give_back`, `dissolve`, `recv`); a flow is dropped before the pool.
+        let payload = unsafe { lend_received(pool, &frame, payload) };
+        let (readable, unacknowledged) = (self.readable(), self.unacknowledged());
+        let received = Received { payload, frame };
+        match self
+            .connection
+            .on_segment(now, &segment, ecn, len, received)
+        {
+            None => self.kept += weight,
+            Some(Received { frame, .. }) => pool.release(frame),
+        }
+        self.free_acknowledged();
+        let progress = self.readable() > readable || self.unacknowledged() < unacknowledged;
+        (progress, Ok(()))
+    }
+
+    fn free_acknowledged(&mut self) {
+        while self.connection.next_released().is_some() {}
+        let acknowledged = self.chain.end() - self.connection.unacknowledged();
+        self.chain.acknowledge(acknowledged);
+    }
+
+    pub fn recv(&mut self, take: impl FnOnce(&[u8]) -> usize) -> usize {
+        if self.reading.is_none() {
+            self.reading = self.connection.read().map(|part| (part, 0));
+        }
+        let Some((part, from)) = &mut self.reading else {
+            return 0;
+        };
+        let unread = &part.frame.payload[part.at as usize..][..part.len as usize][*from..];
+        let taken = take(unread);
+        assert!(taken <= unread.len(), "{taken} bytes of {}", unread.len());
+        *from += taken;
+        if *from == part.len as usize
+            && let Some((part, _)) = self.reading.take()
+        {
+            self.spent.push(part.frame.frame);
+        }
+        taken
+    }
+
+    pub fn send(&mut self, write: impl FnOnce(&mut [u8]) -> usize) -> usize {
+        let room = self.connection.send_room();
+        if room == 0 {
+            return 0;
+        }
+        let start = self.chain.end();
+        let max = usize::try_from(room).unwrap_or(usize::MAX);
+        let written = self.chain.append(max, write);
+        if written > 0 {
+            let len = u32::try_from(written).expect("within a slot");
+            self.connection
+                .send(start, len)
+                .expect("there is room for so much");
+        }
+        written
+    }
+
+    pub fn send_room(&self) -> usize {
+        let room = usize::try_from(self.connection.send_room()).unwrap_or(usize::MAX);
+        room.min(self.chain.room())
+    }
+
+    pub fn close(&mut self) {
+        let is_opening = self.connection.state() == State::SynSent;
+        self.connection.close();
+        self.closed_early = is_opening && self.connection.ended().is_some();
+    }
+
+    pub fn abort(&mut self) {
+        self.connection.abort();
+    }
+
+    /// Writes what is due, as far as the pool has frames; how many segments.
+    pub fn transmit(
+        &mut self,
+        now: Time,
+        tuple: &FourTuple,
+        segments: usize,
+        device: &mut Egress<'_>,
+    ) -> usize {
+        self.give_back(device.pool);
+        let stats = device.pool.stats();
+        let frames = stats.frames_free + stats.pages_free * (PAGE_LEN / FRAME_LEN);
+        // An acknowledgement goes beyond the budget.
+        let budget = segments.min(frames.saturating_sub(1));
+        if budget == 0 {
+            device.exhausted = true;
+            return 0;
+        }
+        let mut emitter = Emitter {
+            chain: &self.chain,
+            gso: self.gso,
+            tuple,
+            device,
+        };
+        let sent = self.connection.poll_transmit(now, budget, &mut emitter);
+        self.free_acknowledged();
+        sent
+    }
+
+    pub fn due(&self) -> Option<Time> {
+        self.connection.next_deadline()
+    }
+
+    /// Gives back the frames that were read.
+    fn give_back(&mut self, pool: &mut Pool) {
+        for frame in self.spent.drain(..) {
+            self.kept -= weight(pool, &frame);
+            pool.release(frame);
+        }
+    }
+
+    pub fn dissolve(mut self, pool: &mut Pool) {
+        if let Some((part, _)) = self.reading.take() {
+            self.spent.push(part.frame.frame);
+        }
+        // A flow may be let go of before its stack has come to an end.
+        self.connection.abort();
+        while let Some(received) = self.connection.next_discarded() {
+            self.spent.push(received.frame);
+        }
+        self.give_back(pool);
+        self.chain.release(pool);
+    }
+}
+
+/// Unanswered questions until a peer has been silent for `timeout`.
+fn probes(timeout: Duration, interval: Duration) -> u32 {
+    let intervals = timeout.as_nanos() / interval.as_nanos().max(1);
+    u32::try_from(intervals)
+        .unwrap_or(u32::MAX)
+        .saturating_sub(1)
+        .max(1)
+}

@@ -1,0 +1,142 @@
+//! A transport's segments as packets in frames of the pool.
+
+use sluice_hugepages::pool::{Checksum, Frame, Gso, GsoKind, HEADROOM, PAGE_LEN};
+use sluice_transport::send_buffer::Pieces;
+use sluice_transport::{Emit, Flags, IpEcn, Segment, wire};
+use smoltcp::wire::{IpProtocol, Ipv4Packet};
+
+use super::chain::Chain;
+use super::keyed::FourTuple;
+use super::segment::{IPV4_HEADER_LEN, PARTIAL, fill_checksum, leave_partial_checksum};
+use super::wire::{Egress, FRAME_ROOM};
+
+/// The longest packet that a page holds; an IPv4 packet is below 64 KiB anyway.
+const PAGE_ROOM: usize = PAGE_LEN - HEADROOM;
+
+pub(super) struct Emitter<'a, 'b> {
+    pub chain: &'a Chain,
+    /// The port cuts bursts into segments and completes checksums.
+    pub gso: bool,
+    pub tuple: &'a FourTuple,
+    pub device: &'a mut Egress<'b>,
+}
+
+/// Payload of one packet, by the stream's positions.
+#[derive(Clone, Copy, Debug)]
+struct Part {
+    start: u64,
+    len: usize,
+    /// The payload of each segment, if the port is to cut it.
+    cut: Option<u16>,
+}
+
+impl Emit<u64> for Emitter<'_, '_> {
+    fn emit(
+        &mut self,
+        segment: &Segment,
+        ecn: IpEcn,
+        segment_size: Option<u16>,
+        payload: Pieces<'_, u64>,
+    ) {
+        let total = payload.len() as usize;
+        let start = payload
+            .clone()
+            .next()
+            .map_or(0, |piece| piece.frame + u64::from(piece.at));
+        let size = segment_size.map_or(total.max(1), usize::from);
+        let mut done = 0;
+        loop {
+            let rest = total - done;
+            let page = (self.gso && rest > size)
+                .then(|| self.device.pool.alloc_page_frame())
+                .flatten();
+            // Without a page for it, the burst goes one by one.
+            let len = match page {
+                Some(_) => {
+                    rest.min((PAGE_ROOM - IPV4_HEADER_LEN - wire::HEADER_LEN_MAX) / size * size)
+                }
+                None => rest.min(size),
+            };
+            let mut segment = *segment;
+            segment.seq = segment
+                .seq
+                .plus(u32::try_from(done).expect("a burst is short"));
+            if done + len < total {
+                segment.flags = segment.flags.without(Flags::FIN | Flags::PSH);
+            }
+            if done > 0 {
+                segment.flags = segment.flags.without(Flags::CWR);
+            }
+            let part = Part {
+                start: start + done as u64,
+                len,
+                cut: segment_size.filter(|_| page.is_some() && len > size),
+            };
+            self.packet(&segment, ecn, part, page);
+            done += len;
+            if done >= total {
+                return;
+            }
+        }
+    }
+}
+
+impl Emitter<'_, '_> {
+    /// A packet for which there is no frame is lost, as on any full queue; the caller saw
+    /// to it that there are enough.
+    fn packet(&mut self, segment: &Segment, ecn: IpEcn, part: Part, page: Option<Frame>) {
+        let packet_len = IPV4_HEADER_LEN + wire::HEADER_LEN + segment.options.len() + part.len;
+        let pool = &mut *self.device.pool;
+        let frame = match page {
+            Some(page) => Some(page),
+            None if packet_len > FRAME_ROOM => pool.alloc_page_frame(),
+            None => pool.alloc_frame(),
+        };
+        let Some(mut frame) = frame else {
+            self.device.lost += 1;
+            return;
+        };
+        let packet = &mut pool.buffer_mut(&frame)[HEADROOM..];
+        let tcp = &mut packet[IPV4_HEADER_LEN..];
+        let FourTuple { local, remote } = self.tuple;
+        let header_len = wire::write(segment, local.port(), remote.port(), tcp);
+        if part.len > 0 {
+            self.chain
+                .copy(part.start, &mut tcp[header_len..][..part.len]);
+        }
+        let packet = &mut packet[..packet_len];
+        let mut ipv4 = Ipv4Packet::new_unchecked(&mut packet[..]);
+        ipv4.set_version(4);
+        ipv4.set_header_len(u8::try_from(IPV4_HEADER_LEN).expect("20"));
+        ipv4.set_dscp(0);
+        ipv4.set_ecn(match ecn {
+            IpEcn::NotCapable => 0,
+            IpEcn::Capable => 2,
+            IpEcn::Congested => 3,
+        });
+        ipv4.set_total_len(u16::try_from(packet_len).expect("a packet is below 64 KiB"));
+        ipv4.set_ident(0);
+        ipv4.clear_flags();
+        ipv4.set_dont_frag(true);
+        ipv4.set_frag_offset(0);
+        ipv4.set_hop_limit(64);
+        ipv4.set_next_header(IpProtocol::Tcp);
+        ipv4.set_src_addr(*local.ip());
+        ipv4.set_dst_addr(*remote.ip());
+        ipv4.fill_checksum();
+        if self.gso {
+            leave_partial_checksum(packet);
+            let [start, offset] = PARTIAL;
+            frame.checksum = Checksum::Partial { start, offset };
+        } else {
+            fill_checksum(packet);
+        }
+        frame.gso = part.cut.map(|size| Gso {
+            size,
+            header_len: u16::try_from(IPV4_HEADER_LEN + header_len).expect("at most 80"),
+            kind: GsoKind::TcpV4,
+        });
+        pool.set(&mut frame, HEADROOM, packet_len);
+        self.device.push(frame);
+    }
+}
