@@ -82,7 +82,7 @@ print(json.dumps({
     "segment": plane.get("segment"),
     "directory": plane.get("directory"),
     "fallback_directory": plane.get("fallback_directory"),
-    "memory_mib": plane.get("frames_mib", 128) + plane.get("log_mib", 256),
+    "memory_mib": plane.get("frames_mib", 256) + plane.get("log_mib", 256),
     "journal": config.get("journal", {}).get("path"),
     "socket": config.get("control", {}).get("socket"),
     "mode": iscsi.get("mode", "transparent"),

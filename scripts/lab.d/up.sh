@@ -95,7 +95,7 @@ up_parts() {
         # A journal is written once when it is made: a small one, for an `up` in time.
         [[ $durability != journal ]] || log_mib=${log_mib:-64}
         relay_config "${mode:-transparent}" "${driver:-auto}" "${durability:-memory}" \
-            "$volumes" "${log_mib:-256}" 128 >"$config"
+            "$volumes" "${log_mib:-256}" 256 >"$config"
     fi
     "$BIN/sluicectl" config check "$config" >/dev/null || die "the configuration is refused"
     facts=$(relay_config_facts "$config") || die "cannot use the configuration"

@@ -3,7 +3,7 @@
 //! ```text
 //! frames ──┬─ ports:   what their receive rings and transmit queues hold at a time
 //!          ├─ staging: read data, parameters, held first bursts
-//!          ├─ flows:   sessions_max x (LAN socket + WAN socket buffers)
+//!          ├─ flows:   sessions_max x (LAN socket + WAN send buffer + WAN frames)
 //!          └─ rest:    packets on their way, flows that close
 //! log     ─── the write cache
 //! index   ─── what is kept on the heap of each page of the log
@@ -27,6 +27,9 @@ const AF_PACKET_RECEIVE_BYTES: u64 = 32 * (PAGE_BYTES + FRAME_BYTES);
 const AF_XDP_RECEIVE_BYTES_MAX: u64 = 2048 * FRAME_BYTES;
 /// Frames of one port that wait for its link.
 const TRANSMIT_BYTES: u64 = 1024 * FRAME_BYTES;
+/// A frame is kept for so much of the window to the storage: full segments of 1,448 bytes,
+/// and a quarter of the frames is for data in order.
+const WINDOW_BYTES_PER_FRAME: u64 = 1024;
 /// A LAN socket takes one page a direction.
 const LAN_FLOW_BYTES: u64 = 2 * PAGE_BYTES;
 /// Of each 4 KiB page of the log, which holds at most one record: two versions
@@ -75,8 +78,15 @@ pub struct BudgetError {
 
 impl MemoryBudget {
     /// Of each session: the connection to the computer (61 KiB) and its lists (4), two to the storage
-    /// (75 each), since one may outlive its session by a flush, with their lists (4), four flows (4 each).
-    pub const SESSION_BYTES: u64 = (61 + 4 + 2 * (75 + 4) + 4 * 4) * 1024;
+    /// (75 each), since one may outlive its session by a flush, with their lists (4), two flows of
+    /// computers (4 each). The flows to the storage are beside it.
+    pub const SESSION_BYTES: u64 = (61 + 4 + 2 * (75 + 4) + 2 * 4) * 1024;
+    /// Of each of two flows to the storage, itself.
+    pub const WAN_FLOW_BYTES: u64 = 6 * 1024;
+    /// A segment that is out, a link of the chain, a quarter of a slot.
+    pub const WAN_BYTES_PER_SEND_KIB: u64 = 108;
+    /// A frame that is kept, up to twice in a list that doubles.
+    pub const WAN_BYTES_PER_RECEIVE_KIB: u64 = 232;
     /// Of each command under way: the task, its command to the storage, a place in two queues.
     pub const TASK_BYTES: u64 = 400 + 40 + 16;
     /// Commands of one session.
@@ -114,9 +124,16 @@ impl MemoryBudget {
             log_bytes: dataplane.log_bytes,
             index_bytes: log_pages
                 * (INDEX_BYTES_PER_LOG_PAGE + volumes as u64 * VOLUME_BYTES_PER_LOG_PAGE),
-            tables_bytes: sessions * Self::SESSION_BYTES + tasks * Self::TASK_BYTES,
+            tables_bytes: sessions * (Self::SESSION_BYTES + 2 * Self::wan_flow_bytes(iscsi))
+                + tasks * Self::TASK_BYTES,
             segment_bytes: SEGMENT_BYTES_MAX,
         }
+    }
+
+    fn wan_flow_bytes(iscsi: &Iscsi) -> u64 {
+        Self::WAN_FLOW_BYTES
+            + u64::from(iscsi.wan_send_bytes / 1024) * Self::WAN_BYTES_PER_SEND_KIB
+            + u64::from(iscsi.wan_receive_bytes / 1024) * Self::WAN_BYTES_PER_RECEIVE_KIB
     }
 
     /// All that is mapped or allocated.
@@ -147,9 +164,12 @@ impl MemoryBudget {
     }
 }
 
-/// Buffers of one session: its LAN socket and its WAN socket.
+/// Buffers of one session: its LAN socket, what it sends to the storage, and the frames that it
+/// keeps of what comes from there.
 pub(crate) fn session_bytes(wan_send_bytes: u32, wan_receive_bytes: u32) -> u64 {
-    LAN_FLOW_BYTES + u64::from(wan_send_bytes) + u64::from(wan_receive_bytes)
+    LAN_FLOW_BYTES
+        + u64::from(wan_send_bytes)
+        + u64::from(wan_receive_bytes) / WINDOW_BYTES_PER_FRAME * FRAME_BYTES
 }
 
 /// Pages that wait between the two sides: an eighth of the communication memory, at most 64 MiB.

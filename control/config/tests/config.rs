@@ -9,7 +9,7 @@ use sluice_config::{
 
 const GOOD: &str = r#"[dataplane]
 driver = "auto"
-frames_mib = 128
+frames_mib = 256
 log_mib = 256
 spin_us = 50
 cpu = 1
@@ -53,7 +53,7 @@ fn faults(text: &str) -> String {
 #[test]
 fn a_good_file_in_full() {
     let config = Config::parse(GOOD).unwrap();
-    assert_eq!(config.dataplane.frames_bytes, 128 << 20);
+    assert_eq!(config.dataplane.frames_bytes, 256 << 20);
     assert_eq!(config.dataplane.spin, Duration::from_micros(50));
     assert_eq!(config.dataplane.cpu, Some(1));
     assert_eq!(config.ports[0].driver, Driver::Auto);
@@ -68,9 +68,9 @@ fn a_good_file_in_full() {
     let budget = MemoryBudget::of(&config);
     assert!(budget.ports_bytes + budget.staging_bytes + budget.flows_bytes <= budget.frames_bytes);
     assert!(budget.check(1 << 30).is_ok());
-    let error = budget.check(256 << 20).unwrap_err().to_string();
+    let error = budget.check(512 << 20).unwrap_err().to_string();
     assert!(
-        error.contains("256 MiB are available; lower frames_mib or log_mib"),
+        error.contains("512 MiB are available; lower frames_mib or log_mib"),
         "{error}"
     );
 }
@@ -81,7 +81,7 @@ fn the_least_that_is_a_configuration() {
     let config = Config::parse(text).unwrap();
     assert_eq!(config.flush.policy.threshold_bytes, 1 << 20);
     assert_eq!(config.iscsi.mode, Mode::Transparent);
-    assert_eq!(config.iscsi.sessions_max, 57, "derived from frames_mib");
+    assert_eq!(config.iscsi.sessions_max, 49, "derived from frames_mib");
 }
 
 /// What to put in place of what in [`GOOD`], and the message that must come.
@@ -92,14 +92,14 @@ const MISTAKES: &[(&str, &str, &str)] = &[
         "config:2: driver = \"dpdk\": must be \"auto\", \"af_xdp\" or \"af_packet\"",
     ),
     (
-        "frames_mib = 128",
-        "frames_mib = 129",
-        "config:3: frames_mib = 129: must be a multiple of 2 (one hugepage); use 130",
+        "frames_mib = 256",
+        "frames_mib = 257",
+        "config:3: frames_mib = 257: must be a multiple of 2 (one hugepage); use 258",
     ),
     (
-        "frames_mib = 128",
+        "frames_mib = 256",
         "frames_mib = -1",
-        "config:3: frames_mib = -1: must be 16 to 4194304",
+        "config:3: frames_mib = -1: must be 18 to 4194304",
     ),
     (
         "log_mib = 256",
@@ -179,7 +179,7 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     (
         "sessions_max = 64",
         "sessions_max = 5000",
-        "config:25: sessions_max = 5000: must be 1 to 107, what fits in frames_mib = 128 at 896 KiB a session; raise frames_mib for more",
+        "config:25: sessions_max = 5000: must be 1 to 107, what fits in frames_mib = 256 at 896 KiB a session; raise frames_mib for more",
     ),
     (
         "threshold_kib = 1024",
@@ -390,7 +390,7 @@ fn the_kernels_device_is_a_new_one() {
 #[test]
 fn sessions_have_rows_in_the_logs_directory() {
     let text = |sessions: u32, log_mib: u32| {
-        GOOD.replace("frames_mib = 128", "frames_mib = 16384")
+        GOOD.replace("frames_mib = 256", "frames_mib = 16384")
             .replace("log_mib = 256", &format!("log_mib = {log_mib}"))
             .replace("sessions_max = 64", &format!("sessions_max = {sessions}"))
     };

@@ -57,6 +57,12 @@ impl Chain {
         Some(chain)
     }
 
+    #[cfg(test)]
+    pub const fn heap_len(pages: u32) -> usize {
+        let slots = pages as usize * (PAGE_LEN / FRAME_LEN);
+        slots * 2 * size_of::<&mut [u8]>() + pages as usize * size_of::<PageRun>()
+    }
+
     pub fn release(self, pool: &mut Pool) {
         let Self {
             free, used, leases, ..

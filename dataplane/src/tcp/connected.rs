@@ -17,6 +17,8 @@ use super::CloseReason;
 use super::chain::Chain;
 use super::emit::Emitter;
 use super::flow::Fill;
+#[cfg(test)]
+use super::flow::Flow;
 use super::keyed::{FourTuple, Keyed};
 use super::lease::{Buffers, lend_received};
 use super::profile::Profile;
@@ -27,7 +29,7 @@ use super::wire::Egress;
 const SYN_ATTEMPTS_MAX: u32 = 4;
 /// Of the window, what a kept frame is worth: a full segment leaves more than half of a
 /// frame empty, and a share of the frames is for data in order only.
-const WINDOW_PER_FRAME: u32 = 1024;
+const WINDOW_PER_FRAME: u64 = 1024;
 /// What is kept of the window's worth at least, whatever the window.
 const FRAMES_MIN: u32 = 16;
 
@@ -69,6 +71,38 @@ fn weight(pool: &Pool, frame: &Frame) -> usize {
     pool.capacity(frame) / FRAME_LEN
 }
 
+/// But for what is the flow's own.
+fn config(profile: &Profile, buffers: Buffers) -> Config {
+    let headers = u16::try_from(IPV4_HEADER_LEN + TCP_HEADER_LEN).expect("40");
+    let bytes = |pages: u32| u64::from(pages) * PAGE_LEN as u64;
+    let frames = bytes(buffers.rx_pages) / WINDOW_PER_FRAME;
+    let timeout = profile.timeout.unwrap_or(Duration::MAX);
+    Config {
+        mss_max: profile.mtu - headers,
+        window_max: bytes(buffers.rx_pages),
+        receive_frames_max: u32::try_from(frames).unwrap_or(u32::MAX).max(FRAMES_MIN),
+        send_limit: bytes(buffers.tx_pages),
+        user_timeout: timeout,
+        keep_alive: profile.keep_alive.map(|interval| KeepAlive {
+            idle: interval,
+            interval,
+            probes_max: probes(timeout, interval),
+        }),
+        syn_attempts_max: SYN_ATTEMPTS_MAX,
+        ..Config::default()
+    }
+}
+
+/// Most heap that a flow which we open takes, itself included.
+#[cfg(test)]
+pub(crate) fn heap_len(buffers: Buffers) -> usize {
+    let config = config(&Profile::new(1500), buffers);
+    size_of::<Flow>()
+        + config.heap_len::<u64, Received>()
+        + Chain::heap_len(buffers.tx_pages)
+        + config.receive_frames_max as usize * size_of::<Frame>()
+}
+
 impl Connected {
     /// Makes a SYN ready to go out.
     pub fn new(
@@ -79,36 +113,21 @@ impl Connected {
         chain: Chain,
         buffers: Buffers,
     ) -> Self {
-        let headers = u16::try_from(IPV4_HEADER_LEN + TCP_HEADER_LEN).expect("40");
-        let window = buffers.rx_pages as usize * PAGE_LEN;
-        let window_bytes = u32::try_from(window).expect("a receive buffer is below 1 GiB");
-        let frames_max = (window_bytes / WINDOW_PER_FRAME).max(FRAMES_MIN);
-        let timeout = profile.timeout.unwrap_or(Duration::MAX);
+        let config = config(profile, buffers);
         let config = Config {
-            mss_max: profile.mtu - headers,
-            window_max: u64::from(window_bytes),
-            receive_frames_max: frames_max,
-            send_limit: chain.capacity() as u64,
             seed: keyed.flow_seed(tuple, now),
             timestamp_offset: keyed.timestamp_offset(tuple),
-            user_timeout: timeout,
-            keep_alive: profile.keep_alive.map(|interval| KeepAlive {
-                idle: interval,
-                interval,
-                probes_max: probes(timeout, interval),
-            }),
-            syn_attempts_max: SYN_ATTEMPTS_MAX,
-            ..Config::default()
+            ..config
         };
         let isn = Seq(keyed.isn(tuple, now));
         Self {
             connection: Connection::connect(config, isn, now),
             reading: None,
             chain,
-            spent: Vec::with_capacity(frames_max as usize),
+            spent: Vec::with_capacity(config.receive_frames_max as usize),
             kept: 0,
-            kept_max: frames_max as usize,
-            window,
+            kept_max: config.receive_frames_max as usize,
+            window: buffers.rx_pages as usize * PAGE_LEN,
             gso: profile.gso,
             closed_early: false,
         }

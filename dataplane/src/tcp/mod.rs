@@ -51,6 +51,8 @@ use std::net::SocketAddrV4;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+#[cfg(test)]
+pub(crate) use connected::heap_len;
 pub use counters::Counters;
 pub use flow::Flow;
 pub use keyed::FourTuple;

@@ -428,5 +428,13 @@ mod tests {
             bytes(session) <= MemoryBudget::SESSION_BYTES,
             "{session} bytes a session"
         );
+        for (rx_pages, tx_pages) in [(1, 1), (3, 5), (4, 16), (16, 4), (64, 1024)] {
+            let flow = crate::tcp::heap_len(Buffers { rx_pages, tx_pages });
+            let kib = |pages: u32| u64::from(pages) * 64;
+            let budget = MemoryBudget::WAN_FLOW_BYTES
+                + kib(tx_pages) * MemoryBudget::WAN_BYTES_PER_SEND_KIB
+                + kib(rx_pages) * MemoryBudget::WAN_BYTES_PER_RECEIVE_KIB;
+            assert!(bytes(flow) <= budget, "{flow} bytes of {budget} a flow");
+        }
     }
 }

@@ -49,6 +49,12 @@ impl<S> SendBuffer<S> {
         }
     }
 
+    /// Of so many links.
+    #[must_use]
+    pub(crate) const fn heap_len(frames: usize) -> usize {
+        frames * size_of::<Link<S>>()
+    }
+
     /// The limit in bytes from now on. `frames`: links to have room for.
     pub fn set_limit(&mut self, limit: u64, frames: usize) {
         self.limit = limit;

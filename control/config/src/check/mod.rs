@@ -108,13 +108,13 @@ impl Checker<'_> {
                 Mode::Transparent
             }
         };
-        let wan_send_bytes = self.pages("wan_send_kib", raw.iscsi.wan_send_kib.as_ref(), 512);
+        let wan_send_bytes = self.pages("wan_send_kib", raw.iscsi.wan_send_kib.as_ref(), 1024);
         let wan_receive_bytes =
             self.pages("wan_receive_kib", raw.iscsi.wan_receive_kib.as_ref(), 256);
         let session_bytes = budget::session_bytes(wan_send_bytes, wan_receive_bytes);
 
         let frames_min = budget::frames_bytes_min(ports, session_bytes) / MIB;
-        let frames_bytes = self.hugepages("frames_mib", own.frames_mib.as_ref(), 128, frames_min);
+        let frames_bytes = self.hugepages("frames_mib", own.frames_mib.as_ref(), 256, frames_min);
         // Directory, one segment to write, one to move live records to, one to spare.
         let log_bytes = self.hugepages("log_mib", own.log_mib.as_ref(), 256, 8);
         let sessions_kept =

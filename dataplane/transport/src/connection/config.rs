@@ -1,6 +1,9 @@
 //! What a connection is made with.
 
 use crate::control::ControlKind;
+use crate::receive::Receive;
+use crate::scoreboard::Scoreboard;
+use crate::send_buffer::SendBuffer;
 use std::time::Duration;
 
 /// Probes of a silent peer (RFC 9293, 3.8.4).
@@ -74,6 +77,16 @@ impl Config {
         (0..SHIFT_MAX)
             .find(|&shift| self.window_max <= 65_535 << shift)
             .unwrap_or(SHIFT_MAX)
+    }
+
+    /// Most heap that a connection of these limits takes, besides itself.
+    #[must_use]
+    pub fn heap_len<S, R>(&self) -> usize {
+        let segments = Self::segments_for(self.send_limit);
+        let frames = usize::try_from(self.receive_frames_max).unwrap_or(usize::MAX);
+        SendBuffer::<S>::heap_len(segments)
+            + Scoreboard::heap_len(segments)
+            + Receive::<R>::heap_len(frames)
     }
 
     /// Links and segments to have room for: small sends make more of them than bytes say,

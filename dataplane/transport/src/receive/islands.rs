@@ -38,6 +38,13 @@ impl<R> Nodes<R> {
         }
     }
 
+    /// Most that so many take; both lists double.
+    pub const fn heap_len(max: usize) -> usize {
+        let islands = if max < ISLANDS_MAX { max } else { ISLANDS_MAX };
+        max.next_power_of_two() * size_of::<Node<R>>()
+            + islands.next_power_of_two() * size_of::<Island>()
+    }
+
     pub fn max(&self) -> u32 {
         self.max
     }

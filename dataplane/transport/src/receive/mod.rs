@@ -82,6 +82,12 @@ impl<R> Receive<R> {
         }
     }
 
+    /// Most heap that so many frames take.
+    #[must_use]
+    pub(crate) const fn heap_len(frames: usize) -> usize {
+        Nodes::<R>::heap_len(frames)
+    }
+
     /// Takes payload that stands at `start`. A frame that is not kept is given back.
     pub fn take(&mut self, start: u64, len: u32, frame: R) -> (Taken, Option<R>) {
         let end = start + u64::from(len);

@@ -127,6 +127,12 @@ impl Scoreboard {
         }
     }
 
+    /// Of so many segments.
+    #[must_use]
+    pub(crate) const fn heap_len(segments: usize) -> usize {
+        segments * size_of::<Sent>()
+    }
+
     /// Makes room for so many; the one place where the ring grows.
     pub fn reserve(&mut self, segments: usize) {
         self.ring.reserve(segments.saturating_sub(self.ring.len()));
