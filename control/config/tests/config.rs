@@ -179,7 +179,7 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     (
         "sessions_max = 64",
         "sessions_max = 5000",
-        "config:25: sessions_max = 5000: must be 1 to 107, what fits in frames_mib = 256 at 896 KiB a session; raise frames_mib for more",
+        "config:25: sessions_max = 5000: must be 1 to 96, what fits in frames_mib = 256 at 2176 KiB a session; raise frames_mib for more",
     ),
     (
         "threshold_kib = 1024",
