@@ -15,6 +15,7 @@ use smoltcp::wire::Ipv4Packet;
 
 use super::CloseReason;
 use super::chain::Chain;
+use super::counters::Counters;
 use super::emit::Emitter;
 use super::flow::Fill;
 #[cfg(test)]
@@ -64,6 +65,8 @@ pub(super) struct Connected {
     window: usize,
     gso: bool,
     closed_early: bool,
+    /// What was counted when [`Connected::count`] was last asked.
+    counted: sluice_transport::Counters,
 }
 
 /// In frames, what is kept with this one.
@@ -130,6 +133,7 @@ impl Connected {
             window: buffers.rx_pages as usize * PAGE_LEN,
             gso: profile.gso,
             closed_early: false,
+            counted: sluice_transport::Counters::default(),
         }
     }
 
@@ -322,6 +326,22 @@ impl Connected {
 
     pub fn due(&self) -> Option<Time> {
         self.connection.next_deadline()
+    }
+
+    /// Adds what happened since it was last asked.
+    pub fn count(&mut self, into: &mut Counters) {
+        let now = *self.connection.counters();
+        let before = std::mem::replace(&mut self.counted, now);
+        into.wan_segments_out += now.segments_sent - before.segments_sent;
+        into.wan_segments_resent += now.segments_resent - before.segments_resent;
+        into.wan_timeouts += now.timeouts - before.timeouts;
+        into.wan_timeouts_spurious += now.spurious_timeouts - before.spurious_timeouts;
+        into.wan_tail_probes += now.tail_probes - before.tail_probes;
+        into.wan_recoveries += now.recoveries - before.recoveries;
+        into.wan_black_holes += now.black_holes - before.black_holes;
+        into.wan_violations += now.violations_in_all() - before.violations_in_all();
+        let gap_us = u64::try_from(now.gap_longest.as_micros()).unwrap_or(u64::MAX);
+        into.wan_gap_longest_us = into.wan_gap_longest_us.max(gap_us);
     }
 
     /// Gives back the frames that were read.

@@ -20,7 +20,7 @@ macro_rules! counters {
 counters! {
     /// Segments handed to the room.
     segments_in,
-    /// Segments sent, answers included; one for the port to cut counts once.
+    /// Segments sent, answers included; one that the port cuts for a computer counts once.
     segments_out,
     /// Times a flow's stack was polled; does not grow with idle flows.
     flow_polls,
@@ -38,6 +38,22 @@ counters! {
     challenges_out,
     /// Flows torn down because the peer did not finish its side after ours.
     lingered_out,
+    /// To the storage: segments sent, and of them again.
+    wan_segments_out,
+    wan_segments_resent,
+    /// To the storage: retransmission timeouts, and those that the answers showed to be none.
+    wan_timeouts,
+    wan_timeouts_spurious,
+    /// To the storage: probes of the last segment of a flight (RFC 8985 7).
+    wan_tail_probes,
+    /// To the storage: losses repaired, a round trip's at once.
+    wan_recoveries,
+    /// To the storage: the path did not carry what its ends allow (RFC 8899).
+    wan_black_holes,
+    /// From the storage, or in its name: what no sound peer sends, and what came from the past.
+    wan_violations,
+    /// To the storage: the longest that something was out and nothing was acknowledged, us.
+    wan_gap_longest_us,
     /// A flow had to wait because the pool had no frame.
     waits_for_pool,
     /// A segment was not sent because the pool had no frame; it counts as lost on the way.

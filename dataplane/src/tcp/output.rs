@@ -7,7 +7,7 @@ use sluice_proto::Time;
 use smoltcp::socket::tcp::State;
 
 use super::accepted::has_finished;
-use super::flow::Flow;
+use super::flow::{Flow, Stack};
 use super::time_wait::TimeWait;
 use super::wire::Egress;
 use super::{CloseReason, Slot, Tcp};
@@ -95,6 +95,9 @@ impl Tcp {
         device.exhausted = false;
         let written = flow.transmit(now, turn, device);
         self.counters.segments_out += written as u64;
+        if let Stack::Connected(stack) = &mut flow.stack {
+            stack.count(&mut self.counters);
+        }
         let (aborted, linger) = (flow.aborted, flow.linger);
         let due = flow.due(now);
         let exhausted = device.exhausted;

@@ -1,5 +1,7 @@
 //! What happened, counted; what a peer did wrong, by name.
 
+use std::time::Duration;
+
 /// What a peer, or someone in its name, can do wrong. None ends the connection by itself
 /// unless RFC 9293 says so; all are survived and counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,12 +63,19 @@ pub struct Counters {
     pub dsacks: u64,
     pub black_holes: u64,
     pub congestion_marks: u64,
+    /// The longest time that something was out and nothing was newly acknowledged in order.
+    pub gap_longest: Duration,
     violations: [u64; VIOLATIONS],
 }
 
 impl Counters {
     pub const fn violation(&mut self, violation: Violation) {
         self.violations[violation as usize] += 1;
+    }
+
+    #[must_use]
+    pub fn violations_in_all(&self) -> u64 {
+        self.violations.iter().sum()
     }
 
     #[must_use]

@@ -71,6 +71,8 @@ impl<S, R> Connection<S, R> {
         self.tx.una = ack;
         self.tx.buffer.acknowledge(ack);
         if advanced {
+            let gap = self.timers.since_progress(now);
+            self.counters.gap_longest = self.counters.gap_longest.max(gap);
             self.timers.on_progress(now);
         }
         let rtt = self.sample_rtt(now, &heard, advanced, segment);

@@ -6,6 +6,7 @@ use crate::recovery::Tlp;
 use crate::rtt::RTO_MAX;
 use crate::scoreboard;
 use sluice_proto::Time;
+use std::time::Duration;
 
 /// A segment that goes out only to be answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +41,10 @@ pub(super) struct Timers {
 impl Timers {
     pub const fn on_progress(&mut self, now: Time) {
         self.progress_at = now;
+    }
+
+    pub const fn since_progress(&self, now: Time) -> Duration {
+        now.since(self.progress_at)
     }
 }
 
