@@ -19,13 +19,34 @@ use sluice_hugepages::pool::{FRAME_LEN, Owner, PAGE_LEN, PageRun, Pool};
 use super::lease::lend_page;
 
 const SLOT_LEN: u64 = FRAME_LEN as u64;
+const SLOTS_PER_PAGE: usize = PAGE_LEN / FRAME_LEN;
+
+/// A part of a leased page, by its place in the list of leases.
+#[derive(Debug)]
+struct Slot {
+    lease: u32,
+    bytes: &'static mut [u8],
+}
+
+#[derive(Debug)]
+struct Lease {
+    run: PageRun,
+    /// Slots of it that hold something.
+    used: usize,
+    /// It is one too many: its slots are not filled again.
+    leaving: bool,
+}
 
 /// The slots come before the leases they are parts of: they drop first.
 #[derive(Debug)]
 pub(super) struct Chain {
-    free: Vec<&'static mut [u8]>,
-    used: VecDeque<&'static mut [u8]>,
-    leases: Vec<PageRun>,
+    free: Vec<Slot>,
+    used: VecDeque<Slot>,
+    /// Of pages that are leaving.
+    parked: Vec<Slot>,
+    leases: Vec<Option<Lease>>,
+    /// Of the leases, those that are not leaving.
+    pages: u32,
     /// Where in the stream the first used slot begins.
     first: u64,
     /// Where the next byte will stand.
@@ -35,47 +56,132 @@ pub(super) struct Chain {
 impl Chain {
     /// Leases `pages` pages, or nothing.
     pub fn take(pool: &mut Pool, owner: u32, pages: u32) -> Option<Self> {
-        let slots = pages as usize * (PAGE_LEN / FRAME_LEN);
         let mut chain = Self {
-            free: Vec::with_capacity(slots),
-            used: VecDeque::with_capacity(slots),
-            leases: Vec::with_capacity(pages as usize),
+            free: Vec::new(),
+            used: VecDeque::new(),
+            parked: Vec::new(),
+            leases: Vec::new(),
+            pages: 0,
             first: 0,
             end: 0,
         };
-        for _ in 0..pages {
+        chain.resize(pool, owner, pages).then_some(chain)
+    }
+
+    /// Changes how many pages it has: more at once, or not at all and `false`; fewer as
+    /// they come free.
+    pub fn resize(&mut self, pool: &mut Pool, owner: u32, pages: u32) -> bool {
+        let before = self.pages;
+        let slots = pages as usize * SLOTS_PER_PAGE;
+        self.free.reserve(slots.saturating_sub(self.free.len()));
+        self.used.reserve(slots.saturating_sub(self.used.len()));
+        while self.pages < pages {
+            if self.call_back() {
+                continue;
+            }
             let Some(run) = pool.lease_pages(1, Owner::Tcp(owner)) else {
-                chain.release(pool);
-                return None;
+                self.let_go(before);
+                self.trim(pool);
+                return false;
             };
-            // SAFETY: lent once, here; `release` and the order of fields drop the slots
-            // before the run, and a flow is dropped before the pool.
-            let page = unsafe { lend_page(pool, &run) };
-            chain.free.extend(page.chunks_exact_mut(FRAME_LEN));
-            chain.leases.push(run);
+            self.add(pool, run);
         }
-        Some(chain)
+        self.let_go(pages);
+        self.trim(pool);
+        true
+    }
+
+    fn add(&mut self, pool: &Pool, run: PageRun) {
+        // SAFETY: lent once, here; `trim`, `release` and the order of fields drop the slots
+        // before the run, and a flow is dropped before the pool.
+        let page = unsafe { lend_page(pool, &run) };
+        let vacant = self.leases.iter().position(Option::is_none);
+        let at = vacant.unwrap_or_else(|| {
+            self.leases.push(None);
+            self.leases.len() - 1
+        });
+        self.leases[at] = Some(Lease {
+            run,
+            used: 0,
+            leaving: false,
+        });
+        self.pages += 1;
+        let lease = u32::try_from(at).expect("few pages");
+        let slots = page.chunks_exact_mut(FRAME_LEN);
+        self.free.extend(slots.map(|bytes| Slot { lease, bytes }));
+    }
+
+    /// Fills no more than `pages` of its pages from now on; the emptiest go.
+    fn let_go(&mut self, pages: u32) {
+        while self.pages > pages {
+            let staying = self.leases.iter_mut().enumerate();
+            let staying = staying.filter_map(|(at, lease)| Some((at, lease.as_mut()?)));
+            let (at, lease) = staying
+                .filter(|(_, lease)| !lease.leaving)
+                .min_by_key(|(_, lease)| lease.used)
+                .expect("as many as are counted");
+            lease.leaving = true;
+            self.pages -= 1;
+            let parked = self.free.extract_if(.., |slot| slot.lease as usize == at);
+            self.parked.extend(parked);
+        }
+    }
+
+    /// A page that is leaving stays, if there is one.
+    fn call_back(&mut self) -> bool {
+        let leaving = |lease: &Lease| lease.leaving;
+        let at = self
+            .leases
+            .iter()
+            .position(|lease| lease.as_ref().is_some_and(leaving));
+        let Some((at, lease)) = at.and_then(|at| Some((at, self.leases[at].as_mut()?))) else {
+            return false;
+        };
+        lease.leaving = false;
+        self.pages += 1;
+        let free = self.parked.extract_if(.., |slot| slot.lease as usize == at);
+        self.free.extend(free);
+        true
+    }
+
+    /// Gives back pages that are too many and hold nothing.
+    pub fn trim(&mut self, pool: &mut Pool) {
+        if self.leases.len() == self.pages as usize {
+            return;
+        }
+        for at in 0..self.leases.len() {
+            let lease = &mut self.leases[at];
+            if let Some(lease) = lease.take_if(|lease| lease.leaving && lease.used == 0) {
+                self.parked.retain(|slot| slot.lease as usize != at);
+                pool.release_pages(lease.run);
+            }
+        }
+        while self.leases.pop_if(|lease| lease.is_none()).is_some() {}
     }
 
     #[cfg(test)]
     pub const fn heap_len(pages: u32) -> usize {
-        let slots = pages as usize * (PAGE_LEN / FRAME_LEN);
-        slots * 2 * size_of::<&mut [u8]>() + pages as usize * size_of::<PageRun>()
+        let slots = pages as usize * SLOTS_PER_PAGE;
+        slots * 2 * size_of::<Slot>() + pages as usize * size_of::<Option<Lease>>()
     }
 
     pub fn release(self, pool: &mut Pool) {
         let Self {
-            free, used, leases, ..
+            free,
+            used,
+            parked,
+            leases,
+            ..
         } = self;
-        drop((free, used));
-        for run in leases {
-            pool.release_pages(run);
+        drop((free, used, parked));
+        for lease in leases.into_iter().flatten() {
+            pool.release_pages(lease.run);
         }
     }
 
-    /// Bytes that it holds when it is full.
+    /// Bytes that it is to hold when it is full.
     pub const fn capacity(&self) -> usize {
-        self.leases.len() * PAGE_LEN
+        self.pages as usize * PAGE_LEN
     }
 
     /// Bytes that there is room for.
@@ -105,15 +211,21 @@ impl Chain {
             let Some(slot) = self.free.pop() else {
                 return 0;
             };
+            self.lease_mut(&slot).used += 1;
             self.used.push_back(slot);
             room = FRAME_LEN;
         }
         let slot = self.used.back_mut().expect("there is room in it");
         let max = room.min(max);
-        let written = write(&mut slot[FRAME_LEN - room..][..max]);
+        let written = write(&mut slot.bytes[FRAME_LEN - room..][..max]);
         assert!(written <= max, "{written} bytes into a room of {max}");
         self.end += written as u64;
         written
+    }
+
+    fn lease_mut(&mut self, slot: &Slot) -> &mut Lease {
+        let lease = self.leases[slot.lease as usize].as_mut();
+        lease.expect("a page is held while it has slots")
     }
 
     /// Everything before `position` is acknowledged.
@@ -122,7 +234,15 @@ impl Chain {
             let Some(slot) = self.used.pop_front() else {
                 return;
             };
-            self.free.push(slot);
+            let lease = self.lease_mut(&slot);
+            lease.used -= 1;
+            let leaving = lease.leaving;
+            if leaving {
+                &mut self.parked
+            } else {
+                &mut self.free
+            }
+            .push(slot);
             self.first += SLOT_LEN;
         }
     }
@@ -138,7 +258,7 @@ impl Chain {
         while !out.is_empty() {
             let len = out.len().min(FRAME_LEN - from);
             let (piece, rest) = out.split_at_mut(len);
-            piece.copy_from_slice(&self.used[slot][from..from + len]);
+            piece.copy_from_slice(&self.used[slot].bytes[from..from + len]);
             out = rest;
             (slot, from) = (slot + 1, 0);
         }
@@ -150,33 +270,54 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn held(chain: &Chain) -> usize {
+        chain.leases.iter().flatten().count()
+    }
+
     proptest! {
-        /// Against a plain queue of bytes, with acknowledgements anywhere.
+        /// Against a plain queue of bytes, with acknowledgements anywhere, and more or
+        /// fewer pages at any time.
         #[test]
-        fn it_is_a_queue_of_bytes(steps in proptest::collection::vec((0u8..2, 1usize..9000), 1..200)) {
-            let mut pool = Pool::anonymous(4);
+        fn it_is_a_queue_of_bytes(steps in proptest::collection::vec((0u8..5, 1usize..9000), 1..300)) {
+            let mut pool = Pool::anonymous(6);
             let mut chain = Chain::take(&mut pool, 0, 2).expect("two pages");
             let mut model: VecDeque<u8> = VecDeque::new();
             let (mut next, mut acked) = (0u8, 0u64);
             for (step, len) in steps {
-                if step == 0 {
-                    let room = chain.room();
-                    let written = chain.append(len, |out| {
-                        for byte in out.iter_mut() {
-                            next = next.wrapping_mul(5).wrapping_add(1);
-                            *byte = next;
-                            model.push_back(next);
+                match step {
+                    0 | 1 => {
+                        let room = chain.room();
+                        let written = chain.append(len, |out| {
+                            for byte in out.iter_mut() {
+                                next = next.wrapping_mul(5).wrapping_add(1);
+                                *byte = next;
+                                model.push_back(next);
+                            }
+                            out.len()
+                        });
+                        prop_assert_eq!(written == 0, room == 0);
+                        prop_assert_eq!(chain.room(), room - written);
+                    }
+                    2 | 3 => {
+                        let len = len.min(model.len());
+                        model.drain(..len);
+                        acked += len as u64;
+                        chain.acknowledge(acked);
+                    }
+                    _ => {
+                        let pages = u32::try_from(len % 8 + 1).expect("few");
+                        let before = (chain.pages, held(&chain));
+                        if chain.resize(&mut pool, 0, pages) {
+                            prop_assert_eq!(chain.pages, pages);
+                        } else {
+                            prop_assert!(pool.stats().pages_free < pages as usize);
+                            prop_assert_eq!(chain.pages, before.0, "all or nothing");
+                            prop_assert!(held(&chain) <= before.1);
                         }
-                        out.len()
-                    });
-                    prop_assert_eq!(written == 0, room == 0);
-                    prop_assert_eq!(chain.room(), room - written);
-                } else {
-                    let len = len.min(model.len());
-                    model.drain(..len);
-                    acked += len as u64;
-                    chain.acknowledge(acked);
+                    }
                 }
+                chain.trim(&mut pool);
+                prop_assert_eq!(pool.stats().pages_leased, held(&chain));
                 prop_assert_eq!(chain.end(), acked + model.len() as u64);
                 let mut out = vec![0; model.len()];
                 chain.copy(acked, &mut out);
@@ -184,6 +325,10 @@ mod tests {
                 // What is acknowledged costs less than a slot.
                 prop_assert!(chain.room() + model.len() + FRAME_LEN > chain.capacity());
             }
+            chain.acknowledge(acked + model.len() as u64);
+            chain.trim(&mut pool);
+            // The last slot is not full, so it stays in use.
+            prop_assert!(held(&chain) <= chain.pages as usize + 1);
             chain.release(&mut pool);
             prop_assert_eq!(pool.stats().pages_leased, 0);
         }

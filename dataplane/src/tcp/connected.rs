@@ -101,6 +101,7 @@ fn config(profile: &Profile, buffers: Buffers) -> Config {
 pub(crate) fn heap_len(buffers: Buffers) -> usize {
     let config = config(&Profile::new(1500), buffers);
     size_of::<Flow>()
+        + size_of::<Connected>()
         + config.heap_len::<u64, Received>()
         + Chain::heap_len(buffers.tx_pages)
         + config.receive_frames_max as usize * size_of::<Frame>()
@@ -286,6 +287,16 @@ impl Connected {
         room.min(self.chain.room())
     }
 
+    /// Changes what may wait for an acknowledgement, in pages: more at once, or not at all
+    /// and `false`; less as it is acknowledged.
+    pub fn resize(&mut self, pool: &mut Pool, owner: u32, pages: u32) -> bool {
+        let done = self.chain.resize(pool, owner, pages);
+        if done {
+            self.connection.set_send_limit(self.chain.capacity() as u64);
+        }
+        done
+    }
+
     pub fn close(&mut self) {
         let is_opening = self.connection.state() == State::SynSent;
         self.connection.close();
@@ -321,6 +332,7 @@ impl Connected {
         };
         let sent = self.connection.poll_transmit(now, budget, &mut emitter);
         self.free_acknowledged();
+        self.chain.trim(device.pool);
         sent
     }
 

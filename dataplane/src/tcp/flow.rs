@@ -15,9 +15,13 @@ use super::keyed::FourTuple;
 use super::wire::Egress;
 
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a flow is in a box itself, and most are a computer's"
+)]
 pub(super) enum Stack {
     Accepted(Accepted),
-    Connected(Connected),
+    Connected(Box<Connected>),
 }
 
 /// A connection and what it holds.

@@ -76,7 +76,7 @@ impl Tcp {
             chain,
             buffers,
         );
-        let flow = Flow::new(tuple, Stack::Connected(stack), State::SynSent);
+        let flow = Flow::new(tuple, Stack::Connected(Box::new(stack)), State::SynSent);
         let index = self.table.insert(tuple, Slot::Flow(Box::new(flow)));
         self.flows += 1;
         self.ready.push(index);
@@ -129,6 +129,32 @@ impl Tcp {
     #[must_use]
     pub fn send_room(&self, flow: FlowId) -> usize {
         self.flow(flow).map_or(0, Flow::send_room)
+    }
+
+    /// Changes the send buffer of a flow that we have opened, and with it what can be in
+    /// flight. What was written stays; a smaller buffer takes nothing until so much is
+    /// acknowledged.
+    ///
+    /// # Errors
+    /// When the pool has no pages for a larger one, which then stays as it was.
+    pub fn set_send_buffer(
+        &mut self,
+        pool: &mut Pool,
+        flow: FlowId,
+        tx_pages: u32,
+    ) -> Result<(), ConnectError> {
+        let Some((index, flow)) = self.flow_mut(flow) else {
+            return Ok(());
+        };
+        let Stack::Connected(stack) = &mut flow.stack else {
+            return Ok(());
+        };
+        if !stack.resize(pool, index, tx_pages) {
+            return Err(ConnectError::Pages(tx_pages));
+        }
+        self.ready.push(index);
+        self.raise(index, |pending| pending.ready = true);
+        Ok(())
     }
 
     /// Bytes written and not yet acknowledged by the peer.

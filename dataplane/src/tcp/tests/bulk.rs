@@ -279,3 +279,62 @@ fn a_pool_that_runs_dry_delays_and_loses_nothing() {
     );
     assert_eq!(got, 65_536);
 }
+
+#[test]
+fn the_send_buffer_grows_and_shrinks_under_a_transfer() {
+    let mut world = World::plain();
+    let [client, server] = world.connected();
+    world.link = wild(7).link;
+    let (mut written, mut read, mut steps) = (0u64, 0u64, 0u32);
+    let total = 4 << 20;
+    let most = RefCell::new(0);
+    let done = world.run(
+        Duration::from_secs(600),
+        |at, host| {
+            steps += 1;
+            if at == 1 {
+                while host.tcp.recv(server, |bytes| {
+                    for &got in bytes {
+                        assert_eq!(got, byte(0, read), "byte {read}");
+                        read += 1;
+                    }
+                    bytes.len()
+                }) > 0
+                {}
+                *most.borrow_mut() = read;
+                return;
+            }
+            let pages = [1, 4, 16, 2][steps as usize / 200 % 4];
+            let Host { tcp, pool } = host;
+            tcp.set_send_buffer(pool, client, pages)
+                .expect("there are pages");
+            while tcp.send(client, |room| {
+                let len = room.len().min(usize::try_from(total - written).unwrap());
+                for slot in &mut room[..len] {
+                    *slot = byte(0, written);
+                    written += 1;
+                }
+                len
+            }) > 0
+            {}
+            // What is leased is what is allowed, and what is not acknowledged of more.
+            let unacknowledged = tcp.unacknowledged(client);
+            assert!(pool.stats().pages_leased <= 16 && unacknowledged <= 16 << 16);
+        },
+        || *most.borrow() == total,
+    );
+    assert!(done, "stuck at {read} of {written}");
+    let Host { tcp, pool } = &mut world.hosts[0];
+    assert_eq!(
+        tcp.set_send_buffer(pool, client, 10_000),
+        Err(ConnectError::Pages(10_000))
+    );
+    tcp.set_send_buffer(pool, client, 1).expect("fewer");
+    world.pass(Duration::from_secs(1));
+    // One, and that of a slot that is not full.
+    assert!(world.hosts[0].pages_leased() <= 2);
+    let Host { tcp, .. } = &mut world.hosts[0];
+    tcp.abort(client);
+    world.pass(Duration::from_secs(1));
+    assert_eq!(world.hosts[0].pages_leased(), 0);
+}
