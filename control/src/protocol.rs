@@ -30,6 +30,10 @@ pub enum Request {
         threshold_kib: Option<i64>,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         period_ms: Option<i64>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        load_limit_ms: Option<i64>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        load_limit_percent: Option<i64>,
     },
     /// Begins to flush what is cached now; done when begun.
     Flush {

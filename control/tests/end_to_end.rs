@@ -278,6 +278,8 @@ fn show_volumes(writer: &mut SegmentWriter, model: &Model) {
             sessions: 1,
             flush_threshold_bytes: 1 << 20,
             flush_period_ns: 1_000_000_000,
+            flush_load_limit_us: None,
+            load_at_rest_us: 0,
             failed_writes: if index == 0 {
                 model.refused.len() as u64
             } else {
@@ -653,8 +655,8 @@ fn changes_are_made_kept_and_made_again() {
     let default = Command::SetFlush {
         scope: Scope::All,
         setting: FlushSetting {
-            threshold_bytes: None,
             period_ms: Some(200),
+            ..FlushSetting::default()
         },
     };
     assert_eq!(plane.model().told, std::slice::from_ref(&default));
@@ -673,7 +675,7 @@ fn changes_are_made_kept_and_made_again() {
         },
         setting: FlushSetting {
             threshold_bytes: Some(65536),
-            period_ms: None,
+            ..FlushSetting::default()
         },
     };
     assert_eq!(plane.model().told.last(), Some(&second));
@@ -686,6 +688,14 @@ fn changes_are_made_kept_and_made_again() {
         (
             &["set", "flush", "--threshold-kib", "-4"][..],
             "threshold of -4 KiB: must be 4 to 65536 KiB",
+        ),
+        (
+            &["set", "flush", "--load-limit-ms", "60001"][..],
+            "load limit of 60001 ms: must be 1 to 60000 ms, or 0 for none",
+        ),
+        (
+            &["set", "flush", "--load-limit-percent", "100"][..],
+            "load limit of 100 %: must be 120 to 10000 % of the response time at rest, or 0 for none",
         ),
         (
             &["set", "flush", "vol9", "--period-ms", "20"][..],

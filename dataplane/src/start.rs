@@ -397,6 +397,8 @@ fn setting(change: &sluice_config::FlushChange) -> tables::FlushSetting {
     tables::FlushSetting {
         threshold_bytes: change.threshold_kib.map(|kib| kib.saturating_mul(1024)),
         period_ms: change.period_ms,
+        load_limit_ms: change.load_limit_ms,
+        load_limit_percent: change.load_limit_percent,
     }
 }
 
@@ -504,8 +506,8 @@ fn relay_config(
             threshold_bytes: config.flush.policy.threshold_bytes,
             stop_bytes: config.flush.policy.threshold_bytes / 2,
             period: config.flush.policy.period,
-            // A limit on the storage's load comes with the settings of the flusher.
-            load_max: Duration::MAX,
+            load_limit_ms: config.flush.policy.load_limit_ms,
+            load_limit_percent: config.flush.policy.load_limit_percent,
         },
         wait_max: config.flush.held_write_max,
         sessions_max: config.iscsi.sessions_max as usize,

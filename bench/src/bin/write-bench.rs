@@ -140,6 +140,7 @@ fn flush_policy(site: &mut Site, threshold_bytes: u64, period: Duration) {
     let setting = FlushSetting {
         threshold_bytes: Some(threshold_bytes),
         period_ms: u64::try_from(period.as_millis()).ok(),
+        ..FlushSetting::default()
     };
     site.worker.relay.set_flush(&Scope::All, &setting);
 }

@@ -88,7 +88,7 @@ impl MemoryBudget {
     /// A frame that is kept, up to twice in a list that doubles.
     pub const WAN_BYTES_PER_RECEIVE_KIB: u64 = 232;
     /// Of each command under way: the task, its command to the storage, a place in two queues.
-    pub const TASK_BYTES: u64 = 400 + 40 + 16;
+    pub const TASK_BYTES: u64 = 400 + 72 + 16;
     /// Commands of one session.
     pub const TASKS_PER_SESSION: u64 = 128;
     /// Commands of all sessions.

@@ -26,7 +26,10 @@ use std::time::Duration;
 pub use budget::{BudgetError, MemoryBudget, sessions_in_directory};
 pub use cidr::{Cidr, CidrError};
 pub use error::{ConfigError, Fault};
-pub use flush::{FlushPolicy, PERIOD_MS_MAX, PERIOD_MS_MIN, PolicyError, THRESHOLD_KIB_MIN};
+pub use flush::{
+    FlushPolicy, LOAD_LIMIT_MS_MAX, LOAD_LIMIT_PERCENT_MAX, LOAD_LIMIT_PERCENT_MIN, PERIOD_MS_MAX,
+    PERIOD_MS_MIN, PolicyError, THRESHOLD_KIB_MIN,
+};
 pub use iscsi_name::{ISCSI_NAME_LEN_MAX, IscsiNameError, check_iscsi_name};
 pub use secrets::{Account, ChapAlgorithm, ComputerChap, Secret, Secrets, StorageChap};
 pub use state::{FlushChange, State, StateError, VolumeChange};

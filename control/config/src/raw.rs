@@ -94,6 +94,8 @@ pub(crate) struct Iscsi {
 pub(crate) struct Flush {
     pub threshold_kib: Option<Number>,
     pub period_ms: Option<Number>,
+    pub load_limit_ms: Option<Number>,
+    pub load_limit_percent: Option<Number>,
     pub held_write_max_ms: Option<Number>,
 }
 

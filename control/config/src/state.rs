@@ -34,6 +34,10 @@ pub struct FlushChange {
     pub threshold_kib: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub period_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub load_limit_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub load_limit_percent: Option<u64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,6 +78,10 @@ struct VolumeFile {
     threshold_kib: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     period_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    load_limit_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    load_limit_percent: Option<u64>,
 }
 
 impl FlushChange {
@@ -81,6 +89,8 @@ impl FlushChange {
     pub fn merge(&mut self, newer: Self) {
         self.threshold_kib = newer.threshold_kib.or(self.threshold_kib);
         self.period_ms = newer.period_ms.or(self.period_ms);
+        self.load_limit_ms = newer.load_limit_ms.or(self.load_limit_ms);
+        self.load_limit_percent = newer.load_limit_percent.or(self.load_limit_percent);
     }
 
     /// `policy` with this change made.
@@ -91,6 +101,8 @@ impl FlushChange {
                 .threshold_kib
                 .map_or(policy.threshold_bytes, |kib| kib.saturating_mul(1024)),
             period: self.period_ms.map_or(policy.period, Duration::from_millis),
+            load_limit_ms: self.load_limit_ms.unwrap_or(policy.load_limit_ms),
+            load_limit_percent: self.load_limit_percent.unwrap_or(policy.load_limit_percent),
         }
     }
 
@@ -101,6 +113,12 @@ impl FlushChange {
         }
         if let Some(ms) = self.period_ms {
             FlushPolicy::period(signed(ms))?;
+        }
+        if let Some(ms) = self.load_limit_ms {
+            FlushPolicy::load_limit_ms(signed(ms))?;
+        }
+        if let Some(percent) = self.load_limit_percent {
+            FlushPolicy::load_limit_percent(signed(percent))?;
         }
         Ok(())
     }
@@ -143,6 +161,8 @@ impl State {
             let change = FlushChange {
                 threshold_kib: volume.threshold_kib,
                 period_ms: volume.period_ms,
+                load_limit_ms: volume.load_limit_ms,
+                load_limit_percent: volume.load_limit_percent,
             };
             state.set(Some(&name), change);
         }
@@ -158,6 +178,8 @@ impl State {
             name: change.name.to_string(),
             threshold_kib: change.flush.threshold_kib,
             period_ms: change.flush.period_ms,
+            load_limit_ms: change.flush.load_limit_ms,
+            load_limit_percent: change.flush.load_limit_percent,
         };
         let file = StateFile {
             version: VERSION,

@@ -309,14 +309,14 @@ fn state_is_kept_and_laid_over_the_configuration() {
         None,
         FlushChange {
             threshold_kib: Some(64),
-            period_ms: None,
+            ..FlushChange::default()
         },
     );
     state.set(
         Some(&one),
         FlushChange {
-            threshold_kib: None,
             period_ms: Some(20),
+            ..FlushChange::default()
         },
     );
     state.set(
@@ -324,13 +324,14 @@ fn state_is_kept_and_laid_over_the_configuration() {
         FlushChange {
             threshold_kib: Some(128),
             period_ms: Some(500),
+            ..FlushChange::default()
         },
     );
     state.set(
         Some(&one),
         FlushChange {
-            threshold_kib: None,
             period_ms: Some(30),
+            ..FlushChange::default()
         },
     );
     state.save(&path).unwrap();
@@ -358,7 +359,7 @@ fn state_is_kept_and_laid_over_the_configuration() {
         None,
         FlushChange {
             threshold_kib: Some(1 << 30),
-            period_ms: None,
+            ..FlushChange::default()
         },
     );
     let error = state.check(&config, &path).unwrap_err().to_string();

@@ -120,13 +120,20 @@ pub(super) enum SetAction {
         #[arg(
             long,
             value_name = "N",
-            required_unless_present = "period_ms",
+            required_unless_present_any = ["period_ms", "load_limit_ms", "load_limit_percent"],
             allow_negative_numbers = true
         )]
         threshold_kib: Option<i64>,
         /// Flush a volume at least so often
         #[arg(long, value_name = "N", allow_negative_numbers = true)]
         period_ms: Option<i64>,
+        /// Skip a volume while its storage takes longer than this to answer; 0: never
+        #[arg(long, value_name = "N", allow_negative_numbers = true)]
+        load_limit_ms: Option<i64>,
+        /// Skip a volume while its storage takes longer than this share of its response time
+        /// at rest; 0: never
+        #[arg(long, value_name = "N", allow_negative_numbers = true)]
+        load_limit_percent: Option<i64>,
     },
 }
 

@@ -123,6 +123,7 @@ fn advice(why: HeldUp) -> &'static str {
         HeldUp::Refused => "its storage takes no writes",
         HeldUp::Fenced => "waits until a lost session to its storage is over",
         HeldUp::Unconfigured => "its target is not in the configuration",
+        HeldUp::Loaded => "its storage is loaded: see `sluicectl set flush --load-limit-ms`",
         HeldUp::Misfit => "its blocks have another length at the storage than in the log",
         HeldUp::Journal => {
             "is at the storage; the journal does not know yet, see `sluicectl show journal`"

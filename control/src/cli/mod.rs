@@ -139,12 +139,16 @@ fn act(args: &Args, err: &mut dyn Write) -> Result<Answer, CliError> {
                     volume,
                     threshold_kib,
                     period_ms,
+                    load_limit_ms,
+                    load_limit_percent,
                 },
         } => {
             let request = Request::SetFlush {
                 volume: volume.clone(),
                 threshold_kib: *threshold_kib,
                 period_ms: *period_ms,
+                load_limit_ms: *load_limit_ms,
+                load_limit_percent: *load_limit_percent,
             };
             let volumes = done(client::ask(&args.socket()?, &request)?)?;
             let of = volume.as_deref().unwrap_or("the default");

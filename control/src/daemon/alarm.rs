@@ -148,6 +148,8 @@ mod tests {
             sessions: 0,
             flush_threshold_bytes: 0,
             flush_period_ns: 0,
+            flush_load_limit_us: None,
+            load_at_rest_us: 0,
             failed_writes,
             failed_stamp,
             drain: Drain::No,

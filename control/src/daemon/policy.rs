@@ -76,9 +76,18 @@ impl Policy {
                 volume,
                 threshold_kib,
                 period_ms,
-            } => self
-                .set_flush(volume, threshold_kib, period_ms)
-                .unwrap_or_else(|failed| failed),
+                load_limit_ms,
+                load_limit_percent,
+            } => {
+                let asked = Asked {
+                    threshold_kib,
+                    period_ms,
+                    load_limit_ms,
+                    load_limit_percent,
+                };
+                self.set_flush(volume, asked)
+                    .unwrap_or_else(|failed| failed)
+            }
             Request::Flush { volume } => {
                 let command = |scope| Command::FlushVolume { scope };
                 self.scoped(&volume, command)
@@ -109,34 +118,12 @@ impl Policy {
         }
     }
 
-    fn set_flush(
-        &mut self,
-        volume: Option<String>,
-        threshold_kib: Option<i64>,
-        period_ms: Option<i64>,
-    ) -> Result<Reply, Reply> {
+    fn set_flush(&mut self, volume: Option<String>, asked: Asked) -> Result<Reply, Reply> {
         let name: Option<VolumeName> = volume
             .map(|name| name.parse())
             .transpose()
             .map_err(bad_request)?;
-        if threshold_kib.is_none() && period_ms.is_none() {
-            return Err(bad_request(
-                "nothing to set; give a threshold, a period or both",
-            ));
-        }
-        let log_bytes = self.config.dataplane.log_bytes;
-        let threshold = threshold_kib.map(|kib| FlushPolicy::threshold_bytes(kib, log_bytes));
-        let period = period_ms.map(FlushPolicy::period);
-        let change = FlushChange {
-            threshold_kib: threshold
-                .transpose()
-                .map_err(bad_request)?
-                .map(|bytes| bytes / 1024),
-            period_ms: period
-                .transpose()
-                .map_err(bad_request)?
-                .map(|period| u64::try_from(period.as_millis()).expect("checked against an hour")),
-        };
+        let change = asked.check(self.config.dataplane.log_bytes)?;
         let volumes = self.command(&set_flush(name.as_ref(), change), name.as_ref())?;
         self.state.set(name.as_ref(), change);
         if let Err(error) = self.state.save(&self.config.control.state) {
@@ -209,6 +196,42 @@ impl Policy {
     }
 }
 
+/// What a request asks to be set, unchecked.
+struct Asked {
+    threshold_kib: Option<i64>,
+    period_ms: Option<i64>,
+    load_limit_ms: Option<i64>,
+    load_limit_percent: Option<i64>,
+}
+
+impl Asked {
+    fn check(&self, log_bytes: u64) -> Result<FlushChange, Reply> {
+        let threshold = |kib| FlushPolicy::threshold_bytes(kib, log_bytes);
+        let threshold = self.threshold_kib.map(threshold);
+        let period = self.period_ms.map(FlushPolicy::period);
+        let load_ms = self.load_limit_ms.map(FlushPolicy::load_limit_ms);
+        let load_percent = self.load_limit_percent.map(FlushPolicy::load_limit_percent);
+        let change = FlushChange {
+            threshold_kib: threshold
+                .transpose()
+                .map_err(bad_request)?
+                .map(|bytes| bytes / 1024),
+            period_ms: period
+                .transpose()
+                .map_err(bad_request)?
+                .map(|period| u64::try_from(period.as_millis()).expect("checked against an hour")),
+            load_limit_ms: load_ms.transpose().map_err(bad_request)?,
+            load_limit_percent: load_percent.transpose().map_err(bad_request)?,
+        };
+        if change == FlushChange::default() {
+            return Err(bad_request(
+                "nothing to set; give a threshold, a period, a load limit or several of them",
+            ));
+        }
+        Ok(change)
+    }
+}
+
 fn bad_request(message: impl ToString) -> Reply {
     Reply::Failed {
         kind: FailureKind::BadRequest,
@@ -236,6 +259,8 @@ fn set_flush(name: Option<&VolumeName>, change: FlushChange) -> Command {
         setting: FlushSetting {
             threshold_bytes: change.threshold_kib.map(|kib| kib.saturating_mul(1024)),
             period_ms: change.period_ms,
+            load_limit_ms: change.load_limit_ms,
+            load_limit_percent: change.load_limit_percent,
         },
     }
 }

@@ -246,6 +246,10 @@ impl Connected {
         self.chain.acknowledge(acknowledged);
     }
 
+    pub fn unsent(&self) -> usize {
+        usize::try_from(self.connection.unsent()).expect("within the chain")
+    }
+
     pub fn recv(&mut self, take: impl FnOnce(&[u8]) -> usize) -> usize {
         if self.reading.is_none() {
             self.reading = self.connection.read().map(|part| (part, 0));

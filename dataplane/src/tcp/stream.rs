@@ -163,6 +163,15 @@ impl Tcp {
         self.flow(flow).map_or(0, |flow| flow.fill().tx_used)
     }
 
+    /// Bytes written and not yet sent, of a flow that we have opened.
+    #[must_use]
+    pub fn unsent(&self, flow: FlowId) -> usize {
+        match self.flow(flow).map(|flow| &flow.stack) {
+            Some(Stack::Connected(stack)) => stack.unsent(),
+            _ => 0,
+        }
+    }
+
     /// Whether the peer has sent its FIN, and all before it has arrived.
     #[must_use]
     pub fn finished(&self, flow: FlowId) -> bool {

@@ -117,7 +117,9 @@ impl Relay {
             .iter()
             .filter(|(_, nexus)| nexus.target == target && nexus.is_ready())
             .peekable();
-        if volume.misfit {
+        if volume.gate.is_loaded() && volume.gate.asked().is_none() {
+            HeldUp::Loaded
+        } else if volume.misfit {
             HeldUp::Misfit
         } else if ready.peek().is_none() {
             HeldUp::Storage

@@ -16,6 +16,7 @@ use sluice_proto::scsi::{ScsiStatus, Sense, SenseKey, cdb, sense};
 
 use super::failure::{Verdict, is_sound, verdict};
 use super::fence::ATTEMPTS_BEFORE_RESET;
+use super::flight::Flight;
 use super::pass::token_of;
 use super::relay::{Net, Relay};
 use super::task::{NexusKey, VolumeKey, WanKind, WanTask, Work, WriteState, WriteTask};
@@ -39,6 +40,11 @@ const UNSYNCED_TIME_MAX: Duration = Duration::from_secs(1);
 /// cost a look at every granule of its range.
 const DRAINING_TRIED_MAX: usize = 8;
 
+/// Between two questions how loaded the storage of a skipped volume is.
+const SAMPLE_PERIOD: Duration = Duration::from_millis(250);
+/// Between two writes of a volume that is loaded and must go on, since the cache is full.
+const FLOOR_PERIOD: Duration = Duration::from_millis(250);
+
 /// Pause after a flush that the storage refused.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
@@ -48,8 +54,13 @@ impl Relay {
         let Some(nexus) = self.flush_nexus(key) else {
             return;
         };
-        if !self.may_flush(now, key) {
-            return;
+        let pace = self.pace(now, key);
+        match pace {
+            Pace::Rest => return,
+            Pace::Skip => return self.sample_load(now, nexus, key),
+            Pace::Floor if now < self.volume(key).sampled_at + FLOOR_PERIOD => return,
+            Pace::Floor => self.volume_mut(key).sampled_at = now,
+            Pace::Flow => {}
         }
         let mut sent = false;
         while self.has_window_to_flush(nexus, key)
@@ -100,6 +111,9 @@ impl Relay {
                 }
             }
             sent = true;
+            if pace == Pace::Floor {
+                break;
+            }
         }
         if sent {
             self.touch_nexus(nexus);
@@ -112,14 +126,33 @@ impl Relay {
         window > WINDOW_FOR_OTHERS || window > 0 && self.flush.in_flight(key.0).0 == 0
     }
 
+    /// While a volume is skipped its storage's load is known by a small question now and
+    /// then: one that touches no medium, so that it adds nothing to what it measures.
+    fn sample_load(&mut self, now: Time, nexus: NexusKey, key: VolumeKey) {
+        let volume = self.volume(key);
+        let is_out = self.flush.in_flight(key.0).0 > 0;
+        if is_out || now < volume.sampled_at + SAMPLE_PERIOD || self.nexuses[nexus.0].window() == 0
+        {
+            return;
+        }
+        let lun = volume.lun;
+        let volume = self.volume_mut(key);
+        volume.sampled_at = now;
+        // What comes after it begins with little.
+        volume.flight = Flight::new(now);
+        let kind = WanKind::Poll { volume: key };
+        self.submit(now, nexus, kind, lun, [0; 16], Direction::None);
+    }
+
     /// A-15, and not while it backs off after a refusal.
-    fn may_flush(&mut self, now: Time, key: VolumeKey) -> bool {
+    fn pace(&mut self, now: Time, key: VolumeKey) -> Pace {
         let asked = self.volume(key).gate.asked();
         let view = VolumeView {
             connected: true,
             dirty_bytes: self.flush.dirty_bytes(key.0),
             oldest_dirty: self.flush.oldest_dirty(key.0),
             load: self.volume(key).load.smoothed(),
+            load_at_rest: self.volume(key).load.at_rest(),
             near_full: !self.held.is_empty(),
             ask_done: asked.is_some_and(|sequence| self.flush.durable_through(key.0, sequence)),
         };
@@ -131,18 +164,18 @@ impl Relay {
         // A stray write could land on what is sent after it (C-6, C-8).
         let held_up = volume.misfit || volume.strays > 0 || volume.failure.is_damaged();
         if fenced_off || held_up || now < volume.retry_at {
-            return false;
+            return Pace::Rest;
         }
         if volume.holding.is_asked_after_conflict() {
-            return false;
+            return Pace::Rest;
         }
         let policy = volume.policy;
         // What is written but not synced has no other way to become durable.
         let finishing = view.dirty_bytes == 0 && volume.gate.asked().is_some();
-        matches!(
-            volume.gate.pace(now, &policy, &view),
-            Pace::Flow | Pace::Floor
-        ) || finishing
+        match volume.gate.pace(now, &policy, &view) {
+            Pace::Rest if finishing => Pace::Flow,
+            pace => pace,
+        }
     }
 
     /// The nexus that carries the volume's flush, if it is ready. It stays the
@@ -284,6 +317,11 @@ impl Relay {
         let wan_task = self.wan_tasks.insert(WanTask {
             nexus,
             sent: now,
+            left: None,
+            out_len: match data {
+                Direction::Out(len) | Direction::Both { out_len: len, .. } => len,
+                Direction::In(_) | Direction::None => 0,
+            },
             kind,
         });
         let conn = self.nexuses[nexus.0]

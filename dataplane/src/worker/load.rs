@@ -19,6 +19,9 @@ const BUCKETS: usize = (EXPONENT_MAX - SUB_BITS + 2) as usize * SUB_BUCKETS;
 /// Percentiles are of one to two windows.
 const WINDOW: Duration = Duration::from_secs(10);
 
+/// What the storage takes at rest is the shortest of one to two of these.
+const REST_WINDOW: Duration = Duration::from_secs(300);
+
 /// Between two samples of the rates; each is a quarter of what is shown, so
 /// that a change of the rate shows within some two seconds.
 const RATE_PERIOD: Duration = Duration::from_millis(500);
@@ -32,11 +35,16 @@ pub struct Load {
     before: [u32; BUCKETS],
     /// When the newest window began.
     begun: Time,
+    /// The shortest of the newest window and of the one before, and when the newest began.
+    shortest: (Duration, Duration),
+    shortest_since: Time,
 }
 
 impl Load {
     pub const fn new(now: Time) -> Self {
         Self {
+            shortest: (Duration::MAX, Duration::MAX),
+            shortest_since: now,
             smoothed: Duration::ZERO,
             newest: [0; BUCKETS],
             before: [0; BUCKETS],
@@ -63,8 +71,24 @@ impl Load {
             self.before = std::mem::replace(&mut self.newest, [0; BUCKETS]);
             self.begun = now;
         }
+        if now.since(self.shortest_since) >= REST_WINDOW {
+            self.shortest = (Duration::MAX, self.shortest.0);
+            self.shortest_since = now;
+        }
+        self.shortest.0 = self.shortest.0.min(response);
         let bucket = &mut self.newest[bucket_of(response)];
         *bucket = bucket.saturating_add(1);
+    }
+
+    /// What the storage takes when nothing burdens it: the shortest response time of the
+    /// last five minutes and more; zero before the first.
+    pub fn at_rest(&self) -> Duration {
+        let shortest = self.shortest.0.min(self.shortest.1);
+        if shortest == Duration::MAX {
+            Duration::ZERO
+        } else {
+            shortest
+        }
     }
 
     /// The smoothed response time; zero before the first login.
@@ -227,6 +251,20 @@ mod tests {
         near(&load, 990, 80);
         load.sample(at(21), Duration::from_millis(3));
         near(&load, 990, 3);
+    }
+
+    #[test]
+    fn a18_at_rest_is_the_shortest_of_late() {
+        let at = |s: u64| Time::from_millis(1000 * s);
+        let mut load = Load::new(at(0));
+        assert_eq!(load.at_rest(), Duration::ZERO);
+        load.sample(at(1), Duration::from_millis(7));
+        load.sample(at(2), Duration::from_millis(50));
+        assert_eq!(load.at_rest(), Duration::from_millis(7));
+        load.sample(at(301), Duration::from_millis(50));
+        assert_eq!(load.at_rest(), Duration::from_millis(7));
+        load.sample(at(602), Duration::from_millis(60));
+        assert_eq!(load.at_rest(), Duration::from_millis(50));
     }
 
     #[test]

@@ -18,6 +18,7 @@ use super::lan::SESSION_TASKS_MAX;
 use super::relay::{Net, Relay};
 use super::task::{LanKey, NexusKey, ProbeStep, TaskKey};
 use super::upkeep::nexus_slot;
+use super::wan::WAN_TASKS_MAX;
 use crate::journal::layout::RowTable;
 use crate::tcp::FlowId;
 
@@ -117,6 +118,9 @@ pub struct Nexus {
     /// Bytes given to the connection's stream, and those that its peer is known to have.
     pub sent: u64,
     pub acknowledged: u64,
+    /// Commands whose last data is in the stream and has not left for the storage: where
+    /// it ends there, and when the command was given.
+    pub leaving: VecDeque<(u64, usize, Time)>,
     /// When bytes were last acknowledged, or none were outstanding.
     pub progressed: Time,
     /// Commands of an earlier session may still be under way at the storage.
@@ -245,6 +249,7 @@ impl Relay {
             login_begun: Time::ZERO,
             login_response: Duration::ZERO,
             sent: 0,
+            leaving: VecDeque::with_capacity(usize::from(WAN_TASKS_MAX)),
             acknowledged: 0,
             progressed: Time::ZERO,
             watched: false,

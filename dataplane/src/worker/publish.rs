@@ -486,6 +486,9 @@ impl Relay {
                 Some((_, known)) => {
                     known.threshold_bytes = setting.threshold_bytes.or(known.threshold_bytes);
                     known.period_ms = setting.period_ms.or(known.period_ms);
+                    known.load_limit_ms = setting.load_limit_ms.or(known.load_limit_ms);
+                    known.load_limit_percent =
+                        setting.load_limit_percent.or(known.load_limit_percent);
                 }
                 None => self.overrides.push((scope.clone(), *setting)),
             }
@@ -535,7 +538,6 @@ impl Relay {
         let room = self.log.room();
         let room_bytes = room.segments_free.saturating_sub(self.margin_segments) as u64
             * SEGMENT_PAYLOAD_LEN as u64;
-        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         let epochs_pending = self
             .flush
             .oldest_epoch(key.0)
@@ -593,6 +595,8 @@ impl Relay {
             sessions: u32::try_from(sessions).unwrap_or(u32::MAX),
             flush_threshold_bytes: volume.policy.threshold_bytes,
             flush_period_ns: u64::try_from(volume.policy.period.as_nanos()).unwrap_or(u64::MAX),
+            flush_load_limit_us: volume.policy.load_limit(volume.load.at_rest()).map(micros),
+            load_at_rest_us: micros(volume.load.at_rest()),
             failed_writes: (volume.failure.listed().len() + volume.failure.more() as usize) as u64,
             failed_stamp: volume.failure.stamp,
             drain: self.drain_of(Some(key)),
@@ -654,12 +658,18 @@ impl Relay {
             sessions: 0,
             flush_threshold_bytes: self.config.flush.threshold_bytes,
             flush_period_ns: u64::try_from(self.config.flush.period.as_nanos()).unwrap_or(u64::MAX),
+            flush_load_limit_us: self.config.flush.load_limit(Duration::ZERO).map(micros),
+            load_at_rest_us: 0,
             failed_writes: 0,
             failed_stamp: 0,
             drain: self.drain_of(None),
             held_up: tables::HeldUp::No,
         }
     }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// Lays a setting over a policy; the mark at which a flush by threshold stops is half of it.
@@ -670,6 +680,12 @@ pub(super) fn apply(policy: &mut FlushPolicy, setting: &FlushSetting) {
     }
     if let Some(ms) = setting.period_ms {
         policy.period = Duration::from_millis(ms);
+    }
+    if let Some(ms) = setting.load_limit_ms {
+        policy.load_limit_ms = ms;
+    }
+    if let Some(percent) = setting.load_limit_percent {
+        policy.load_limit_percent = percent;
     }
 }
 

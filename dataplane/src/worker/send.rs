@@ -56,14 +56,22 @@ impl Relay {
         }
         while conn.has_output() {
             let pool = &*net.pool;
+            let (stream_end, leaving) = (nexus.sent, &mut nexus.leaving);
             let sent = net.tcp.send(flow, |out| {
+                // Where in it a command ends is not told: at the end of what is written now.
+                let end = stream_end + out.len() as u64;
                 conn.transmit(out, |token, offset, into| {
                     let from = offset as usize;
-                    let wan_task = usize::try_from(token).ok().and_then(|at| wan_tasks.get(at));
-                    match wan_task
-                        .expect("data is fetched for commands that are out")
-                        .kind
+                    let at = usize::try_from(token).unwrap_or(usize::MAX);
+                    let wan_task = wan_tasks
+                        .get(at)
+                        .expect("data is fetched for commands that are out");
+                    if from + into.len() == wan_task.out_len as usize
+                        && leaving.len() < leaving.capacity()
                     {
+                        leaving.push_back((end, at, wan_task.sent));
+                    }
+                    match wan_task.kind {
                         WanKind::Flush { record, .. }
                         | WanKind::Stray {
                             record: Some(record),
@@ -105,6 +113,24 @@ impl Relay {
             if !nexus.watched {
                 (nexus.watched, nexus.progressed) = (true, now);
                 nexus_timers.arm(nexus_slot(key), Time::ZERO);
+            }
+        }
+    }
+
+    /// Notes of which commands the last data has left.
+    pub(super) fn note_departures(&mut self, net: &mut Net<'_>, now: Time, key: NexusKey) {
+        let Some(nexus) = self.nexuses.get_mut(key.0) else {
+            return;
+        };
+        let Some(flow) = nexus.flow else { return };
+        let unsent = net.tcp.unsent(flow) as u64;
+        let gone = nexus.sent.saturating_sub(unsent);
+        while let Some((_, at, given)) = nexus.leaving.pop_front_if(|(end, ..)| *end <= gone) {
+            if let Some(task) = self.wan_tasks.get_mut(at)
+                && task.sent == given
+                && task.nexus == key
+            {
+                task.left = Some(now);
             }
         }
     }

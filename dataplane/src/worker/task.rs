@@ -276,6 +276,11 @@ pub fn overlap(a: u64, a_blocks: u64, b: u64, b_blocks: u64) -> bool {
 pub struct WanTask {
     pub nexus: NexusKey,
     pub sent: Time,
+    /// When the last of its data had left for the storage: what it takes from then on is
+    /// its own and the path's, not our queue's.
+    pub left: Option<Time>,
+    /// Bytes of data-out.
+    pub out_len: u32,
     pub kind: WanKind,
 }
 

@@ -91,6 +91,8 @@ pub struct Volume {
     pub misfit: bool,
     /// After a refused flush: not before this.
     pub retry_at: Time,
+    /// When its storage was last asked how loaded it is, or given a write at the floor rate.
+    pub sampled_at: Time,
     /// The nexus whose WAN session carries the flush. Kept across its reconnects (C-8).
     pub flush_nexus: Option<NexusKey>,
     /// Response times of its storage.
@@ -228,6 +230,7 @@ impl Volume {
             holding: Holding::new(false, true),
             misfit: false,
             retry_at: Time::ZERO,
+            sampled_at: Time::ZERO,
             flush_nexus: None,
             load: Load::new(now),
             flight: Flight::new(now),

@@ -24,7 +24,7 @@ const PERSIST_PAUSE: Duration = Duration::from_millis(1);
 /// A connection attempt, a login or a logout that takes longer is given up.
 const STEP_MAX: Duration = Duration::from_secs(5);
 /// Commands of one nexus that are out at the storage: reads of its computer, and a full flush.
-const WAN_TASKS_MAX: u16 = 256;
+pub(super) const WAN_TASKS_MAX: u16 = 256;
 /// Bytes read from one connection a step.
 const SERVE_BYTES_MAX: usize = 256 * 1024;
 
@@ -127,6 +127,7 @@ impl Relay {
                 nexus.flow = Some(flow);
                 nexus.conn = Some(Box::new(conn));
                 (nexus.sent, nexus.acknowledged, nexus.watched) = (0, 0, false);
+                nexus.leaving.clear();
                 nexus.leave_by = None;
                 nexus.state = WanState::Connecting;
                 nexus.state_deadline = now + STEP_MAX;
@@ -209,6 +210,7 @@ impl Relay {
                 return false;
             }
         }
+        self.note_departures(net, now, key);
         self.send_wanted(now, key);
         for volume in self.volume_keys() {
             if self.volume(volume).flush_nexus == Some(key) {
@@ -369,7 +371,14 @@ impl Relay {
         else {
             return;
         };
-        let WanTask { nexus, sent, kind } = self.wan_tasks.remove(at);
+        let WanTask {
+            nexus,
+            sent,
+            left,
+            kind,
+            ..
+        } = self.wan_tasks.remove(at);
+        let response = now.since(left.unwrap_or(sent));
         // RFC 7143 11.4.3: a response code other than 00h means the target failed, whatever the
         // status says. And an error without sense data (10.2) says nothing that a computer
         // could act on.
@@ -386,7 +395,7 @@ impl Relay {
         }
         match kind {
             WanKind::Flush { volume, record } => {
-                self.volume_mut(volume).load.sample(now, now.since(sent));
+                self.volume_mut(volume).load.sample(now, response);
                 self.flush_answered(net, now, volume, record, &ended);
             }
             WanKind::FlushSync { volume } => self.sync_answered(net, now, volume, &ended),
@@ -397,7 +406,7 @@ impl Relay {
                 received,
                 ..
             } => {
-                self.volume_mut(volume).load.sample(now, now.since(sent));
+                self.volume_mut(volume).load.sample(now, response);
                 self.judged(now, volume, nexus, Deed::Read, status);
                 self.chunk_answered(net, now, at, task, volume, status, sense, received == len);
             }
@@ -425,7 +434,10 @@ impl Relay {
                 let answer = (page, received);
                 self.holding_answered(net, now, volume, question, answer, (status, sense));
             }
-            WanKind::Poll { volume } => self.judged(now, volume, nexus, Deed::Write, status),
+            WanKind::Poll { volume } => {
+                self.volume_mut(volume).load.sample(now, response);
+                self.judged(now, volume, nexus, Deed::Write, status);
+            }
             WanKind::Probe {
                 step,
                 page,

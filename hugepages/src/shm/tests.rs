@@ -65,6 +65,8 @@ fn volume(lun: u64, dirty_bytes: u64) -> Volume {
         sessions: 1,
         flush_threshold_bytes: 1 << 20,
         flush_period_ns: 1_000_000_000,
+        flush_load_limit_us: Some(200_000),
+        load_at_rest_us: 41_000,
         failed_writes: 0,
         failed_stamp: 0,
         drain: Drain::No,
@@ -131,7 +133,7 @@ fn commands_go_over_and_are_answered() {
     let target: Name = text("iqn.2004-03.example.storage:vol0");
     let setting = FlushSetting {
         threshold_bytes: Some(65536),
-        period_ms: None,
+        ..FlushSetting::default()
     };
     let commands = [
         Command::SetFlush {

@@ -7,9 +7,9 @@
 use super::{Field, Name};
 
 /// Words of every message: id, kind, and the longest command: scope kind,
-/// target name (1 + 28), LUN, threshold (2), period (2); rounded to whole
-/// cache lines.
-pub const MESSAGE_WORDS: usize = 40;
+/// target name (1 + 28), LUN, threshold, period and two load limits (2 each);
+/// rounded to whole cache lines.
+pub const MESSAGE_WORDS: usize = 48;
 
 /// Which volumes a command is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +30,10 @@ pub enum Scope {
 pub struct FlushSetting {
     pub threshold_bytes: Option<u64>,
     pub period_ms: Option<u64>,
+    /// 0: none.
+    pub load_limit_ms: Option<u64>,
+    /// Of the response time at rest; 0: none.
+    pub load_limit_percent: Option<u64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,9 +97,14 @@ const TARGET: usize = 3;
 const LUN: usize = TARGET + NAME_WORDS;
 const THRESHOLD: usize = LUN + 1;
 const PERIOD: usize = THRESHOLD + 2;
+const LOAD_MS: usize = PERIOD + 2;
+const LOAD_PERCENT: usize = LOAD_MS + 2;
 const STAMP: usize = THRESHOLD;
 const ON: usize = THRESHOLD;
-const _: () = assert!(PERIOD + 2 <= MESSAGE_WORDS, "the longest command fits");
+const _: () = assert!(
+    LOAD_PERCENT + 2 <= MESSAGE_WORDS,
+    "the longest command fits"
+);
 
 impl Scope {
     fn store(&self, message: &mut [u64; MESSAGE_WORDS]) {
@@ -150,7 +159,13 @@ impl Command {
                 setting
                     .threshold_bytes
                     .store(&mut message[THRESHOLD..PERIOD]);
-                setting.period_ms.store(&mut message[PERIOD..PERIOD + 2]);
+                setting.period_ms.store(&mut message[PERIOD..LOAD_MS]);
+                setting
+                    .load_limit_ms
+                    .store(&mut message[LOAD_MS..LOAD_PERCENT]);
+                setting
+                    .load_limit_percent
+                    .store(&mut message[LOAD_PERCENT..LOAD_PERCENT + 2]);
             }
             Self::FlushVolume { scope } => {
                 message[KIND] = FLUSH_VOLUME;
@@ -183,7 +198,9 @@ impl Command {
                     scope,
                     setting: FlushSetting {
                         threshold_bytes: Field::load(&message[THRESHOLD..PERIOD])?,
-                        period_ms: Field::load(&message[PERIOD..PERIOD + 2])?,
+                        period_ms: Field::load(&message[PERIOD..LOAD_MS])?,
+                        load_limit_ms: Field::load(&message[LOAD_MS..LOAD_PERCENT])?,
+                        load_limit_percent: Field::load(&message[LOAD_PERCENT..LOAD_PERCENT + 2])?,
                     },
                 }),
                 FLUSH_VOLUME => Some(Self::FlushVolume { scope }),

@@ -143,6 +143,8 @@ word!(
         Misfit = 7 "block-length-differs",
         /// At the storage, and the journal does not know yet.
         Journal = 8 "journal",
+        /// The storage takes longer to answer than the load limit allows.
+        Loaded = 9 "storage-loaded",
     }
 );
 word!(
@@ -289,6 +291,10 @@ row!(
         sessions: u32,
         flush_threshold_bytes: u64,
         flush_period_ns: u64,
+        /// Above this response time it is not flushed; none: whatever that is.
+        flush_load_limit_us: Option<u64>,
+        /// Response time of the storage at rest; 0: not known yet.
+        load_at_rest_us: u64,
         /// Acknowledged writes that the storage has refused for good.
         failed_writes: u64,
         /// Another number whenever that changes.

@@ -174,6 +174,7 @@ impl Relay {
         let setting = FlushSetting {
             threshold_bytes: Some(threshold_bytes),
             period_ms: u64::try_from(period.as_millis()).ok(),
+            ..FlushSetting::default()
         };
         self.site.worker.relay.set_flush(&Scope::All, &setting);
     }

@@ -203,6 +203,8 @@ impl Checker<'_> {
         let mut policy = FlushPolicy {
             threshold_bytes: MIB.min(log_bytes),
             period: Duration::from_secs(1),
+            load_limit_ms: 0,
+            load_limit_percent: 0,
         };
         if let Some(at) = &raw.threshold_kib {
             match FlushPolicy::threshold_bytes(*at.get_ref(), log_bytes) {
@@ -214,6 +216,18 @@ impl Checker<'_> {
             match FlushPolicy::period(*at.get_ref()) {
                 Ok(period) => policy.period = period,
                 Err(error) => self.policy("period_ms", at, error),
+            }
+        }
+        if let Some(at) = &raw.load_limit_ms {
+            match FlushPolicy::load_limit_ms(*at.get_ref()) {
+                Ok(ms) => policy.load_limit_ms = ms,
+                Err(error) => self.policy("load_limit_ms", at, error),
+            }
+        }
+        if let Some(at) = &raw.load_limit_percent {
+            match FlushPolicy::load_limit_percent(*at.get_ref()) {
+                Ok(percent) => policy.load_limit_percent = percent,
+                Err(error) => self.policy("load_limit_percent", at, error),
             }
         }
         let held = raw.held_write_max_ms.as_ref();
@@ -378,6 +392,16 @@ impl Checker<'_> {
                     "must be {} to {}",
                     crate::PERIOD_MS_MIN,
                     crate::PERIOD_MS_MAX
+                )
+            }
+            PolicyError::LoadMs { .. } => {
+                format!("must be 1 to {}, or 0 for none", crate::LOAD_LIMIT_MS_MAX)
+            }
+            PolicyError::LoadPercent { .. } => {
+                format!(
+                    "must be {} to {}, or 0 for none",
+                    crate::LOAD_LIMIT_PERCENT_MIN,
+                    crate::LOAD_LIMIT_PERCENT_MAX
                 )
             }
         };

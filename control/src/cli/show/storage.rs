@@ -154,6 +154,7 @@ pub(super) fn volumes(source: &Source, err: &mut dyn Write) -> Answer {
             "oldest_dirty_s": oldest_dirty_s.unwrap_or(0.0),
             "load_us": volume.load_us,
             "load_p99_us": volume.load_p99_us,
+            "load_at_rest_us": volume.load_at_rest_us,
             "records": volume.records,
             "written_bytes": volume.written_bytes,
             "flushed_bytes": volume.flushed_bytes,
@@ -172,7 +173,7 @@ pub(super) fn volumes(source: &Source, err: &mut dyn Write) -> Answer {
             "failed_writes": volume.failed_writes,
             "drain": volume.drain.as_str(),
             "held_up": volume.held_up.as_str(),
-            "flush": { "threshold_bytes": volume.flush_threshold_bytes, "period_ms": volume.flush_period_ns / 1_000_000 },
+            "flush": { "threshold_bytes": volume.flush_threshold_bytes, "period_ms": volume.flush_period_ns / 1_000_000, "load_limit_us": volume.flush_load_limit_us },
         }));
         text.row([
             volume_name(&volume),

@@ -274,7 +274,8 @@ impl Plan {
                 threshold_bytes: 1 << (12 + random.of(8)),
                 stop_bytes: 1 << random.of(12),
                 period: Duration::from_millis(50 + random.of(2000)),
-                load_max: Duration::MAX,
+                load_limit_ms: 0,
+                load_limit_percent: 0,
             },
             wait_max: Duration::from_secs(if random.chance(30) { 2 } else { 10 }),
             // Every computer under each of its names, and as many that leave.

@@ -15,8 +15,22 @@ pub struct FlushPolicy {
     /// the oldest record arrived, whichever is later; then it goes on until
     /// nothing is left.
     pub period: Duration,
-    /// Above this response time of the storage the volume is skipped.
-    pub load_max: Duration,
+    /// Above this response time of the storage the volume is skipped; 0: never.
+    pub load_limit_ms: u64,
+    /// The same, as a share of the response time at rest; 0: never.
+    pub load_limit_percent: u64,
+}
+
+impl FlushPolicy {
+    /// The response time above which the volume is skipped: the lower of both limits.
+    #[must_use]
+    pub fn load_limit(&self, at_rest: Duration) -> Option<Duration> {
+        let absolute = (self.load_limit_ms > 0).then(|| Duration::from_millis(self.load_limit_ms));
+        let percent = u32::try_from(self.load_limit_percent).unwrap_or(u32::MAX);
+        let relative =
+            (percent > 0 && !at_rest.is_zero()).then(|| at_rest.saturating_mul(percent) / 100);
+        absolute.into_iter().chain(relative).min()
+    }
 }
 
 /// What the decision looks at.
@@ -26,8 +40,9 @@ pub struct VolumeView {
     pub connected: bool,
     pub dirty_bytes: u64,
     pub oldest_dirty: Option<Time>,
-    /// Response time of recent requests.
+    /// Response time of recent requests, and at rest.
     pub load: Duration,
+    pub load_at_rest: Duration,
     /// The cache is so full that a skipped volume must go on at the floor rate.
     pub near_full: bool,
     /// What was asked for is durable: [`super::FlushQueue::durable_through`] it.
@@ -67,6 +82,8 @@ pub struct FlushGate {
     /// The sequence through which someone asked for a flush (A-25, the CLI, a
     /// command that waits for it).
     asked: Option<u64>,
+    /// The load is above its limit, and has not been well below it since.
+    loaded: bool,
 }
 
 impl FlushGate {
@@ -76,7 +93,14 @@ impl FlushGate {
             running: Running::No,
             last: now,
             asked: None,
+            loaded: false,
         }
+    }
+
+    /// Whether the volume is skipped for its storage's load, if a flush is due.
+    #[must_use]
+    pub const fn is_loaded(&self) -> bool {
+        self.loaded
     }
 
     /// Flush everything up to and with `sequence`, whatever the load.
@@ -96,10 +120,17 @@ impl FlushGate {
             self.asked = None;
         }
         self.step(now, policy, volume);
+        // What went above the limit must come well below it, or the flush would begin and
+        // end by what it does to the load itself.
+        let limit = policy.load_limit(volume.load_at_rest);
+        self.loaded = limit.is_some_and(|limit| {
+            let mark = if self.loaded { limit / 4 * 3 } else { limit };
+            volume.load > mark
+        });
         if !volume.connected || (self.running == Running::No && self.asked.is_none()) {
             return Pace::Rest;
         }
-        if self.asked.is_some() || volume.load <= policy.load_max {
+        if self.asked.is_some() || !self.loaded {
             Pace::Flow
         } else if volume.near_full {
             Pace::Floor
@@ -143,7 +174,8 @@ mod tests {
         threshold_bytes: 100,
         stop_bytes: 20,
         period: Duration::from_secs(5),
-        load_max: Duration::from_millis(200),
+        load_limit_ms: 200,
+        load_limit_percent: 0,
     };
 
     fn view(dirty_bytes: u64, oldest_s: u64) -> VolumeView {
@@ -152,6 +184,7 @@ mod tests {
             dirty_bytes,
             oldest_dirty: (dirty_bytes > 0).then(|| at(oldest_s)),
             load: Duration::from_millis(40),
+            load_at_rest: Duration::from_millis(20),
             near_full: false,
             ask_done: false,
         }
@@ -196,6 +229,36 @@ mod tests {
         };
         assert_eq!(gate.pace(at(1), &POLICY, &down), Pace::Rest);
         assert_eq!(gate.pace(at(2), &POLICY, &view(50, 1)), Pace::Flow);
+    }
+
+    #[test]
+    fn a18_the_lower_limit_holds_and_is_left_well_below() {
+        let limit = |load_limit_ms, load_limit_percent, at_rest_ms| {
+            let policy = FlushPolicy {
+                load_limit_ms,
+                load_limit_percent,
+                ..POLICY
+            };
+            policy
+                .load_limit(Duration::from_millis(at_rest_ms))
+                .map(|limit| limit.as_millis())
+        };
+        assert_eq!(limit(0, 0, 40), None);
+        assert_eq!(limit(200, 0, 40), Some(200));
+        assert_eq!(limit(0, 300, 40), Some(120));
+        assert_eq!(limit(100, 300, 40), Some(100));
+        assert_eq!(limit(0, 300, 0), None, "nothing is known yet");
+        let mut gate = FlushGate::new(at(0));
+        let mut pace = |load_ms| {
+            let view = VolumeView {
+                load: Duration::from_millis(load_ms),
+                ..view(500, 1)
+            };
+            gate.pace(at(1), &POLICY, &view)
+        };
+        let paces = [200, 201, 180, 151, 150, 200, 201].map(&mut pace);
+        let (flow, skip) = (Pace::Flow, Pace::Skip);
+        assert_eq!(paces, [flow, skip, skip, skip, flow, flow, skip]);
     }
 
     #[test]
