@@ -127,6 +127,16 @@ impl<S, R> Connection<S, R> {
         self.tx.buffer.len()
     }
 
+    /// Bytes of what was lent that were never sent.
+    #[must_use]
+    pub fn unsent(&self) -> u64 {
+        self.tx
+            .buffer
+            .end()
+            .saturating_sub(self.tx.nxt)
+            .min(self.tx.buffer.len())
+    }
+
     /// Changes how many bytes may be lent; what is lent stays.
     pub fn set_send_limit(&mut self, bytes: u64) {
         let segments = Config::segments_for(bytes);

@@ -32,6 +32,11 @@ impl MaxFilter {
         self.max = max;
     }
 
+    /// The greatest counts as of now.
+    pub fn refresh(&mut self) {
+        self.push(self.max);
+    }
+
     pub const fn max(&self) -> Rate {
         self.max
     }
@@ -51,7 +56,13 @@ mod tests {
             filter.push(rate(20));
             assert_eq!(filter.max(), rate(100));
         }
+        filter.refresh();
         filter.advance();
+        assert_eq!(filter.max(), rate(100), "refreshed in its last round");
+        for _ in 0..9 {
+            filter.advance();
+            filter.push(rate(20));
+        }
         assert_eq!(filter.max(), rate(20));
         for _ in 0..50 {
             filter.advance();

@@ -20,6 +20,9 @@ const GROWN_PERCENT: u32 = 150;
 /// The round trip that stays above so much of what it was, with half the flight, is the path's.
 const KEPT_PERCENT: u32 = 90;
 
+/// Longer than the round trip with a queue of two bandwidth-delay products.
+const ANOTHER_PATH_PERCENT: u32 = 300;
+
 /// Between two doubts.
 const DOUBT_INTERVAL: Duration = Duration::from_secs(2);
 
@@ -30,6 +33,16 @@ struct Probe {
     /// Once the flight is small: since when, and the round then.
     low_since: Option<(Time, u64)>,
     min: Option<Duration>,
+}
+
+/// How far a probe is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Probed {
+    Goes,
+    Over,
+    /// And the round trip is so much longer than was believed that no queue of others
+    /// makes it so: the path is another one.
+    Grown,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -101,16 +114,16 @@ impl MinRtt {
         });
     }
 
-    /// Whether the probe is over. `low`: the flight is small now.
-    pub fn advance_probe(&mut self, ack: &Ack, low: bool, round: u64) -> bool {
+    /// `low`: the flight is small now.
+    pub fn advance_probe(&mut self, ack: &Ack, low: bool, round: u64) -> Probed {
         let Some(probe) = &mut self.probe else {
-            return true;
+            return Probed::Over;
         };
         let Some((since, first_round)) = probe.low_since else {
             if low {
                 probe.low_since = Some((ack.now, round));
             }
-            return false;
+            return Probed::Goes;
         };
         // A doubt needs a round trip to settle, the smallest round trip a queue's emptying.
         let time = if probe.grown_to.is_some() {
@@ -119,7 +132,7 @@ impl MinRtt {
             PROBE
         };
         if ack.now.since(since) < time || round < first_round + 2 {
-            return false;
+            return Probed::Goes;
         }
         let (grown_to, min) = (probe.grown_to, probe.min);
         self.probe = None;
@@ -127,11 +140,17 @@ impl MinRtt {
         self.grown_min = None;
         let believed =
             grown_to.is_none_or(|grown| min.is_some_and(|min| min * 100 >= grown * KEPT_PERCENT));
+        let before = self.min.unwrap_or_default();
         if let Some(min) = min.filter(|_| believed) {
             self.min = Some(min);
             self.at = ack.now;
         }
-        true
+        let far = min.is_some_and(|min| min * 100 >= before * ANOTHER_PATH_PERCENT);
+        if believed && grown_to.is_some() && far {
+            Probed::Grown
+        } else {
+            Probed::Over
+        }
     }
 
     /// Nothing was in flight for so long.

@@ -28,7 +28,7 @@ use super::{Ack, INITIAL_SEGMENTS, SEGMENTS_MIN};
 use crate::pacing::Pacer;
 use crate::rate::{Rate, scale};
 use gains::*;
-use min_rtt::MinRtt;
+use min_rtt::{MinRtt, Probed};
 use round::{Round, Verdict};
 use sluice_proto::Time;
 use std::time::Duration;
@@ -199,7 +199,11 @@ impl Bbr {
             }
             Mode::ProbeRtt => {
                 let low = ack.in_flight <= self.probe_rtt_window();
-                if self.min_rtt.advance_probe(ack, low, self.round.number()) {
+                let probed = self.min_rtt.advance_probe(ack, low, self.round.number());
+                if probed == Probed::Grown {
+                    self.forget_flights();
+                }
+                if probed != Probed::Goes {
                     self.leave_probe_rtt();
                 }
             }
@@ -265,6 +269,15 @@ impl Bbr {
         self.window_low = None;
         self.probe_base = self.bandwidth.max();
         self.enter(Mode::Up);
+    }
+
+    /// The path is longer than it was: what was too much in flight on the old one says
+    /// nothing, nor does what came through while that was all that there was.
+    fn forget_flights(&mut self) {
+        self.window_low = None;
+        self.window_high = None;
+        self.bandwidth_low = None;
+        self.bandwidth.refresh();
     }
 
     fn leave_probe_rtt(&mut self) {
