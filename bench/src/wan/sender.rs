@@ -8,6 +8,7 @@ use serde::Serialize;
 use sluice_bench::host;
 use sluice_bench::packets::{BATCH, PacketPort, Store, Stored};
 use sluice_bench::random::Random;
+use sluice_transport::rate::Rate;
 use sluice_transport::send_buffer::Pieces;
 use sluice_transport::{
     Config, Connection, ControlKind, Emit, Flags, IpEcn, Segment, Seq, State, Time, wire,
@@ -57,15 +58,25 @@ pub struct Report {
     pub rtt_p50_ms: f64,
     pub rtt_p99_ms: f64,
     pub cpu_s: f64,
-    /// Each connection's own part of the sums above, in order of their ports.
-    pub connections: Vec<Totals>,
+    /// In order of their ports.
+    pub connections: Vec<OfConnection>,
     /// When the course begins, by the wall clock: to lay it beside what others did then.
     pub begun_unix_s: f64,
     /// Of the first connection, from the beginning on: what it believes.
     pub course: Vec<Course>,
 }
 
-/// What a connection has done, or all of them.
+/// Its own part of the sums, and what it takes the path for at the end.
+#[derive(Debug, Serialize)]
+pub struct OfConnection {
+    #[serde(flatten)]
+    pub counted: Totals,
+    pub bandwidth_mbit_per_s: f64,
+    pub min_rtt_ms: f64,
+    pub window_bytes: u64,
+}
+
+/// What a connection has done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Totals {
     pub acknowledged_bytes: u64,
@@ -342,19 +353,23 @@ pub fn run(plan: &Plan) -> io::Result<Report> {
     // A time that is all left out has nothing that counts.
     let totals = sender.totals();
     let before = before.unwrap_or_else(|| totals.clone());
-    report.connections = (totals.iter().zip(before))
-        .map(|(total, before)| total.since(before))
-        .collect();
-    for counted in &report.connections {
+    for ((connection, total), before) in sender.connections.iter().zip(totals).zip(before) {
+        let (counted, sample) = (total.since(before), connection.sample());
         report.segments_sent += counted.segments_sent;
         report.segments_resent += counted.segments_resent;
         report.acknowledged_bytes += counted.acknowledged_bytes;
+        report.connections.push(OfConnection {
+            counted,
+            bandwidth_mbit_per_s: mbit_per_s(sample.bandwidth),
+            min_rtt_ms: sample.min_rtt.map_or(0.0, ms),
+            window_bytes: sample.window,
+        });
     }
     let min_rtts = sender
         .connections
         .iter()
         .filter_map(|it| it.sample().min_rtt);
-    report.min_rtt_ms = min_rtts.min().map_or(0.0, |rtt| rtt.as_secs_f64() * 1e3);
+    report.min_rtt_ms = min_rtts.min().map_or(0.0, ms);
     for connection in &mut sender.connections {
         connection.abort();
     }
@@ -364,6 +379,14 @@ pub fn run(plan: &Plan) -> io::Result<Report> {
     report.rtt_p99_ms = rtt_us.value_at_quantile(0.99) as f64 / 1e3;
     report.cpu_s = host::cpu_time().as_secs_f64();
     Ok(report)
+}
+
+fn ms(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}
+
+fn mbit_per_s(rate: Rate) -> f64 {
+    rate.bytes_per_s() as f64 * 8.0 / 1e6
 }
 
 fn note_course(report: &mut Report, sender: &Sender, at: Duration, period: Duration) {
@@ -380,12 +403,12 @@ fn note_course(report: &mut Report, sender: &Sender, at: Duration, period: Durat
     report.course.push(Course {
         at_ms,
         acknowledged_bytes: sample.delivered,
-        rate_mbit_per_s: sample.pacing_rate.bytes_per_s() as f64 * 8.0 / 1e6,
-        bandwidth_mbit_per_s: sample.bandwidth.bytes_per_s() as f64 * 8.0 / 1e6,
-        min_rtt_ms: sample.min_rtt.map_or(0.0, |rtt| rtt.as_secs_f64() * 1e3),
+        rate_mbit_per_s: mbit_per_s(sample.pacing_rate),
+        bandwidth_mbit_per_s: mbit_per_s(sample.bandwidth),
+        min_rtt_ms: sample.min_rtt.map_or(0.0, ms),
         window_bytes: sample.window,
         in_flight_bytes: sample.in_flight,
-        srtt_ms: sample.srtt.map_or(0.0, |rtt| rtt.as_secs_f64() * 1e3),
+        srtt_ms: sample.srtt.map_or(0.0, ms),
         resent: connection.counters().segments_resent,
     });
 }
