@@ -19,15 +19,17 @@ GRACE_S=20
 
 finish() {
     local namespace pid
-    for namespace in "$LEFT" "$RIGHT" "$WIRE"; do
-        [[ -e /run/netns/$namespace ]] || continue
-        # Only what was started here lives in a namespace of this name.
-        for pid in $(ip netns pids "$namespace"); do kill -KILL "$pid" 2>/dev/null || true; done
-    done
-    for namespace in "$LEFT" "$RIGHT" "$WIRE"; do
-        [[ ! -e /run/netns/$namespace ]] || ip netns delete "$namespace"
-    done
-    wait 2>/dev/null
+    {
+        for namespace in "$LEFT" "$RIGHT" "$WIRE"; do
+            [[ -e /run/netns/$namespace ]] || continue
+            # Only what was started here lives in a namespace of this name.
+            for pid in $(ip netns pids "$namespace"); do kill -KILL "$pid" || true; done
+        done
+        for namespace in "$LEFT" "$RIGHT" "$WIRE"; do
+            [[ ! -e /run/netns/$namespace ]] || ip netns delete "$namespace" || true
+        done
+        wait
+    } 2>/dev/null # the shell would tell of each that is killed
     rm -rf "$WORK"
 }
 trap finish EXIT
