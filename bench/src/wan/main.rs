@@ -69,6 +69,9 @@ struct Send {
     /// Memory for what is not acknowledged, in MiB for each connection
     #[arg(long, default_value_t = 32)]
     send_limit_mib: u64,
+    /// Milliseconds between two notes of what the first connection believes
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u64).range(20..))]
+    course_ms: u64,
     #[arg(long, default_value_t = 1)]
     seed: u64,
 }
@@ -115,6 +118,7 @@ fn main() -> ExitCode {
             omit: Duration::from_secs(send.omit),
             control: send.control.into(),
             send_limit: send.send_limit_mib << 20,
+            course_period: Duration::from_millis(send.course_ms),
             seed: send.seed,
         })
         .map(|report| serde_json::to_string(&report)),

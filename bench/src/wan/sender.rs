@@ -8,13 +8,14 @@ use serde::Serialize;
 use sluice_bench::host;
 use sluice_bench::packets::{BATCH, PacketPort, Store, Stored};
 use sluice_bench::random::Random;
+use sluice_transport::rate::Rate;
 use sluice_transport::send_buffer::Pieces;
 use sluice_transport::{
     Config, Connection, ControlKind, Emit, Flags, IpEcn, Segment, Seq, State, Time, wire,
 };
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Of the sender's connections; the n-th has the n-th port from here on.
 const FIRST_PORT: u16 = 20_000;
@@ -41,6 +42,8 @@ pub struct Plan {
     pub control: ControlKind,
     /// Bytes kept until they are acknowledged, of each connection.
     pub send_limit: u64,
+    /// Between two notes of the course; at least the time between two looks.
+    pub course_period: Duration,
     pub seed: u64,
 }
 
@@ -55,15 +58,61 @@ pub struct Report {
     pub rtt_p50_ms: f64,
     pub rtt_p99_ms: f64,
     pub cpu_s: f64,
-    /// Of the first connection, every 200 ms from the beginning on: what it believes.
+    /// In order of their ports.
+    pub connections: Vec<OfConnection>,
+    /// When the course begins, by the wall clock: to lay it beside what others did then.
+    pub begun_unix_s: f64,
+    /// Of the first connection, from the beginning on: what it believes.
     pub course: Vec<Course>,
+}
+
+/// Its own part of the sums, and what it takes the path for at the end.
+#[derive(Debug, Serialize)]
+pub struct OfConnection {
+    #[serde(flatten)]
+    pub counted: Totals,
+    pub bandwidth_mbit_per_s: f64,
+    pub min_rtt_ms: f64,
+    pub window_bytes: u64,
+}
+
+/// What a connection has done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Totals {
+    pub acknowledged_bytes: u64,
+    pub segments_sent: u64,
+    pub segments_resent: u64,
+}
+
+impl Totals {
+    fn of(connection: &Connection<u64, ()>) -> Self {
+        let counters = connection.counters();
+        Self {
+            acknowledged_bytes: connection.sample().delivered,
+            segments_sent: counters.segments_sent,
+            segments_resent: counters.segments_resent,
+        }
+    }
+
+    /// What was done since `before`.
+    fn since(self, before: Self) -> Self {
+        Self {
+            acknowledged_bytes: self.acknowledged_bytes - before.acknowledged_bytes,
+            segments_sent: self.segments_sent - before.segments_sent,
+            segments_resent: self.segments_resent - before.segments_resent,
+        }
+    }
 }
 
 #[derive(Debug, Serialize)]
 pub struct Course {
     pub at_ms: u64,
     pub acknowledged_bytes: u64,
+    /// What it paces at.
     pub rate_mbit_per_s: f64,
+    /// What it takes the path for.
+    pub bandwidth_mbit_per_s: f64,
+    pub min_rtt_ms: f64,
     pub window_bytes: u64,
     pub in_flight_bytes: u64,
     pub srtt_ms: f64,
@@ -203,16 +252,9 @@ impl Sender {
         Ok(more)
     }
 
-    /// Segments sent, those of them sent again, bytes acknowledged.
-    fn totals(&self) -> (u64, u64, u64) {
-        self.connections.iter().fold((0, 0, 0), |sum, connection| {
-            let counters = connection.counters();
-            (
-                sum.0 + counters.segments_sent,
-                sum.1 + counters.segments_resent,
-                sum.2 + connection.sample().delivered,
-            )
-        })
+    /// Of each connection, from its beginning on.
+    fn totals(&self) -> Vec<Totals> {
+        self.connections.iter().map(Totals::of).collect()
     }
 
     fn wait(&self, more: bool) -> io::Result<()> {
@@ -265,9 +307,14 @@ pub fn run(plan: &Plan) -> io::Result<Report> {
         begun,
     };
     let mut rtt_us = Histogram::<u64>::new_with_bounds(1, 60_000_000, 3).expect("up to a minute");
-    let mut report = Report::default();
+    let begun_unix = SystemTime::now().duration_since(UNIX_EPOCH);
+    let mut report = Report {
+        begun_unix_s: begun_unix.map_err(io::Error::other)?.as_secs_f64()
+            - begun.elapsed().as_secs_f64(),
+        ..Report::default()
+    };
     let (mut established, mut sampled) = (None, begun);
-    // Sent and sent again before it counts.
+    // What was done before it counts.
     let mut before = None;
     loop {
         sender.receive()?;
@@ -299,20 +346,30 @@ pub fn run(plan: &Plan) -> io::Result<Report> {
                     rtt_us.saturating_record(u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX));
                 }
             }
-            note_course(&mut report, &sender, begun);
+            note_course(&mut report, &sender, now - begun, plan.course_period);
         }
         sender.wait(more)?;
     }
-    let (sent, resent, acknowledged) = sender.totals();
-    let before = before.unwrap_or_default();
-    report.segments_sent = sent - before.0;
-    report.segments_resent = resent - before.1;
-    report.acknowledged_bytes = acknowledged - before.2;
+    // A time that is all left out has nothing that counts.
+    let totals = sender.totals();
+    let before = before.unwrap_or_else(|| totals.clone());
+    for ((connection, total), before) in sender.connections.iter().zip(totals).zip(before) {
+        let (counted, sample) = (total.since(before), connection.sample());
+        report.segments_sent += counted.segments_sent;
+        report.segments_resent += counted.segments_resent;
+        report.acknowledged_bytes += counted.acknowledged_bytes;
+        report.connections.push(OfConnection {
+            counted,
+            bandwidth_mbit_per_s: mbit_per_s(sample.bandwidth),
+            min_rtt_ms: sample.min_rtt.map_or(0.0, ms),
+            window_bytes: sample.window,
+        });
+    }
     let min_rtts = sender
         .connections
         .iter()
         .filter_map(|it| it.sample().min_rtt);
-    report.min_rtt_ms = min_rtts.min().map_or(0.0, |rtt| rtt.as_secs_f64() * 1e3);
+    report.min_rtt_ms = min_rtts.min().map_or(0.0, ms);
     for connection in &mut sender.connections {
         connection.abort();
     }
@@ -324,14 +381,20 @@ pub fn run(plan: &Plan) -> io::Result<Report> {
     Ok(report)
 }
 
-const COURSE_MS: u64 = 200;
+fn ms(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}
 
-fn note_course(report: &mut Report, sender: &Sender, begun: Instant) {
-    let at_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+fn mbit_per_s(rate: Rate) -> f64 {
+    rate.bytes_per_s() as f64 * 8.0 / 1e6
+}
+
+fn note_course(report: &mut Report, sender: &Sender, at: Duration, period: Duration) {
+    let at_ms = u64::try_from(at.as_millis()).unwrap_or(u64::MAX);
     if report
         .course
         .last()
-        .is_some_and(|last| at_ms < last.at_ms + COURSE_MS)
+        .is_some_and(|last| at < Duration::from_millis(last.at_ms) + period)
     {
         return;
     }
@@ -340,10 +403,12 @@ fn note_course(report: &mut Report, sender: &Sender, begun: Instant) {
     report.course.push(Course {
         at_ms,
         acknowledged_bytes: sample.delivered,
-        rate_mbit_per_s: sample.pacing_rate.bytes_per_s() as f64 * 8.0 / 1e6,
+        rate_mbit_per_s: mbit_per_s(sample.pacing_rate),
+        bandwidth_mbit_per_s: mbit_per_s(sample.bandwidth),
+        min_rtt_ms: sample.min_rtt.map_or(0.0, ms),
         window_bytes: sample.window,
         in_flight_bytes: sample.in_flight,
-        srtt_ms: sample.srtt.map_or(0.0, |rtt| rtt.as_secs_f64() * 1e3),
+        srtt_ms: sample.srtt.map_or(0.0, ms),
         resent: connection.counters().segments_resent,
     });
 }
