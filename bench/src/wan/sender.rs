@@ -198,6 +198,8 @@ struct Sender {
     received: Vec<Stored>,
     out: Vec<Stored>,
     begun: Instant,
+    /// Whose turn is the first.
+    first: usize,
 }
 
 impl Sender {
@@ -224,7 +226,12 @@ impl Sender {
     /// Everything that is due now; whether a connection has more than its budget.
     fn transmit(&mut self, is_over: bool) -> io::Result<bool> {
         let mut more = false;
-        for (at, connection) in self.connections.iter_mut().enumerate() {
+        // Each is the first in turns, as on the worker's queue: who always came last would
+        // always meet the queue that the others have filled.
+        let count = self.connections.len();
+        self.first = (self.first + 1) % count;
+        for at in (self.first..count).chain(0..self.first) {
+            let connection = &mut self.connections[at];
             while connection.next_released().is_some() {}
             while !is_over
                 && connection.send_room() >= u64::from(FRAME)
@@ -305,6 +312,7 @@ pub fn run(plan: &Plan) -> io::Result<Report> {
         received: Vec::with_capacity(BATCH),
         out: Vec::with_capacity(BUDGET * 2),
         begun,
+        first: 0,
     };
     let mut rtt_us = Histogram::<u64>::new_with_bounds(1, 60_000_000, 3).expect("up to a minute");
     let begun_unix = SystemTime::now().duration_since(UNIX_EPOCH);
