@@ -235,7 +235,10 @@ impl Connected {
             Some(Received { frame, .. }) => pool.release(frame),
         }
         self.free_acknowledged();
-        let progress = self.readable() > readable || self.unacknowledged() < unacknowledged;
+        // What an end lets go of makes no room.
+        let acknowledged =
+            self.connection.ended().is_none() && self.unacknowledged() < unacknowledged;
+        let progress = self.readable() > readable || acknowledged;
         (progress, Ok(()))
     }
 
