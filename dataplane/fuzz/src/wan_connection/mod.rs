@@ -69,7 +69,10 @@ struct Play<'a> {
     read: i64,
     written: i64,
     closed: bool,
+    closed_at: Option<Time>,
     connected: bool,
+    /// Both sides were told that all was said.
+    finished: bool,
     /// The flow's end was told, or its owner has let go of it.
     over: bool,
     /// Since when nothing was acknowledged, and the longest of that.
@@ -117,7 +120,9 @@ impl<'a> Play<'a> {
             read: 0,
             written: 0,
             closed: false,
+            closed_at: None,
             connected: false,
+            finished: false,
             over: false,
             progress_at: now,
             stalled: Duration::ZERO,
@@ -401,7 +406,11 @@ impl<'a> Play<'a> {
     fn is_closed(&mut self, reason: CloseReason) {
         self.over = true;
         match reason {
-            CloseReason::Finished => assert!(self.closed),
+            CloseReason::Finished => {
+                let all = self.peer.blind || self.peer.acked > self.written;
+                assert!(self.closed && (all || self.peer.reset || !self.connected));
+                self.finished = true;
+            }
             CloseReason::Reset => assert!(self.peer.reset_exact),
             CloseReason::Refused => assert!(self.peer.reset && !self.connected),
             CloseReason::TimedOut => assert!(self.now.since(self.began) >= TIMEOUT_MIN),

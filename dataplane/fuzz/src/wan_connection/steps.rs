@@ -387,6 +387,7 @@ impl Play<'_> {
         if self.source.byte() & 3 == 0 {
             self.tcp.close(self.flow);
             self.closed = true;
+            self.closed_at.get_or_insert(self.now);
         }
     }
 
