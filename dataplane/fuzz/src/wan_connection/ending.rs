@@ -84,7 +84,7 @@ impl Play<'_> {
             self.fill();
             let mut heard = self.poll();
             if heard.is_empty() && self.view().next == before.next {
-                heard = self.to_deadline();
+                heard = self.until_deadline();
             }
             if self.over {
                 break;
@@ -147,7 +147,7 @@ impl Play<'_> {
         self.closed_at.get_or_insert(self.now);
         let end = self.now + CLOSING_MAX;
         while !self.over {
-            self.to_deadline();
+            self.until_deadline();
             assert!(self.now < end, "a connection that does not end");
         }
         let reset = self.header(RST);

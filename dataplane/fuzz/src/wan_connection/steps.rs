@@ -44,7 +44,7 @@ impl Play<'_> {
             25 => self.congestion(),
             26 => self.tiny(),
             _ => {
-                self.to_deadline();
+                self.until_deadline();
             }
         }
         instruction & 0x80 == 0
@@ -160,7 +160,7 @@ impl Play<'_> {
             4 => edge - i64::from(byte >> 7),
             5 => edge + 1 + i64::from(byte),
             6 => next + (edge - next) * i64::from(byte) / 255,
-            _ => next + (i64::from(self.source.byte()) - 128 << 24),
+            _ => next + ((i64::from(self.source.byte()) - 128) << 24),
         }
     }
 
@@ -306,13 +306,13 @@ impl Play<'_> {
         };
         let end = self.now + length;
         while !self.over && self.tcp.deadline() < end {
-            self.to_deadline();
+            self.until_deadline();
         }
         self.now = end;
     }
 
     /// Polls until only time can change something, and goes there.
-    pub(super) fn to_deadline(&mut self) -> Vec<(i64, i64)> {
+    pub(super) fn until_deadline(&mut self) -> Vec<(i64, i64)> {
         let mut heard = Vec::new();
         for _ in 0..POLLS_MAX {
             heard.extend(self.poll());
