@@ -20,6 +20,8 @@ mod login_text;
 mod session;
 mod source;
 mod target_stream;
+mod tcp;
+mod wan_connection;
 mod wire;
 
 /// What a target is called, and what it does.
@@ -31,7 +33,7 @@ pub struct Target {
     pub input_len_max: usize,
 }
 
-pub const TARGETS: [Target; 8] = [
+pub const TARGETS: [Target; 9] = [
     Target {
         name: "target-stream",
         run: target_stream::run,
@@ -71,6 +73,11 @@ pub const TARGETS: [Target; 8] = [
         name: "journal-replay",
         run: journal_replay::run,
         input_len_max: 200,
+    },
+    Target {
+        name: "wan-connection",
+        run: wan_connection::run,
+        input_len_max: 500,
     },
 ];
 

@@ -74,3 +74,8 @@ fn damaged_logs_survive_their_corpus() {
 fn damaged_journals_survive_their_corpus() {
     survives("journal-replay", 1_000);
 }
+
+#[test]
+fn wan_connections_survive_their_corpus() {
+    survives("wan-connection", 2_000);
+}

@@ -46,7 +46,7 @@ struct Received {
 pub(super) enum Untaken {
     /// Its header makes no sense.
     Malformed,
-    /// It is not the next, and enough is kept.
+    /// It is not the one that everything waits for, and enough is kept.
     NoRoom,
 }
 
@@ -218,7 +218,10 @@ impl Connected {
         let payload = header_len + at..end;
         let len = u32::try_from(payload.len()).expect("a packet is below 64 KiB");
         let weight = weight(pool, &frame);
-        if len > 0 && self.kept + weight > self.kept_max && !self.connection.is_next(&segment) {
+        let full = self.kept + weight > self.kept_max;
+        // What everything waits for, unless it is the owner who is waited for.
+        let awaited = self.readable() == 0 && self.connection.is_next(&segment);
+        if len > 0 && full && !awaited {
             // Without the payload its acknowledgement counts for nothing either: it comes again.
             pool.release(frame);
             return (false, Err(Untaken::NoRoom));
@@ -236,7 +239,10 @@ impl Connected {
             Some(Received { frame, .. }) => pool.release(frame),
         }
         self.free_acknowledged();
-        let progress = self.readable() > readable || self.unacknowledged() < unacknowledged;
+        // What an end lets go of makes no room.
+        let acknowledged =
+            self.connection.ended().is_none() && self.unacknowledged() < unacknowledged;
+        let progress = self.readable() > readable || acknowledged;
         (progress, Ok(()))
     }
 

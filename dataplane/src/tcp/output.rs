@@ -137,7 +137,12 @@ impl Tcp {
         if state == before {
             return true;
         }
-        let opened = !flow.opened && (state == State::Established || has_finished(state));
+        // Its owner may have closed it before it was answered: then it never is ESTABLISHED.
+        let synchronized = !matches!(
+            state,
+            State::Closed | State::Listen | State::SynSent | State::SynReceived
+        );
+        let opened = !flow.opened && synchronized;
         let finished = !flow.finished && has_finished(state);
         flow.finished |= finished;
         let was_open = flow.opened;

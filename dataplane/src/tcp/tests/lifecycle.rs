@@ -284,6 +284,12 @@ fn connect_says_why_it_failed() {
         .tcp
         .connect(now, &mut client.pool, COMPUTER, nobody, buffers)
         .unwrap();
+    // What was written for it goes with it, and makes no room.
+    let written = client.tcp.send(refused, |room| {
+        room[0] = 1;
+        1
+    });
+    assert_eq!(written, 1);
     let huge = Buffers {
         rx_pages: 1,
         tx_pages: 10_000,
