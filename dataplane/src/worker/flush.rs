@@ -25,6 +25,8 @@ use super::wan::Ended;
 
 /// Commands of a session's window that the flush leaves to reads and to what passes.
 const WINDOW_FOR_OTHERS: usize = 8;
+/// Writes that a volume may have under way however many it shares a session with.
+const WRITES_MIN: usize = 4;
 /// Longest write that records are joined to: so long that its header costs nothing, and
 /// so short that a lost session, or a read behind it, costs little.
 const JOINED_BYTES_MAX: u32 = 256 * 1024;
@@ -62,6 +64,7 @@ impl Relay {
             Pace::Floor => self.volume_mut(key).sampled_at = now,
             Pace::Flow => {}
         }
+        let share = self.flush_share(nexus, key);
         let mut sent = false;
         while self.has_window_to_flush(nexus, key)
             && self.wan_tasks.len() < self.wan_tasks.capacity()
@@ -73,8 +76,8 @@ impl Relay {
                 .is_some_and(|since| now.since(since) >= UNSYNCED_TIME_MAX);
             let limits = FlushLimits {
                 // How many bytes they may be is `super::flight`'s to say.
-                writes_in_flight_max: WRITES_IN_FLIGHT_MAX,
-                bytes_in_flight_max: volume.flight.bytes_max(),
+                writes_in_flight_max: (WRITES_IN_FLIGHT_MAX / share).max(WRITES_MIN),
+                bytes_in_flight_max: volume.flight.bytes_max() / share as u64,
                 joined_bytes_max: self.joined_bytes_max(nexus, key),
                 unsynced_bytes_max: if is_overdue { 1 } else { UNSYNCED_BYTES_MAX },
                 awaited: volume.gate.asked(),
@@ -118,6 +121,18 @@ impl Relay {
         if sent {
             self.touch_nexus(nexus);
         }
+    }
+
+    /// Of how many volumes that flush by this nexus and have something to send this is one.
+    /// What is under way of each comes out of the stream in order, so who has as much under
+    /// way as another is sent as fast, and who has little waits for little.
+    fn flush_share(&self, nexus: NexusKey, key: VolumeKey) -> usize {
+        let others = self.volume_keys().filter(|&other| {
+            other != key
+                && self.volume(other).flush_nexus == Some(nexus)
+                && self.flush.dirty_bytes(other.0) > 0
+        });
+        1 + others.count()
     }
 
     /// Whether the storage takes one more command; the last few are for others.
