@@ -78,9 +78,9 @@ pub struct BudgetError {
 
 impl MemoryBudget {
     /// Of each session: the connection to the computer (61 KiB) and its lists (4), two to the storage
-    /// (75 each), since one may outlive its session by a flush, with their lists (4), two flows of
+    /// (75 each), since one may outlive its session by a flush, with their lists (10), two flows of
     /// computers (4 each). The flows to the storage are beside it.
-    pub const SESSION_BYTES: u64 = (61 + 4 + 2 * (75 + 4) + 2 * 4) * 1024;
+    pub const SESSION_BYTES: u64 = (61 + 4 + 2 * (75 + 10) + 2 * 4) * 1024;
     /// Of each of two flows to the storage, itself.
     pub const WAN_FLOW_BYTES: u64 = 6 * 1024;
     /// A segment that is out, a link of the chain, a quarter of a slot.

@@ -324,7 +324,8 @@ fn state_is_kept_and_laid_over_the_configuration() {
         FlushChange {
             threshold_kib: Some(128),
             period_ms: Some(500),
-            ..FlushChange::default()
+            load_limit_ms: Some(250),
+            load_limit_percent: Some(400),
         },
     );
     state.set(
@@ -343,6 +344,10 @@ fn state_is_kept_and_laid_over_the_configuration() {
     assert_eq!(
         (policy.threshold_bytes, policy.period.as_millis()),
         (128 << 10, 30)
+    );
+    assert_eq!(
+        (policy.load_limit_ms, policy.load_limit_percent),
+        (250, 400)
     );
     let policy = read.policy(&config, target, 2 << 48);
     assert_eq!(

@@ -146,8 +146,9 @@ impl Relay {
     fn sample_load(&mut self, now: Time, nexus: NexusKey, key: VolumeKey) {
         let volume = self.volume(key);
         let is_out = self.flush.in_flight(key.0).0 > 0;
-        if is_out || now < volume.sampled_at + SAMPLE_PERIOD || self.nexuses[nexus.0].window() == 0
-        {
+        let is_full = self.nexuses[nexus.0].window() == 0
+            || self.wan_tasks.len() == self.wan_tasks.capacity();
+        if is_out || is_full || now < volume.sampled_at + SAMPLE_PERIOD {
             return;
         }
         let lun = volume.lun;

@@ -130,7 +130,9 @@ impl Bbr {
 
     /// Judges the round that is over and begins the next.
     fn end_round(&mut self, ack: &Ack) -> Verdict {
-        let verdict = self.round.verdict(self.mss);
+        let mut verdict = self.round.verdict(self.mss);
+        verdict.too_high &=
+            self.mode != Mode::Startup || verdict.loss_events >= STARTUP_LOSS_EVENTS;
         if verdict.limited_by_path {
             self.bandwidth.advance();
         }

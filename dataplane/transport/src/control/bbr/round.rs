@@ -15,6 +15,8 @@ const LOSS_SEGMENTS_MIN: u64 = 6;
 pub(super) struct Verdict {
     /// More was lost than the path loses by itself.
     pub too_high: bool,
+    /// Acknowledgements that told of losses: a burst is one, a full queue is many.
+    pub loss_events: u32,
     /// Some of it was sent as fast as the controller would have it.
     pub limited_by_path: bool,
     /// The best that it delivered.
@@ -30,6 +32,7 @@ pub(super) struct Round {
     ends: u64,
     delivered: u64,
     lost: u64,
+    loss_events: u32,
     rate: Rate,
     flight: u64,
     limited_by_path: bool,
@@ -46,6 +49,7 @@ impl Round {
         let all = self.delivered + self.lost;
         Verdict {
             too_high: self.lost >= LOSS_SEGMENTS_MIN * mss && self.lost * 1000 > all * LOSS_MAX,
+            loss_events: self.loss_events,
             limited_by_path: self.limited_by_path,
             rate: self.rate,
             flight: self.flight,
@@ -63,6 +67,7 @@ impl Round {
     pub fn add(&mut self, ack: &Ack) {
         self.delivered += ack.delivered;
         self.lost += ack.lost;
+        self.loss_events += u32::from(ack.lost > 0);
         if let Some(sample) = &ack.rate {
             self.rate = self.rate.max(sample.rate);
             self.flight = self.flight.max(sample.delivered);
