@@ -22,9 +22,6 @@ pub(super) const MARK_BETA: u32 = 850;
 /// Bandwidth that grows so much from round to round is still being found.
 pub(super) const STARTUP_GROWTH: u32 = 1250;
 pub(super) const STARTUP_ROUNDS: u32 = 3;
-/// Acknowledgements of a round that tell of losses, which end the start: fewer may be a
-/// burst or two on a path that is far from full.
-pub(super) const STARTUP_LOSS_EVENTS: u32 = 6;
 /// Growth after a probe that makes the next one follow at once.
 pub(super) const PROBE_GROWTH: u32 = 1150;
 

@@ -131,8 +131,8 @@ impl Bbr {
     /// Judges the round that is over and begins the next.
     fn end_round(&mut self, ack: &Ack) -> Verdict {
         let mut verdict = self.round.verdict(self.mss);
-        verdict.too_high &=
-            self.mode != Mode::Startup || verdict.loss_events >= STARTUP_LOSS_EVENTS;
+        // The start goes on through a burst of losses.
+        verdict.too_high &= self.mode != Mode::Startup || verdict.overrun;
         if verdict.limited_by_path {
             self.bandwidth.advance();
         }

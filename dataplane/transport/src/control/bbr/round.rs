@@ -10,13 +10,20 @@ pub(super) const LOSS_MAX: u64 = 30;
 /// Fewer segments than these prove nothing in a small round.
 const LOSS_SEGMENTS_MIN: u64 = 6;
 
+/// A full queue that drops one here and there is told of by so many acknowledgements.
+const LOSS_EVENTS: u32 = 6;
+
+/// One that drops all that follows, by few; then so many thousandths are lost.
+const OVERRUN: u64 = 200;
+
 /// What a round was like.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Verdict {
     /// More was lost than the path loses by itself.
     pub too_high: bool,
-    /// Acknowledgements that told of losses: a burst is one, a full queue is many.
-    pub loss_events: u32,
+    /// So much was lost, or told of by so many acknowledgements, that it was no burst of a
+    /// path that is far from full.
+    pub overrun: bool,
     /// Some of it was sent as fast as the controller would have it.
     pub limited_by_path: bool,
     /// The best that it delivered.
@@ -49,7 +56,7 @@ impl Round {
         let all = self.delivered + self.lost;
         Verdict {
             too_high: self.lost >= LOSS_SEGMENTS_MIN * mss && self.lost * 1000 > all * LOSS_MAX,
-            loss_events: self.loss_events,
+            overrun: self.loss_events >= LOSS_EVENTS || self.lost * 1000 > all * OVERRUN,
             limited_by_path: self.limited_by_path,
             rate: self.rate,
             flight: self.flight,
