@@ -11,7 +11,7 @@ use sluice_bench::random::Random;
 use sluice_transport::rate::Rate;
 use sluice_transport::send_buffer::Pieces;
 use sluice_transport::{
-    Config, Connection, ControlKind, Emit, Flags, IpEcn, Segment, Seq, State, Time, wire,
+    Config, Connection, ControlKind, Emit, IpEcn, Segment, Seq, State, Time, wire,
 };
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -147,14 +147,7 @@ impl Emit<u64> for Wire<'_> {
         loop {
             let part = size.min(len - done);
             let is_last = done + part == len;
-            let mut segment = *segment;
-            segment.seq = segment.seq.plus(done);
-            if !is_last {
-                segment.flags = segment.flags.without(Flags::FIN | Flags::PSH);
-            }
-            if done > 0 {
-                segment.flags = segment.flags.without(Flags::CWR);
-            }
+            let segment = segment.of_burst(done, is_last);
             self.frame(&segment, ecn, start + u64::from(done), part as usize);
             done += part;
             if done >= len {

@@ -63,7 +63,9 @@ pub(super) struct Connected {
     kept: usize,
     kept_max: usize,
     window: usize,
+    /// The port cuts bursts into segments and completes checksums.
     gso: bool,
+    /// Its owner closed it before it was answered.
     closed_early: bool,
     /// What was counted when [`Connected::count`] was last asked.
     counted: sluice_transport::Counters,

@@ -2,7 +2,7 @@
 
 use sluice_hugepages::pool::{Checksum, Frame, Gso, GsoKind, HEADROOM, PAGE_LEN};
 use sluice_transport::send_buffer::Pieces;
-use sluice_transport::{Emit, Flags, IpEcn, Segment, wire};
+use sluice_transport::{Emit, IpEcn, Segment, wire};
 use smoltcp::wire::{IpProtocol, Ipv4Packet};
 
 use super::chain::Chain;
@@ -57,16 +57,8 @@ impl Emit<u64> for Emitter<'_, '_> {
                 }
                 None => rest.min(size),
             };
-            let mut segment = *segment;
-            segment.seq = segment
-                .seq
-                .plus(u32::try_from(done).expect("a burst is short"));
-            if done + len < total {
-                segment.flags = segment.flags.without(Flags::FIN | Flags::PSH);
-            }
-            if done > 0 {
-                segment.flags = segment.flags.without(Flags::CWR);
-            }
+            let at = u32::try_from(done).expect("a burst is short");
+            let segment = segment.of_burst(at, done + len >= total);
             let part = Part {
                 start: start + done as u64,
                 len,

@@ -131,6 +131,22 @@ pub struct Segment {
     pub options: Options,
 }
 
+impl Segment {
+    /// The header of the part of a burst that begins `at` bytes into it, as segmentation
+    /// offload writes it (see [`crate::Emit::emit`]).
+    #[must_use]
+    pub fn of_burst(mut self, at: u32, is_last: bool) -> Self {
+        self.seq = self.seq.plus(at);
+        if !is_last {
+            self.flags = self.flags.without(Flags::FIN | Flags::PSH);
+        }
+        if at > 0 {
+            self.flags = self.flags.without(Flags::CWR);
+        }
+        self
+    }
+}
+
 /// The ECN field of the IP header (RFC 3168, 5).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum IpEcn {
