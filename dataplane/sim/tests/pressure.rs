@@ -9,6 +9,7 @@
 
 use std::time::Duration;
 
+use sluice_hugepages::tables::{FlushSetting, Scope};
 use sluice_proto::scsi::cdb;
 use sluice_sim::block;
 use sluice_sim::random::Random;
@@ -375,4 +376,38 @@ fn a17_a_trickle_becomes_durable_while_it_goes_on() {
         site.worker.relay.dirty_bytes() > 0,
         "the rest is on its way"
     );
+}
+
+/// Blocks that are written over and over, with a storage that takes them faster than they
+/// are written: a flush by period ends all the same, so each is sent about once a period.
+#[test]
+fn a15_hot_blocks_are_sent_once_a_period() {
+    const BLOCKS: u32 = 16;
+    const WRITES: u32 = 1600;
+    let mut site = Site::small();
+    site.delay_wan(Duration::from_millis(20));
+    let setting = FlushSetting {
+        period_ms: Some(1000),
+        ..FlushSetting::default()
+    };
+    site.worker.relay.set_flush(&Scope::All, &setting);
+    let mut session = site.login(0, 0, 1);
+    let mut oldest = 0;
+    for number in 1..=WRITES {
+        // Not neighbours: each is a write by itself.
+        let lba = u64::from(number % BLOCKS) * 2;
+        assert_eq!(site.write(&mut session, lba, number), Some(GOOD));
+        site.run(Duration::from_millis(5));
+        let held = site.storage.volumes[0].media[usize::try_from(lba).unwrap()];
+        oldest = oldest.max(number - held);
+    }
+    // 8 s: not 1600 writes, and not one a block either.
+    let sent = site.storage.counters.writes;
+    let periods = u64::from(WRITES / 200);
+    let blocks = u64::from(BLOCKS);
+    assert!(
+        (periods / 2 * blocks..=periods * blocks).contains(&sent),
+        "{sent} writes in {periods} periods"
+    );
+    assert!(oldest < 500, "{oldest} writes of 5 ms behind");
 }

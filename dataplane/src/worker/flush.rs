@@ -82,6 +82,7 @@ impl Relay {
                 unsynced_bytes_max: if is_overdue { 1 } else { UNSYNCED_BYTES_MAX },
                 awaited: volume.gate.asked(),
                 epoch_max: self.epoch_max(key),
+                sequence_max: volume.gate.sequence_max(),
             };
             let Self { flush, index, .. } = self;
             let newest = |lba| index.newest(key.0, lba);
@@ -166,7 +167,11 @@ impl Relay {
         let view = VolumeView {
             connected: true,
             dirty_bytes: self.flush.dirty_bytes(key.0),
-            oldest_dirty: self.flush.oldest_dirty(key.0),
+            oldest_dirty: self
+                .flush
+                .oldest_dirty(key.0)
+                .zip(self.flush.oldest_sequence(key.0)),
+            newest_sequence: self.volume(key).next_sequence - 1,
             load: self.volume(key).load.smoothed(),
             load_at_rest: self.volume(key).load.at_rest(),
             near_full: !self.held.is_empty(),

@@ -82,6 +82,8 @@ pub struct FlushLimits {
     /// Newest epoch that may be entered now: of those before a later one not all is gone
     /// from where a replay would bring it back.
     pub epoch_max: u64,
+    /// No record behind it is sent ([`policy::FlushGate::sequence_max`]).
+    pub sequence_max: u64,
 }
 
 /// What to send on the storage session now.
@@ -206,6 +208,7 @@ impl FlushQueue {
             queue.cursor = self.nodes[queue.cursor as usize].newer;
         }
         let candidate = (queue.cursor != NONE).then(|| self.nodes[queue.cursor as usize]);
+        let candidate = candidate.filter(|node| node.sequence <= limits.sequence_max);
         let candidate = candidate.filter(|node| queue.may_send_epoch(node.epoch, limits.epoch_max));
         let candidate = candidate.filter(|node| !queue.holds_back(node.span()));
         let at_end = candidate.is_none() && queue.in_flight.is_empty();

@@ -76,6 +76,7 @@ impl FlushQueue {
         let span = node.span();
         node.state == State::Waiting
             && node.epoch == self.nodes[record as usize].epoch
+            && node.sequence <= limits.sequence_max
             && !node.overlaps
             && !node.apart
             && sent.records < RECORDS_MAX

@@ -125,6 +125,8 @@ enum Op {
     Free,
     SetWce(bool),
     Await,
+    /// What comes later is not sent for now, or is again.
+    Until,
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -152,6 +154,7 @@ fn op() -> impl Strategy<Value = Op> {
         3 => Just(Op::Free),
         2 => prop::bool::weighted(0.6).prop_map(Op::SetWce),
         1 => Just(Op::Await),
+        1 => Just(Op::Until),
     ]
 }
 
@@ -624,6 +627,10 @@ impl Model {
             // Mid-flight a storage may report either, and means it from the next write on.
             Op::SetWce(wce) if self.in_flight.is_empty() => self.wce = wce,
             Op::SetWce(_) => {}
+            Op::Until if self.limits.sequence_max == u64::MAX => {
+                self.limits.sequence_max = self.writes.len() as u64;
+            }
+            Op::Until => self.limits.sequence_max = u64::MAX,
             Op::Await => self.limits.awaited = Some(self.writes.len() as u64),
         }
         self.check();
@@ -631,6 +638,7 @@ impl Model {
 
     /// With a storage that answers, everything drains in bounded steps.
     fn drain(&mut self) {
+        self.limits.sequence_max = u64::MAX;
         for _ in 0..100_000 {
             let sent = self.next();
             let idle =
@@ -677,6 +685,7 @@ proptest! {
             unsynced_bytes_max: unsynced_bytes_max * 1024,
             awaited: None,
             epoch_max: u64::MAX,
+            sequence_max: u64::MAX,
         });
         ops.iter().for_each(|op| model.step(op));
         model.drain();

@@ -11,9 +11,10 @@ pub struct FlushPolicy {
     pub threshold_bytes: u64,
     /// And goes on until no more than this many are left.
     pub stop_bytes: u64,
-    /// It begins too when this has passed since the last flush ended, or since
-    /// the oldest record arrived, whichever is later; then it goes on until
-    /// nothing is left.
+    /// It begins too when this has passed since the last flush ended, or since the
+    /// volume has had something to flush, whichever is later; then it goes on until all that
+    /// had arrived by then is durable. What arrives meanwhile has its own period: a
+    /// block that is written again and again is joined for so long.
     pub period: Duration,
     /// Above this response time of the storage the volume is skipped; 0: never.
     pub load_limit_ms: u64,
@@ -39,7 +40,10 @@ pub struct VolumeView {
     /// A session towards the storage is up.
     pub connected: bool,
     pub dirty_bytes: u64,
-    pub oldest_dirty: Option<Time>,
+    /// When the oldest of them arrived, and its place in the order of arrival.
+    pub oldest_dirty: Option<(Time, u64)>,
+    /// The newest record's place.
+    pub newest_sequence: u64,
     /// Response time of recent requests, and at rest.
     pub load: Duration,
     pub load_at_rest: Duration,
@@ -62,23 +66,18 @@ pub enum Pace {
     Flow,
 }
 
-/// Why a flush goes on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Running {
-    No,
-    /// To `stop_bytes`.
-    Threshold,
-    /// To the end.
-    Period,
-}
-
-/// A volume's flush, going or not. Keeps no clock: call [`FlushGate::pace`]
-/// when something changed and at its [`FlushGate::deadline`].
+/// A volume's flush, going or not. Keeps no clock: call [`FlushGate::pace`] often.
 #[derive(Clone, Copy, Debug)]
 pub struct FlushGate {
-    running: Running,
+    /// A flush goes on to `stop_bytes`.
+    above_threshold: bool,
+    /// A flush by period goes on through this sequence.
+    period_through: Option<u64>,
     /// When the last flush ended.
     last: Time,
+    /// Since when there has been something to flush: not the oldest record's age, which
+    /// one that is written over and over takes with it.
+    dirty_since: Option<Time>,
     /// The sequence through which someone asked for a flush (A-25, the CLI, a
     /// command that waits for it).
     asked: Option<u64>,
@@ -90,8 +89,10 @@ impl FlushGate {
     #[must_use]
     pub const fn new(now: Time) -> Self {
         Self {
-            running: Running::No,
+            above_threshold: false,
+            period_through: None,
             last: now,
+            dirty_since: None,
             asked: None,
             loaded: false,
         }
@@ -114,6 +115,19 @@ impl FlushGate {
         self.asked
     }
 
+    const fn is_running(&self) -> bool {
+        self.above_threshold || self.period_through.is_some()
+    }
+
+    /// What a flush that goes on now is for: no record behind this sequence.
+    #[must_use]
+    pub const fn sequence_max(&self) -> u64 {
+        match self.period_through {
+            Some(through) if !self.above_threshold && self.asked.is_none() => through,
+            _ => u64::MAX,
+        }
+    }
+
     /// What to do now. A disconnected volume rests, and remembers what was due.
     pub fn pace(&mut self, now: Time, policy: &FlushPolicy, volume: &VolumeView) -> Pace {
         if volume.ask_done {
@@ -127,7 +141,7 @@ impl FlushGate {
             let mark = if self.loaded { limit / 4 * 3 } else { limit };
             volume.load > mark
         });
-        if !volume.connected || (self.running == Running::No && self.asked.is_none()) {
+        if !volume.connected || (!self.is_running() && self.asked.is_none()) {
             return Pace::Rest;
         }
         if self.asked.is_some() || !self.loaded {
@@ -139,29 +153,29 @@ impl FlushGate {
         }
     }
 
-    /// When the period makes a flush due; never, if nothing is dirty or one is going.
-    #[must_use]
-    pub fn deadline(&self, policy: &FlushPolicy, volume: &VolumeView) -> Time {
-        match (self.running, volume.oldest_dirty) {
-            (Running::No, Some(oldest)) => self.last.max(oldest) + policy.period,
+    /// When the period makes a flush due; never, if nothing was dirty when it was looked
+    /// at last, or one is going.
+    fn deadline(&self, policy: &FlushPolicy) -> Time {
+        match self.dirty_since {
+            Some(since) if !self.is_running() => self.last.max(since) + policy.period,
             _ => Time::FAR,
         }
     }
 
     fn step(&mut self, now: Time, policy: &FlushPolicy, volume: &VolumeView) {
-        let ended = match self.running {
-            Running::No => false,
-            Running::Threshold => volume.dirty_bytes <= policy.stop_bytes,
-            Running::Period => volume.dirty_bytes == 0,
-        };
-        if ended {
-            self.running = Running::No;
+        let was_running = self.is_running();
+        let oldest = volume.oldest_dirty;
+        self.dirty_since = oldest.map(|(arrived, _)| self.dirty_since.unwrap_or(arrived));
+        self.above_threshold = volume.dirty_bytes > policy.threshold_bytes
+            || self.above_threshold && volume.dirty_bytes > policy.stop_bytes;
+        self.period_through = self
+            .period_through
+            .filter(|&through| oldest.is_some_and(|(_, at)| at <= through));
+        if was_running && !self.is_running() {
             self.last = now;
         }
-        if volume.dirty_bytes > 0 && now >= self.deadline(policy, volume) {
-            self.running = Running::Period;
-        } else if self.running == Running::No && volume.dirty_bytes > policy.threshold_bytes {
-            self.running = Running::Threshold;
+        if now >= self.deadline(policy) {
+            self.period_through = Some(volume.newest_sequence);
         }
     }
 }
@@ -182,7 +196,8 @@ mod tests {
         VolumeView {
             connected: true,
             dirty_bytes,
-            oldest_dirty: (dirty_bytes > 0).then(|| at(oldest_s)),
+            oldest_dirty: (dirty_bytes > 0).then(|| (at(oldest_s), oldest_s)),
+            newest_sequence: 1000,
             load: Duration::from_millis(40),
             load_at_rest: Duration::from_millis(20),
             near_full: false,
@@ -204,20 +219,48 @@ mod tests {
     }
 
     #[test]
-    fn a15_after_the_period_until_nothing_is_left() {
+    fn a15_after_the_period_until_what_was_there_is_durable() {
         let mut gate = FlushGate::new(at(0));
         assert_eq!(gate.pace(at(9), &POLICY, &view(0, 0)), Pace::Rest);
-        let one = view(1, 10);
-        assert_eq!(gate.deadline(&POLICY, &one), at(15));
+        let mut one = VolumeView {
+            newest_sequence: 12,
+            ..view(1, 10)
+        };
+        assert_eq!(gate.pace(at(10), &POLICY, &one), Pace::Rest);
+        assert_eq!(gate.deadline(&POLICY), at(15));
+        one.oldest_dirty = Some((at(11), 11));
         assert_eq!(gate.pace(at(14), &POLICY, &one), Pace::Rest);
         assert_eq!(gate.pace(at(15), &POLICY, &one), Pace::Flow);
-        assert_eq!(gate.pace(at(16), &POLICY, &view(0, 0)), Pace::Rest);
-        assert_eq!(
-            gate.deadline(&POLICY, &view(1, 12)),
-            at(21),
-            "since the last flush"
-        );
-        assert_eq!(gate.deadline(&POLICY, &view(0, 0)), Time::FAR);
+        one.newest_sequence = 14;
+        assert_eq!(gate.pace(at(15), &POLICY, &one), Pace::Flow);
+        assert_eq!(gate.sequence_max(), 12, "as it was when it began");
+        one.oldest_dirty = Some((at(12), 12));
+        assert_eq!(gate.pace(at(16), &POLICY, &one), Pace::Flow);
+        one.oldest_dirty = Some((at(13), 13));
+        assert_eq!(gate.pace(at(16), &POLICY, &one), Pace::Rest);
+        assert_eq!(gate.deadline(&POLICY), at(21), "since the last flush");
+        assert_eq!(gate.pace(at(17), &POLICY, &view(0, 0)), Pace::Rest);
+        assert_eq!(gate.deadline(&POLICY), Time::FAR);
+        assert_eq!(gate.pace(at(18), &POLICY, &view(1, 18)), Pace::Rest);
+        assert_eq!(gate.deadline(&POLICY), at(23));
+    }
+
+    #[test]
+    fn a15_the_threshold_and_who_asks_need_more_than_the_period() {
+        let mut gate = FlushGate::new(at(0));
+        assert_eq!(gate.pace(at(15), &POLICY, &view(50, 1)), Pace::Flow);
+        assert_eq!(gate.sequence_max(), 1000);
+        gate.ask(2000);
+        assert_eq!(gate.sequence_max(), u64::MAX);
+        let asked_for = VolumeView {
+            ask_done: true,
+            ..view(101, 1)
+        };
+        assert_eq!(gate.pace(at(16), &POLICY, &asked_for), Pace::Flow);
+        assert_eq!(gate.sequence_max(), u64::MAX, "above the threshold");
+        assert_eq!(gate.pace(at(17), &POLICY, &view(20, 1000)), Pace::Flow);
+        assert_eq!(gate.sequence_max(), 1000, "what the period is for is left");
+        assert_eq!(gate.pace(at(17), &POLICY, &view(20, 1001)), Pace::Rest);
     }
 
     #[test]

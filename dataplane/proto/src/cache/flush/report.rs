@@ -64,6 +64,12 @@ impl FlushQueue {
         self.oldest(volume).map(|node| node.arrived)
     }
 
+    /// Its place in the order of arrival.
+    #[must_use]
+    pub fn oldest_sequence(&self, volume: u16) -> Option<u64> {
+        self.oldest(volume).map(|node| node.sequence)
+    }
+
     /// The epoch of the oldest of them.
     #[must_use]
     pub fn oldest_epoch(&self, volume: u16) -> Option<u64> {

@@ -10,6 +10,7 @@ const LIMITS: FlushLimits = FlushLimits {
     unsynced_bytes_max: 1 << 20,
     awaited: None,
     epoch_max: u64::MAX,
+    sequence_max: u64::MAX,
 };
 
 /// A command that passes in the epoch that it began in.
@@ -97,6 +98,23 @@ fn a19_arrival_order_pipelined_within_an_epoch() {
     assert_eq!(lab.sends(), "0 1 2 3", "four in flight at most");
     lab.good(&[2, 0]);
     assert_eq!(lab.sends(), "4 5");
+}
+
+#[test]
+fn a15_what_came_later_is_not_sent_and_not_waited_for() {
+    let mut lab = Lab::new();
+    (0..4).for_each(|n| _ = lab.push(n * 10, 8));
+    // Sequences begin at 1.
+    lab.limits.sequence_max = 2;
+    assert_eq!(lab.sends(), "0 1");
+    lab.good(&[0, 1]);
+    assert_eq!(lab.sends(), "S", "nothing else is to be sent");
+    lab.queue.sync_done(0, true);
+    assert_eq!(lab.freed(), [0, 1]);
+    assert_eq!(lab.queue.oldest_sequence(0), Some(3));
+    assert_eq!(lab.sends(), "");
+    lab.limits.sequence_max = u64::MAX;
+    assert_eq!(lab.sends(), "2 3");
 }
 
 #[test]
