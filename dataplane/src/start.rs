@@ -445,7 +445,11 @@ fn router_config(config: &Config, ports: &[Port]) -> RouterConfig {
 fn tcp(config: &Config, mtu: u16, gso: bool, isn_key: [u8; 16]) -> Tcp {
     // A session is a flow on either side, and a nexus may outlive its session;
     // as many again for those that close.
-    let mut settings = TcpConfig::new(config.iscsi.sessions_max * 4, mtu, isn_key);
+    let mut settings = TcpConfig::new(
+        config.iscsi.sessions_max * 4 + config.iscsi.lanes_beside,
+        mtu,
+        isn_key,
+    );
     settings.accept.gso = gso;
     settings.connect.gso = gso;
     let mut tcp = Tcp::new(settings);
@@ -494,6 +498,7 @@ fn relay_config(
                 Durability::Journal => tables::Durability::Journal,
                 Durability::Storage => tables::Durability::Storage,
             },
+            lanes: target.lanes as usize,
         });
     }
     Ok(RelayConfig {

@@ -4,7 +4,7 @@
 
 RELAY_LAN=198.18.0.1
 
-# relay_config MODE DRIVER DURABILITY VOLUMES LOG_MIB FRAMES_MIB
+# relay_config MODE DRIVER DURABILITY VOLUMES LOG_MIB FRAMES_MIB LANES
 relay_config() {
     local n
     cat <<TOML
@@ -62,6 +62,7 @@ address = "$STORAGE_PORTAL"
 initiators = ["*"]
 shared = true
 durability = "$3"
+lanes = $7
 TOML
     done
 }

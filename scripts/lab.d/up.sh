@@ -17,7 +17,7 @@ need_word() {
 lab_up() {
     local rtt_ms=40 rate_mbit=100 loss=0 seed=1 volumes=1 size_mib=1024
     local plain=1 luns=1 block_len=512 thin=0 digests=off chap=off
-    local mode='' driver='' durability='' log_mib='' config='' journal_disk=plain
+    local lanes=1 mode='' driver='' durability='' log_mib='' config='' journal_disk=plain
     while [[ $# -gt 0 ]]; do
         local option=$1
         [[ $# -ge 2 ]] || usage_error "$option needs a value"
@@ -32,6 +32,7 @@ lab_up() {
         --volumes) need_count "$1" "$2" 1 && volumes=$2 ;;
         --size-mib) need_count "$1" "$2" 1 && size_mib=$2 ;;
         --plain) need_count "$1" "$2" 1 && plain=$2 ;;
+        --lanes) need_count "$1" "$2" 1 && lanes=$2 ;;
         --luns) need_count "$1" "$2" 1 && luns=$2 ;;
         --block-len) need_word "$1" "$2" 512 1024 2048 4096 && block_len=$2 ;;
         --provisioning) need_word "$1" "$2" thick thin && thin=$([[ $2 == thick ]] && echo 0 || echo 1) ;;
@@ -45,8 +46,8 @@ lab_up() {
         shift 2
     done
     if [[ -n $config ]]; then
-        [[ -z $mode$driver$durability$log_mib && $chap == off ]] ||
-            usage_error "--chap, --mode, --driver, --durability and --log-mib are what --config FILE says"
+        [[ -z $mode$driver$durability$log_mib && $chap == off && $lanes == 1 ]] ||
+            usage_error "--chap, --lanes, --mode, --driver, --durability and --log-mib are what --config FILE says"
         [[ -r $config ]] || die "cannot read the configuration $config"
         config=$(realpath "$config")
     fi
@@ -95,7 +96,7 @@ up_parts() {
         # A journal is written once when it is made: a small one, for an `up` in time.
         [[ $durability != journal ]] || log_mib=${log_mib:-64}
         relay_config "${mode:-transparent}" "${driver:-auto}" "${durability:-memory}" \
-            "$volumes" "${log_mib:-256}" 256 >"$config"
+            "$volumes" "${log_mib:-256}" 256 "$lanes" >"$config"
     fi
     "$BIN/sluicectl" config check "$config" >/dev/null || die "the configuration is refused"
     facts=$(relay_config_facts "$config") || die "cannot use the configuration"

@@ -256,6 +256,7 @@ fn config() -> RelayConfig {
             chap: false,
             wan_address: Ipv4Addr::new(198, 19, 0, 1),
             durability: Durability::Memory,
+            lanes: 1,
         }],
         flush: FlushPolicy {
             threshold_bytes: 1 << 20,

@@ -3,7 +3,8 @@
 //! ```text
 //! frames ──┬─ ports:   what their receive rings and transmit queues hold at a time
 //!          ├─ staging: read data, parameters, held first bursts
-//!          ├─ flows:   sessions_max x (LAN socket + WAN send buffer + WAN frames)
+//!          ├─ flows:   sessions_max x (LAN socket + WAN send buffer + WAN frames),
+//!          │           and the latter two for each lane of a target beyond its first
 //!          └─ rest:    packets on their way, flows that close
 //! log     ─── the write cache
 //! index   ─── what is kept on the heap of each page of the log
@@ -77,10 +78,12 @@ pub struct BudgetError {
 }
 
 impl MemoryBudget {
-    /// Of each session: the connection to the computer (61 KiB) and its lists (4), two to the storage
-    /// (75 each), since one may outlive its session by a flush, with their lists (10), two flows of
-    /// computers (4 each). The flows to the storage are beside it.
-    pub const SESSION_BYTES: u64 = (61 + 4 + 2 * (75 + 10) + 2 * 4) * 1024;
+    /// Of a session with the storage: the connection (75 KiB) and its lists (10). The flow is
+    /// beside it.
+    pub const NEXUS_BYTES: u64 = (75 + 10) * 1024;
+    /// Of each session: the connection to the computer (61 KiB) and its lists (4), two to the
+    /// storage, since one may outlive its session by a flush, two flows of computers (4 each).
+    pub const SESSION_BYTES: u64 = (61 + 4 + 2 * 4) * 1024 + 2 * Self::NEXUS_BYTES;
     /// Of each of two flows to the storage, itself.
     pub const WAN_FLOW_BYTES: u64 = 6 * 1024;
     /// A segment that is out, a link of the chain, a quarter of a slot.
@@ -115,16 +118,19 @@ impl MemoryBudget {
     ) -> Self {
         let log_pages = dataplane.log_bytes / FRAME_BYTES;
         let sessions = u64::from(iscsi.sessions_max);
+        let lanes = u64::from(iscsi.lanes_beside);
         let tasks = (sessions * Self::TASKS_PER_SESSION).min(Self::TASKS_MAX);
         Self {
             frames_bytes: dataplane.frames_bytes,
             ports_bytes: ports_bytes(ports, dataplane.frames_bytes),
             staging_bytes: u64::from(staging_pages(dataplane.frames_bytes)) * PAGE_BYTES,
-            flows_bytes: sessions * session_bytes(iscsi.wan_send_bytes, iscsi.wan_receive_bytes),
+            flows_bytes: sessions * session_bytes(iscsi.wan_send_bytes, iscsi.wan_receive_bytes)
+                + lanes * wan_buffers_bytes(iscsi.wan_send_bytes, iscsi.wan_receive_bytes),
             log_bytes: dataplane.log_bytes,
             index_bytes: log_pages
                 * (INDEX_BYTES_PER_LOG_PAGE + volumes as u64 * VOLUME_BYTES_PER_LOG_PAGE),
             tables_bytes: sessions * (Self::SESSION_BYTES + 2 * Self::wan_flow_bytes(iscsi))
+                + lanes * (Self::NEXUS_BYTES + Self::wan_flow_bytes(iscsi))
                 + tasks * Self::TASK_BYTES,
             segment_bytes: SEGMENT_BYTES_MAX,
         }
@@ -167,9 +173,12 @@ impl MemoryBudget {
 /// Buffers of one session: its LAN socket, what it sends to the storage, and the frames that it
 /// keeps of what comes from there.
 pub(crate) fn session_bytes(wan_send_bytes: u32, wan_receive_bytes: u32) -> u64 {
-    LAN_FLOW_BYTES
-        + u64::from(wan_send_bytes)
-        + u64::from(wan_receive_bytes) / WINDOW_BYTES_PER_FRAME * FRAME_BYTES
+    LAN_FLOW_BYTES + wan_buffers_bytes(wan_send_bytes, wan_receive_bytes)
+}
+
+/// The same of a session with the storage, which is all that a lane is.
+pub(crate) fn wan_buffers_bytes(wan_send_bytes: u32, wan_receive_bytes: u32) -> u64 {
+    u64::from(wan_send_bytes) + u64::from(wan_receive_bytes) / WINDOW_BYTES_PER_FRAME * FRAME_BYTES
 }
 
 /// Pages that wait between the two sides: an eighth of the communication memory, at most 64 MiB.
@@ -193,18 +202,24 @@ fn ports_bytes(ports: &[Port], frames_bytes: u64) -> u64 {
         .sum()
 }
 
-/// Most sessions whose buffers fit beside ports and staging.
-pub(crate) fn sessions_that_fit(frames_bytes: u64, ports: &[Port], session_bytes: u64) -> u32 {
+/// Most sessions whose buffers fit beside ports, staging and lanes.
+pub(crate) fn sessions_that_fit(
+    frames_bytes: u64,
+    ports: &[Port],
+    session_bytes: u64,
+    lanes_bytes: u64,
+) -> u32 {
     let staging = u64::from(staging_pages(frames_bytes)) * PAGE_BYTES;
-    let room = frames_bytes.saturating_sub(ports_bytes(ports, frames_bytes) + staging);
+    let room =
+        frames_bytes.saturating_sub(ports_bytes(ports, frames_bytes) + staging + lanes_bytes);
     u32::try_from(room / session_bytes).map_or(SESSIONS_MAX, |sessions| sessions.min(SESSIONS_MAX))
 }
 
-/// Smallest communication memory: ports, staging and one session.
-pub(crate) fn frames_bytes_min(ports: &[Port], session_bytes: u64) -> u64 {
+/// Smallest communication memory: ports, staging, lanes and one session.
+pub(crate) fn frames_bytes_min(ports: &[Port], session_bytes: u64, lanes_bytes: u64) -> u64 {
     // Parts grow with the whole, up to a bound: the first size that fits, in hugepages.
     let mut frames_bytes = HUGEPAGE_BYTES;
-    while sessions_that_fit(frames_bytes, ports, session_bytes) == 0 {
+    while sessions_that_fit(frames_bytes, ports, session_bytes, lanes_bytes) == 0 {
         frames_bytes += HUGEPAGE_BYTES;
     }
     frames_bytes

@@ -49,6 +49,8 @@ pub const ROUTES_MAX: usize = 1024 - PORTS_MAX;
 pub const TARGETS_MAX: usize = 256;
 /// Most iSCSI sessions from computers (rows of the segment's session table).
 pub const SESSIONS_MAX: u32 = 8192;
+/// Sessions with a storage that carry the flush of one target, at most.
+pub const LANES_MAX: u32 = 8;
 
 /// Everything the configuration file says, defaults filled in, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -148,6 +150,8 @@ pub struct Iscsi {
     pub wan_send_bytes: u32,
     /// Receive buffer of one connection to the storage in bytes, whole 64 KiB pages.
     pub wan_receive_bytes: u32,
+    /// Of all targets: lanes beyond each one's first.
+    pub lanes_beside: u32,
 }
 
 /// Whether CRC32C digests are used (C-13).
@@ -204,6 +208,8 @@ pub struct Target {
     /// LUNs (8-byte field as a big-endian number) that are shown before a login
     /// has told which there are; LUN 1 unless the file says otherwise.
     pub luns: Vec<u64>,
+    /// Sessions with the storage that its flush goes by, 1 to [`LANES_MAX`].
+    pub lanes: u32,
 }
 
 /// What computers are told a target's units are (C-15).

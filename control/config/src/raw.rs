@@ -118,4 +118,5 @@ pub(crate) struct Target {
     pub identity: Option<Text>,
     pub chap: Option<bool>,
     pub luns: Option<Vec<Spanned<i64>>>,
+    pub lanes: Option<Number>,
 }

@@ -76,6 +76,24 @@ fn a_good_file_in_full() {
 }
 
 #[test]
+fn lanes_take_memory_and_rows_of_their_own() {
+    let one = Config::parse(GOOD).unwrap();
+    let text = GOOD.replace("shared = true", "lanes = 8");
+    let eight = Config::parse(&text).unwrap();
+    assert_eq!((one.targets[0].lanes, eight.targets[0].lanes), (1, 8));
+    assert_eq!((one.iscsi.lanes_beside, eight.iscsi.lanes_beside), (0, 7));
+    let flows = |config: &Config| MemoryBudget::of(config).flows_bytes;
+    let lane = u64::from(one.iscsi.wan_send_bytes) + (1 << 20);
+    assert_eq!(flows(&eight) - flows(&one), 7 * lane);
+    let text = text.replace("sessions_max = 64", "sessions_max = 94");
+    let error = faults(&text);
+    assert!(
+        error.contains("must be 1 to 90, what fits in frames_mib = 256 beside 7 lanes"),
+        "{error}"
+    );
+}
+
+#[test]
 fn the_least_that_is_a_configuration() {
     let text = "[[port]]\nname = \"lan\"\ndevice = \"lan0\"\naddress = \"198.18.0.1/24\"\n";
     let config = Config::parse(text).unwrap();
@@ -200,6 +218,11 @@ const MISTAKES: &[(&str, &str, &str)] = &[
         "name = \"iqn.2004-03.example.storage:VOL0\"",
         "name = \"vol0\"",
         "config:31: name = \"vol0\": an iSCSI name starts with iqn., eui. or naa.",
+    ),
+    (
+        "shared = true",
+        "lanes = 9",
+        "config:34: lanes = 9: must be 1 to 8",
     ),
     (
         "address = \"198.19.0.10:3260\"",

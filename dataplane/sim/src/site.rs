@@ -183,6 +183,8 @@ pub struct Size {
     pub chap: bool,
     /// When plain writes are acknowledged.
     pub durability: Durability,
+    /// Sessions that flush to each target.
+    pub lanes: usize,
     /// Initiator names that the relay lets in; empty for any.
     pub initiators: &'static [&'static str],
 }
@@ -201,6 +203,7 @@ impl Size {
         apart: false,
         chap: false,
         durability: Durability::Memory,
+        lanes: 1,
         initiators: &[],
     };
 }
@@ -293,6 +296,12 @@ impl Site {
     /// The process dies, and another begins with what it left behind.
     pub fn restart(self) -> Self {
         self.restart_over(|_| ())
+    }
+
+    /// As [`Site::restart`], with another configuration.
+    pub fn restart_as(mut self, size: Size) -> Self {
+        self.size = size;
+        self.restart()
     }
 
     /// As [`Site::restart`], with what it left behind changed meanwhile.
@@ -768,6 +777,7 @@ fn start(
                 chap: size.chap,
                 wan_address: RELAY_WAN,
                 durability: size.durability,
+                lanes: size.lanes,
             })
             .collect(),
         flush: FlushPolicy {

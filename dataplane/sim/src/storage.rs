@@ -158,6 +158,8 @@ pub struct Storage {
     pub holds_reads: bool,
     /// Initiator names ending so are not let in.
     pub bars: Option<&'static str>,
+    /// Sessions that are let in at a time.
+    pub sessions_max: usize,
     /// A connection breaks as soon as one has a write under way, and its initiator port
     /// cannot log in for so long.
     pub break_soon: Option<Duration>,
@@ -204,6 +206,7 @@ impl Storage {
             stalls: None,
             holds_reads: false,
             bars: None,
+            sessions_max: usize::MAX,
             break_soon: None,
             shut_out: None,
             damages: 0,
@@ -510,10 +513,33 @@ impl Storage {
             .collect()
     }
 
+    /// Sessions that are logged in, the oldest first.
+    fn logged_in(&self) -> impl DoubleEndedIterator<Item = &Session> {
+        let sessions = self.sessions.iter();
+        sessions.filter(|session| session.open && session.isid.is_some())
+    }
+
+    /// How many writes each session that is logged in has under way, the oldest first.
+    pub fn writes_by_session(&self) -> Vec<usize> {
+        let writes = |session: &Session| {
+            let pending = session.pending.iter();
+            pending.filter(|pending| pending.command.write).count()
+        };
+        self.logged_in().map(writes).collect()
+    }
+
     /// The connection of the first session breaks; its commands stay.
     pub fn cut_first(&mut self) {
         let handle = self.sessions[0].handle;
         self.host.socket_mut(handle).abort();
+    }
+
+    /// The same of the newest that is logged in.
+    pub fn cut_last(&mut self) {
+        let handle = self.logged_in().next_back().map(|session| session.handle);
+        self.host
+            .socket_mut(handle.expect("one is logged in"))
+            .abort();
     }
 
     /// The connections of initiators whose names end so break; their commands stay.
@@ -533,9 +559,13 @@ impl Storage {
             let writes = |pending: &Pending| pending.complete && pending.command.write;
             session.open && session.isid.is_some() && session.pending.iter().any(writes)
         };
-        let Some(session) = self.sessions.iter_mut().find(|one| has_writes(one)) else {
+        let count = self.sessions.iter().filter(|one| has_writes(one)).count();
+        if count == 0 {
             return;
-        };
+        }
+        let which = random.below(count);
+        let mut sessions = self.sessions.iter_mut().filter(|one| has_writes(one));
+        let session = sessions.nth(which).expect("as many as were counted");
         self.break_soon = None;
         self.counters.broken += 1;
         if !shut_out.is_zero() {
@@ -737,6 +767,10 @@ impl Storage {
             .is_some_and(|end| request.initiator_name.ends_with(end))
         {
             let status = login_status::AUTHORIZATION_FAILURE;
+            return self.sessions[at].conn.reject_login(status.0, status.1);
+        }
+        if self.logged_in().count() >= self.sessions_max {
+            let status = login_status::OUT_OF_RESOURCES;
             return self.sessions[at].conn.reject_login(status.0, status.1);
         }
         let port = InitiatorPort {

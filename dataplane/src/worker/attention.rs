@@ -173,6 +173,9 @@ impl Relay {
 
     /// A unit attention that no command has carried to the computer yet.
     pub(super) fn keep_unit_attention(&mut self, key: NexusKey, lun: u64, sense: &[u8]) {
+        if self.nexuses[key.0].is_lane() {
+            return;
+        }
         let mut kept = [0; SENSE_LEN];
         let len = sense.len().min(SENSE_LEN);
         kept[..len].copy_from_slice(&sense[..len]);

@@ -64,10 +64,13 @@ impl Relay {
             Pace::Floor => self.volume_mut(key).sampled_at = now,
             Pace::Flow => {}
         }
+        self.open_lanes(now, nexus);
         let share = self.flush_share(nexus, key);
         let mut sent = false;
-        while self.has_window_to_flush(nexus, key)
+        // The carrier takes a sync whoever takes the writes.
+        while self.nexuses[nexus.0].window() > 0
             && self.wan_tasks.len() < self.wan_tasks.capacity()
+            && let Some(lane) = self.lane_for(now, key, nexus)
         {
             let volume = self.volume(key);
             let storage_wce = volume.storage_wce;
@@ -95,7 +98,8 @@ impl Relay {
                     if self.flush.in_flight(key.0).0 == 1 {
                         self.volume_mut(key).flight.begin(now);
                     }
-                    if !self.send_records(now, nexus, key, record) {
+                    self.counters.lane_writes += u64::from(lane != nexus);
+                    if !self.send_records(now, lane, key, record) {
                         break;
                     }
                 }
@@ -137,7 +141,7 @@ impl Relay {
     }
 
     /// Whether the storage takes one more command; the last few are for others.
-    fn has_window_to_flush(&self, nexus: NexusKey, key: VolumeKey) -> bool {
+    pub(super) fn has_window_to_flush(&self, nexus: NexusKey, key: VolumeKey) -> bool {
         let window = self.nexuses[nexus.0].window();
         window > WINDOW_FOR_OTHERS || window > 0 && self.flush.in_flight(key.0).0 == 0
     }
@@ -226,16 +230,17 @@ impl Relay {
                 self.flush_lost(key);
             }
         }
-        let mut ready = self
+        let ready = self
             .nexuses
             .iter()
-            .filter(|(_, nexus)| nexus.target == target && nexus.is_ready())
-            .map(|(at, _)| NexusKey(at));
-        // The storage has the last word on one that, as far as is known, may not write.
-        let ready = ready
-            .clone()
-            .find(|&nexus| self.may_carry(key, nexus))
-            .or_else(|| ready.next())?;
+            .filter(|(_, nexus)| nexus.target == target && nexus.is_ready());
+        // The storage has the last word on one that, as far as is known, may not write. A
+        // lane is no better than a computer's, and hears less.
+        let (ready, _) = ready.min_by_key(|&(at, nexus)| {
+            let may_carry = self.may_carry(key, NexusKey(at));
+            (!may_carry, nexus.is_lane())
+        })?;
+        let ready = NexusKey(ready);
         self.volume_mut(key).flush_nexus = Some(ready);
         Some(ready)
     }
@@ -345,6 +350,7 @@ impl Relay {
             },
             kind,
         });
+        self.nexuses[nexus.0].out_bytes += u64::from(self.wan_tasks[wan_task].out_len);
         let conn = self.nexuses[nexus.0]
             .conn
             .as_mut()
@@ -362,16 +368,24 @@ impl Relay {
         wan_task
     }
 
+    /// A command is out no more.
+    pub(super) fn take_wan_task(&mut self, at: usize) -> WanTask {
+        let wan_task = self.wan_tasks.remove(at);
+        self.nexuses[wan_task.nexus.0].out_bytes -= u64::from(wan_task.out_len);
+        wan_task
+    }
+
     /// The answer to a record, and to all that was joined to it.
     pub(super) fn flush_answered(
         &mut self,
         net: &mut Net<'_>,
         now: Time,
+        lane: NexusKey,
         key: VolumeKey,
         record: u32,
         ended: &Ended<'_>,
     ) {
-        match self.judge_flush(now, key, ended) {
+        match self.judge_flush(now, lane, key, ended) {
             Verdict::Good => {
                 let len = self.joined_len(record);
                 let volume = self.volume_mut(key);
@@ -408,8 +422,14 @@ impl Relay {
 
     /// A RESERVATION CONFLICT is refused for good when no nexus of ours can get
     /// past it; the rest is plain to see.
-    fn judge_flush(&mut self, now: Time, key: VolumeKey, ended: &Ended<'_>) -> Verdict {
-        if ended.status == ScsiStatus::RESERVATION_CONFLICT && self.flush_conflict(now, key) {
+    fn judge_flush(
+        &mut self,
+        now: Time,
+        lane: NexusKey,
+        key: VolumeKey,
+        ended: &Ended<'_>,
+    ) -> Verdict {
+        if ended.status == ScsiStatus::RESERVATION_CONFLICT && self.flush_conflict(now, lane, key) {
             return Verdict::Refused(Sense::WRITE_PROTECTED);
         }
         verdict(ended)
@@ -420,6 +440,7 @@ impl Relay {
         &mut self,
         net: &mut Net<'_>,
         now: Time,
+        carrier: NexusKey,
         key: VolumeKey,
         ended: &Ended<'_>,
     ) {
@@ -434,7 +455,7 @@ impl Relay {
         let verdict = if unsupported {
             Verdict::Good
         } else {
-            self.judge_flush(now, key, ended)
+            self.judge_flush(now, carrier, key, ended)
         };
         self.flush.sync_done(key.0, verdict == Verdict::Good);
         match verdict {
@@ -484,6 +505,12 @@ impl Relay {
         self.volume_mut(key).losses += 1;
         self.lose_passed(key, None, Sense::COMMUNICATION_FAILURE);
         self.flush.session_lost(key.0);
+        self.make_stray(key, |_| true);
+    }
+
+    /// Answers to what the volume's flush has out by such nexuses count no more but as a
+    /// sign that it is over.
+    pub(super) fn make_stray(&mut self, key: VolumeKey, by: impl Fn(NexusKey) -> bool) {
         let mut strays = 0;
         for (_, wan_task) in &mut self.wan_tasks {
             let record = match wan_task.kind {
@@ -491,11 +518,13 @@ impl Relay {
                 WanKind::FlushSync { volume } if volume == key => None,
                 _ => continue,
             };
-            wan_task.kind = WanKind::Stray {
-                volume: key,
-                record,
-            };
-            strays += 1;
+            if by(wan_task.nexus) {
+                wan_task.kind = WanKind::Stray {
+                    volume: key,
+                    record,
+                };
+                strays += 1;
+            }
         }
         self.volume_mut(key).strays += strays;
     }

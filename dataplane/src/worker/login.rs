@@ -209,6 +209,7 @@ impl Relay {
         let isid = request.isid;
         let same = |nexus: &Nexus| {
             nexus.target == target
+                && !nexus.is_lane()
                 && nexus.initiator_name == initiator
                 && nexus.lan_isid == isid
                 // One that leaves is no more to be had.
@@ -343,7 +344,9 @@ impl Relay {
         self.wake_doubts(now, self.nexuses[key.0].target);
         for volume in self.volume_keys() {
             if self.volume(volume).target == Some(self.nexuses[key.0].target) {
-                self.volume_mut(volume).load.begin(login_response);
+                if !self.nexuses[key.0].is_lane() {
+                    self.volume_mut(volume).load.begin(login_response);
+                }
                 self.flush_volume(now, volume);
             }
         }

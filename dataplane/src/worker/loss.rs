@@ -4,6 +4,7 @@
 //! be durable is told (C-2).
 
 use sluice_proto::Time;
+use sluice_proto::cache::flush::Outcome;
 use sluice_proto::scsi::{ScsiStatus, Sense};
 
 use super::nexus::WanState;
@@ -39,6 +40,8 @@ impl Relay {
             }
             if carried {
                 self.flush.session_lost(volume.0);
+                // What other lanes have out of it is not waited for as what it was.
+                self.make_stray(volume, |nexus| nexus != key);
             }
         }
         // At most as many as the session's window; collected since answering changes the slab.
@@ -49,12 +52,19 @@ impl Relay {
             .map(|(at, _)| at)
             .collect();
         for at in out {
-            let WanTask { kind, .. } = self.wan_tasks.remove(at);
+            let WanTask { kind, .. } = self.take_wan_task(at);
             if self.may_change_media(&kind) {
                 self.gone_astray(key);
             }
             match kind {
-                WanKind::Flush { .. } | WanKind::FlushSync { .. } => {}
+                WanKind::Flush { volume, record } => {
+                    // With the carrier all of it was given back at once.
+                    if self.volume(volume).flush_nexus != Some(key) {
+                        self.counters.lane_writes_back += 1;
+                        self.flush.write_done(volume.0, record, Outcome::Retry);
+                    }
+                }
+                WanKind::FlushSync { .. } => {}
                 // Reinstatement ends them before anything is sent again.
                 WanKind::Stray { volume, .. } => self.volume_mut(volume).strays -= 1,
                 WanKind::Chunk { task, volume, .. } => self.chunk_lost(at, task, volume),

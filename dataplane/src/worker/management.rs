@@ -486,7 +486,7 @@ impl Relay {
         else {
             return;
         };
-        self.wan_tasks.remove(wan_task);
+        self.take_wan_task(wan_task);
         self.pass_answered(net, now, task, Ended::aborted());
     }
 }

@@ -30,6 +30,7 @@ pub mod holding;
 pub mod inquiry;
 pub mod journal;
 pub mod lan;
+pub mod lanes;
 pub mod line;
 mod load;
 pub mod login;

@@ -1,5 +1,6 @@
 //! The sessions towards the storage: one nexus a computer and target, under
-//! the computer's own initiator name, kept alive through outages.
+//! the computer's own initiator name, kept alive through outages; and those that only
+//! carry a flush beside it ([`super::lanes`]).
 //!
 //! A nexus outlives the computer's session while it has records to flush, and
 //! the data plane itself: its identity is persisted before its first login, so
@@ -129,6 +130,8 @@ pub struct Nexus {
     pub fenced_by: Option<NexusKey>,
     /// LUNs that this nexus is to reset, the last one now.
     pub resets: ArrayVec<u64, TARGET_LUNS_MAX>,
+    /// Data-out of the commands that are out.
+    pub out_bytes: u64,
     /// Bytes are, or may be, outstanding: it is looked at often enough to see a stall.
     pub watched: bool,
     pub pinged: Option<Time>,
@@ -252,6 +255,7 @@ impl Relay {
             leaving: VecDeque::with_capacity(usize::from(WAN_TASKS_MAX)),
             acknowledged: 0,
             progressed: Time::ZERO,
+            out_bytes: 0,
             watched: false,
             astray: false,
             fenced_by: None,
@@ -261,6 +265,7 @@ impl Relay {
             commands: 0,
             since: Time::ZERO,
         }));
+        self.lane_entered(key);
         self.look_at_nexus(key);
         key
     }
@@ -286,9 +291,11 @@ impl Relay {
             || self.carries_flush(key)
             || self.may_be_registered(key)
             || nexus.astray
+            || nexus.is_lane() && self.is_lane_needed(key)
         {
             return;
         }
+        self.lane_given_up(now, key);
         match self.nexuses[key.0].state {
             WanState::Ready => {
                 let nexus = &mut self.nexuses[key.0];
@@ -326,6 +333,7 @@ impl Relay {
 
     pub(super) fn remove_nexus(&mut self, key: NexusKey) {
         let nexus = self.nexuses.remove(key.0);
+        self.lane_left(key, &nexus);
         self.nexus_timers.disarm(nexus_slot(key));
         self.log
             .remove_nexus(nexus.log_id)

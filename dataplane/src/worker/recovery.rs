@@ -14,6 +14,7 @@ use sluice_proto::iscsi::chap::Challenges;
 use super::compact::Compaction;
 use super::holding::Holding;
 use super::lan::SESSION_TASKS_MAX;
+use super::lanes::{Lanes, NO_COMPUTER};
 use super::relay::{Counters, Relay, RelayConfig, VOLUMES_MAX};
 use super::staging::Staging;
 use super::task::VolumeKey;
@@ -83,18 +84,23 @@ impl Relay {
         let sessions = config.sessions_max;
         let margin_segments = (log.room().segments_total / 64).max(1);
         // A nexus may outlive its session by a flush: twice as many.
-        let nexuses_max = sessions * 2;
-        let found = log
+        let computers_max = sessions * 2;
+        let known = log
             .nexuses()
-            .filter(|(_, entry)| target_of(&config, entry).is_some())
-            .count();
-        if found > nexuses_max {
+            .filter(|(_, entry)| target_of(&config, entry).is_some());
+        let (lanes, computers): (Vec<_>, Vec<_>) =
+            known.partition(|(_, entry)| entry.computer == NO_COMPUTER);
+        let found = computers.len();
+        if found > computers_max {
             return Err(StartError::NoNexuses {
                 found,
-                room: nexuses_max,
+                room: computers_max,
                 wanted: found.div_ceil(2),
             });
         }
+        // Those of before may be more, and are reinstated before they go.
+        let lanes_wanted = config.targets.iter().map(|target| target.lanes - 1).sum();
+        let nexuses_max = computers_max + lanes.len().max(lanes_wanted);
         let share_max = usize::from(super::login::target_config().max_data_items);
         let staging = Staging::new(pool, pages, nexuses_max, share_max)
             .ok_or(StartError::NoStaging { pages })?;
@@ -133,11 +139,12 @@ impl Relay {
             compaction: Compaction::default(),
             delayed: std::collections::VecDeque::with_capacity(tasks),
             starving: std::collections::VecDeque::with_capacity(nexuses_max),
-            flows: Vec::with_capacity(sessions * 4),
+            flows: Vec::with_capacity(sessions * 2 + nexuses_max),
             logins: Vec::with_capacity(sessions),
             lans_queued: std::collections::VecDeque::with_capacity(sessions),
             nexuses_queued: std::collections::VecDeque::with_capacity(nexuses_max),
             next_sweep: now,
+            lanes: config.targets.iter().map(|_| Lanes::default()).collect(),
             astray: vec![0; config.targets.len()],
             lan_timers: Wheel::new(slots(lans.capacity())),
             nexus_timers: Wheel::new(slots(nexuses.capacity())),
@@ -284,10 +291,13 @@ impl Relay {
                     .flush
                     .records(u16::try_from(number).expect("VOLUMES_MAX"))
                     > 0;
+                // A lane only if there is nobody else.
                 if let Some(volume) = self.volumes[number].as_mut()
                     && volume.target == Some(target)
                     && dirty
-                    && volume.flush_nexus.is_none()
+                    && volume
+                        .flush_nexus
+                        .is_none_or(|known| self.nexuses[known.0].is_lane())
                 {
                     volume.flush_nexus = Some(key);
                 }
@@ -352,6 +362,7 @@ mod tests {
                 chap: false,
                 wan_address: Ipv4Addr::new(198, 19, 0, 1),
                 durability: Durability::Memory,
+                lanes: 1,
             }],
             flush: FlushPolicy {
                 threshold_bytes: 1 << 20,

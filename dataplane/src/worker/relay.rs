@@ -26,6 +26,7 @@ use sluice_proto::scsi::same_lun;
 use super::compact::Compaction;
 use super::journal::Journal;
 use super::lan::Lan;
+use super::lanes::Lanes;
 use super::management::Function;
 use super::nexus::Nexus;
 use super::security::Security;
@@ -61,6 +62,8 @@ pub struct Target {
     pub wan_address: Ipv4Addr,
     /// When a plain write is acknowledged (C-2).
     pub durability: Durability,
+    /// Sessions that flush to it, 1 to [`super::lanes::LANES_MAX`].
+    pub lanes: usize,
 }
 
 /// Digests on one side of the relay (C-13).
@@ -128,6 +131,9 @@ pub struct Counters {
     pub wan_unproved: u64,
     pub wan_logins: u64,
     pub wan_losses: u64,
+    /// Flushed writes that went by another lane than the carrier, and those that a lane gave back.
+    pub lane_writes: u64,
+    pub lane_writes_back: u64,
     pub writes_held: u64,
     pub busy_no_room: u64,
     pub busy_wait_max: u64,
@@ -180,7 +186,7 @@ pub struct Counters {
 }
 
 impl Counters {
-    pub fn rows(&self) -> [(&'static str, u64); 41] {
+    pub fn rows(&self) -> [(&'static str, u64); 43] {
         [
             ("login_accepted", self.logins),
             ("login_refused", self.logins_refused),
@@ -190,6 +196,8 @@ impl Counters {
             ("wan_login_unproved", self.wan_unproved),
             ("wan_login", self.wan_logins),
             ("wan_session_lost", self.wan_losses),
+            ("lane_write", self.lane_writes),
+            ("lane_write_given_back", self.lane_writes_back),
             ("wan_async_event", self.wan_async_events),
             ("write_held_for_room", self.writes_held),
             ("busy_no_room", self.busy_no_room),
@@ -279,6 +287,8 @@ pub struct Relay {
     pub(super) lans_queued: VecDeque<LanKey>,
     pub(super) nexuses_queued: VecDeque<NexusKey>,
     pub(super) next_sweep: Time,
+    /// By target.
+    pub(super) lanes: Vec<Lanes>,
     /// Nexuses that are astray, by target.
     pub(super) astray: Vec<u32>,
     /// When each session and nexus is to be looked at, though nothing arrives.

@@ -425,6 +425,7 @@ impl Relay {
             && self.nexuses.iter().any(|(at, other)| {
                 Some(other.target) == self.volume(key).target
                     && other.is_ready()
+                    && !other.is_lane()
                     && self.may_carry(key, NexusKey(at))
             })
     }
@@ -440,12 +441,18 @@ impl Relay {
         }
     }
 
+    /// Whether it is known that the nexus may write the volume.
+    pub(super) fn is_let_in(&self, key: VolumeKey, nexus: NexusKey) -> bool {
+        self.standing(key, nexus, Deed::Write) == Standing::Free
+    }
+
     /// A record or sync of the flush has met a reservation. True: no nexus of
     /// ours may carry it, as far as is known (C-4).
-    pub(super) fn flush_conflict(&mut self, now: Time, key: VolumeKey) -> bool {
-        let Some(nexus) = self.volume(key).flush_nexus else {
-            return false;
-        };
+    pub(super) fn flush_conflict(&mut self, now: Time, nexus: NexusKey, key: VolumeKey) -> bool {
+        let is_lane = self.nexuses[nexus.0].is_lane();
+        if is_lane {
+            self.leave_lanes(now, key);
+        }
         let known = self.standing(key, nexus, Deed::Write);
         self.judged(
             now,
@@ -460,8 +467,11 @@ impl Relay {
         }
         let target = self.volume(key).target;
         matches!(known, Standing::Barred | Standing::Unclear)
+            && !is_lane
             && !self.nexuses.iter().any(|(at, other)| {
-                Some(other.target) == target && self.may_carry(key, NexusKey(at))
+                Some(other.target) == target
+                    && !other.is_lane()
+                    && self.may_carry(key, NexusKey(at))
             })
     }
 

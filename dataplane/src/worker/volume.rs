@@ -95,6 +95,8 @@ pub struct Volume {
     pub sampled_at: Time,
     /// The nexus whose WAN session carries the flush. Kept across its reconnects (C-8).
     pub flush_nexus: Option<NexusKey>,
+    /// By that alone until then.
+    pub lanes_from: Time,
     /// Response times of its storage.
     pub load: Load,
     pub flight: Flight,
@@ -232,6 +234,7 @@ impl Volume {
             retry_at: Time::ZERO,
             sampled_at: Time::ZERO,
             flush_nexus: None,
+            lanes_from: Time::ZERO,
             load: Load::new(now),
             flight: Flight::new(now),
             unsynced_since: None,

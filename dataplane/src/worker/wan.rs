@@ -213,7 +213,7 @@ impl Relay {
         self.note_departures(net, now, key);
         self.send_wanted(now, key);
         for volume in self.volume_keys() {
-            if self.volume(volume).flush_nexus == Some(key) {
+            if self.serves_flush(volume, key) {
                 self.flush_volume(now, volume);
             }
         }
@@ -377,7 +377,7 @@ impl Relay {
             left,
             kind,
             ..
-        } = self.wan_tasks.remove(at);
+        } = self.take_wan_task(at);
         let response = now.since(left.unwrap_or(sent));
         // RFC 7143 11.4.3: a response code other than 00h means the target failed, whatever the
         // status says. And an error without sense data (10.2) says nothing that a computer
@@ -396,9 +396,9 @@ impl Relay {
         match kind {
             WanKind::Flush { volume, record } => {
                 self.volume_mut(volume).load.sample(now, response);
-                self.flush_answered(net, now, volume, record, &ended);
+                self.flush_answered(net, now, nexus, volume, record, &ended);
             }
-            WanKind::FlushSync { volume } => self.sync_answered(net, now, volume, &ended),
+            WanKind::FlushSync { volume } => self.sync_answered(net, now, nexus, volume, &ended),
             WanKind::Chunk {
                 task,
                 volume,

@@ -15,7 +15,7 @@ use crate::budget::{self, MemoryBudget};
 use crate::raw::{self, Number, Text};
 use crate::{
     Config, Control, DataPlane, Digest, Digests, Driver, Fault, Flush, FlushPolicy, Iscsi, Journal,
-    Mode, PolicyError, Port,
+    LANES_MAX, Mode, PolicyError, Port,
 };
 
 const MIB: u64 = 1 << 20;
@@ -112,14 +112,29 @@ impl Checker<'_> {
         let wan_receive_bytes =
             self.pages("wan_receive_kib", raw.iscsi.wan_receive_kib.as_ref(), 256);
         let session_bytes = budget::session_bytes(wan_send_bytes, wan_receive_bytes);
+        // What is wrong with a target's number is said where the target is looked at.
+        let lanes = raw.target.iter().map(|target| {
+            let lanes = target.get_ref().lanes.as_ref();
+            lanes.map_or(1, |lanes| (*lanes.get_ref()).clamp(1, LANES_MAX.into()))
+        });
+        let lanes_beside = lanes.map(|lanes| lanes - 1).sum::<i64>();
+        let lanes_beside = u32::try_from(lanes_beside).unwrap_or(u32::MAX);
+        let lanes_bytes =
+            u64::from(lanes_beside) * budget::wan_buffers_bytes(wan_send_bytes, wan_receive_bytes);
 
-        let frames_min = budget::frames_bytes_min(ports, session_bytes) / MIB;
+        let frames_min = budget::frames_bytes_min(ports, session_bytes, lanes_bytes) / MIB;
         let frames_bytes = self.hugepages("frames_mib", own.frames_mib.as_ref(), 256, frames_min);
         // Directory, one segment to write, one to move live records to, one to spare.
         let log_bytes = self.hugepages("log_mib", own.log_mib.as_ref(), 256, 8);
         let sessions_kept =
             u32::try_from(budget::sessions_in_directory(log_bytes)).unwrap_or(u32::MAX);
-        let sessions_fit = budget::sessions_that_fit(frames_bytes, ports, session_bytes).max(1);
+        let sessions_kept = sessions_kept.saturating_sub(lanes_beside).max(1);
+        let sessions_fit =
+            budget::sessions_that_fit(frames_bytes, ports, session_bytes, lanes_bytes).max(1);
+        let beside = match lanes_beside {
+            0 => String::new(),
+            lanes => format!(" beside {lanes} lanes"),
+        };
         let sessions_max = match raw.iscsi.sessions_max.as_ref() {
             // Half of what fits: the rest is for packets on their way and for flows that close.
             None => (sessions_fit / 2).max(1).min(sessions_kept),
@@ -129,7 +144,7 @@ impl Checker<'_> {
                 }
                 Ok(sessions) if (1..=sessions_fit).contains(&sessions) => {
                     let hint = format!(
-                        "must be 1 to {sessions_kept}, as many as log_mib = {} has rows for in its directory; raise log_mib for more",
+                        "must be 1 to {sessions_kept}, as many as log_mib = {} has rows for in its directory{beside}; raise log_mib for more",
                         log_bytes / MIB,
                     );
                     self.bad("sessions_max", at, &hint);
@@ -137,7 +152,7 @@ impl Checker<'_> {
                 }
                 _ => {
                     let hint = format!(
-                        "must be 1 to {sessions_fit}, what fits in frames_mib = {} at {} KiB a session; raise frames_mib for more",
+                        "must be 1 to {sessions_fit}, what fits in frames_mib = {}{beside} at {} KiB a session; raise frames_mib for more",
                         frames_bytes / MIB,
                         session_bytes / 1024,
                     );
@@ -188,6 +203,7 @@ impl Checker<'_> {
             },
             wan_send_bytes,
             wan_receive_bytes,
+            lanes_beside,
         };
         let budget = MemoryBudget::derive(&dataplane, &iscsi, ports, 0);
         assert!(

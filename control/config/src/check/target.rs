@@ -4,8 +4,10 @@ use toml::Spanned;
 
 use super::Checker;
 use crate::iscsi_name::check_iscsi_name;
-use crate::raw::{self, Text};
-use crate::{Config, Durability, IdentityPolicy, Initiators, TARGETS_MAX, Target, lun_from_number};
+use crate::raw::{self, Number, Text};
+use crate::{
+    Config, Durability, IdentityPolicy, Initiators, LANES_MAX, TARGETS_MAX, Target, lun_from_number,
+};
 
 impl Checker<'_> {
     pub(super) fn targets(&mut self, raw: &[Spanned<raw::Target>], config: &Config) -> Vec<Target> {
@@ -47,6 +49,7 @@ impl Checker<'_> {
                 identity: self.identity(raw.identity.as_ref()),
                 chap: raw.chap,
                 luns: self.luns(raw.luns.as_deref()),
+                lanes: self.lanes(raw.lanes.as_ref()),
             });
         }
         targets
@@ -61,6 +64,11 @@ impl Checker<'_> {
                 IdentityPolicy::Pass
             }
         }
+    }
+
+    fn lanes(&mut self, raw: Option<&Number>) -> u32 {
+        let lanes = self.number("lanes", raw, 1, 1, u64::from(LANES_MAX));
+        u32::try_from(lanes).expect("LANES_MAX")
     }
 
     fn luns(&mut self, raw: Option<&[Spanned<i64>]>) -> Vec<u64> {

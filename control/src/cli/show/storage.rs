@@ -50,14 +50,17 @@ pub(super) fn sessions(source: &Source, err: &mut dyn Write) -> Answer {
     let mut json = Vec::new();
     for (index, session) in source.rows::<Session>(err) {
         let age_s = source.age_s(session.since_ns);
+        // One that carries a flush beside a computer's is of none.
+        let is_lane = session.computer.ip().is_unspecified();
         json.push(json!({
             "index": index,
+            "lane": is_lane,
             "target": session.target.as_str(),
             "storage": session.storage.to_string(),
             "lun": session.lun.map(lun_json),
             "volume": session.volume,
             "initiator": session.initiator.as_str(),
-            "computer": session.computer.to_string(),
+            "computer": (!is_lane).then(|| session.computer.to_string()),
             "state": state(session.lan_connected),
             "lan": { "isid": hex(&session.lan_isid, ""), "tsih": session.lan_tsih, "state": state(session.lan_connected) },
             "wan": { "isid": hex(&session.wan_isid, ""), "tsih": session.wan_tsih, "state": state(session.wan_connected) },
@@ -67,7 +70,11 @@ pub(super) fn sessions(source: &Source, err: &mut dyn Write) -> Answer {
         }));
         text.row([
             session.initiator.to_string(),
-            session.computer.to_string(),
+            if is_lane {
+                "(lane)".to_owned()
+            } else {
+                session.computer.to_string()
+            },
             name(&session.target, session.lun),
             session.storage.to_string(),
             state(session.lan_connected).to_owned(),

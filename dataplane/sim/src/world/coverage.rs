@@ -148,6 +148,8 @@ impl World {
             ("reads_uncached", relay("read_uncached")),
             ("records_superseded", relay("record_superseded")),
             ("records_moved", relay("record_moved")),
+            ("lane_writes", relay("lane_write")),
+            ("lane_writes_given_back", relay("lane_write_given_back")),
             ("records_joined", relay("record_joined")),
             ("commands_overwrote", relay("command_overwrote")),
             ("computer_reinstatements", relay("session_reinstated")),

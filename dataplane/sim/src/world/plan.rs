@@ -253,6 +253,7 @@ impl Plan {
         if targets > 1 && journal_random.chance(40) {
             contracts.fill_with(|| self::contract(&mut journal_random));
         }
+        let lanes = [1, 1, 2, 3][journal_random.below(4)];
         let count = volumes.len();
         let storage = storage(random, options, volumes, sides[1]);
         let config = RelayConfig {
@@ -268,6 +269,7 @@ impl Plan {
                     chap: sides[0].chap,
                     wan_address: RELAY_WAN,
                     durability: contracts[number],
+                    lanes,
                 })
                 .collect(),
             flush: FlushPolicy {
