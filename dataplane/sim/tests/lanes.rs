@@ -223,3 +223,17 @@ fn lanes_leave_with_the_last_computer() {
     assert_eq!(course.site.usage().nexuses, 0);
     assert_eq!(course.site.storage.writes_by_session().len(), 0);
 }
+
+#[test]
+fn lanes_that_had_no_time_to_log_in_come_with_the_next_computer() {
+    let mut course = Course::of(SIZE);
+    course.write(1);
+    course.drain();
+    course.site.close(&course.session);
+    course.site.run(2 * SECOND);
+    course.session = course.site.login(0, 0, 1);
+    course.write(20);
+    course.site.run(3 * SECOND);
+    assert_eq!(course.site.storage.writes_by_session().len(), 3);
+    course.drain();
+}

@@ -89,7 +89,7 @@ impl Relay {
     /// in, the next one has time.
     pub(super) fn lane_given_up(&mut self, now: Time, key: NexusKey) {
         let nexus = &self.nexuses[key.0];
-        if nexus.is_lane() && !nexus.established {
+        if nexus.is_lane() && !nexus.established && nexus.attempts >= ATTEMPTS_OF_NEW {
             self.lanes[nexus.target].opens_at = now + PAUSE;
         }
     }
