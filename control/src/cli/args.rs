@@ -206,6 +206,8 @@ pub(super) enum Shown {
     Sessions,
     /// Volumes: state, what is cached, how old the oldest of it is
     Volumes,
+    /// What volumes' writes, reads and flushed writes take, of the last 10 to 20 s
+    Latency,
     /// Memory: pages, frames, write cache
     Buffers,
     /// The journal: state, how full it is

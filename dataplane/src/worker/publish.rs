@@ -16,6 +16,7 @@ use sluice_proto::cache::flush::policy::FlushPolicy;
 
 use super::events::Events;
 use super::journal::Health;
+use super::latency::Kind;
 use super::load::ms_until;
 use super::relay::{Mode, Relay, Target, VOLUMES_MAX};
 use super::step::Worker;
@@ -601,6 +602,9 @@ impl Relay {
             failed_stamp: volume.failure.stamp,
             drain: self.drain_of(Some(key)),
             held_up: self.held_up(key),
+            write_latency: volume.latencies.shown(Kind::Write),
+            read_latency: volume.latencies.shown(Kind::Read),
+            flush_latency: volume.latencies.shown(Kind::Flush),
         }
     }
 
@@ -664,11 +668,14 @@ impl Relay {
             failed_stamp: 0,
             drain: self.drain_of(None),
             held_up: tables::HeldUp::No,
+            write_latency: tables::Latency::default(),
+            read_latency: tables::Latency::default(),
+            flush_latency: tables::Latency::default(),
         }
     }
 }
 
-fn micros(time: Duration) -> u64 {
+pub(super) fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 

@@ -72,6 +72,8 @@ impl Worker {
 
     /// One round over everything that is there to do.
     pub fn step(&mut self, now: Time, io: &mut Io<'_>) -> Next {
+        // What the step before answered has gone out with it.
+        self.relay.count_answered(now);
         let mut did_work = self.receive(now, io);
         while let Some((flow, event)) = self.tcp.next_event() {
             did_work = true;
@@ -95,6 +97,10 @@ impl Worker {
         if let Some(control) = &mut io.control {
             control.run(now, self, io.ports);
             deadline = deadline.min(control.deadline());
+        }
+        if !did_work {
+            // The next one may be long in coming.
+            self.relay.count_answered(now);
         }
         Next { did_work, deadline }
     }
