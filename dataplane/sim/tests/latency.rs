@@ -147,3 +147,31 @@ fn a_held_write_counts_its_time_of_waiting() {
     assert!(longest >= held_for && longest < held_for * 2, "{writes:?}");
     assert!(writes.p50_us < writes.max_us, "the others waited less");
 }
+
+/// Several writes are out at a time, and their answers come one behind the other: each
+/// left when its bytes did, not when the answer before it came.
+#[test]
+fn a16_no_flushed_write_takes_less_than_the_way_there_and_back() {
+    let mut shown = far("there-and-back", Durability::Memory);
+    let site = &mut shown.site;
+    let mut computer = site.login(0, 0, 1);
+    for round in 0..5 {
+        for number in 1..=30 {
+            // No neighbours, so that none is joined to another.
+            let lba = u64::from(number * 16 + round);
+            assert_eq!(site.write(&mut computer, lba, number), Some(GOOD));
+            site.run(Duration::from_millis(u64::from(number % 5)));
+        }
+        assert_eq!(site.synchronize(&mut computer), Some(GOOD));
+    }
+    site.run(Duration::from_secs(1));
+    let row = shown.volume();
+    assert!(row.flush_latency.count > 100, "{:?}", row.flush_latency);
+    assert!(
+        row.flush_latency.max_us < 100_000,
+        "{:?}",
+        row.flush_latency
+    );
+    let at_rest = Duration::from_micros(row.load_at_rest_us);
+    assert!(at_rest >= RTT, "{at_rest:?}");
+}

@@ -145,6 +145,7 @@ impl Relay {
             logins: Vec::with_capacity(sessions),
             lans_queued: std::collections::VecDeque::with_capacity(sessions),
             nexuses_queued: std::collections::VecDeque::with_capacity(nexuses_max),
+            departing: Vec::with_capacity(nexuses_max),
             next_sweep: now,
             lanes: config.targets.iter().map(|_| Lanes::default()).collect(),
             astray: vec![0; config.targets.len()],

@@ -288,6 +288,8 @@ pub struct Relay {
     pub(super) logins: Vec<LanKey>,
     pub(super) lans_queued: VecDeque<LanKey>,
     pub(super) nexuses_queued: VecDeque<NexusKey>,
+    /// Nexuses with commands whose last data has not left.
+    pub(super) departing: Vec<NexusKey>,
     pub(super) next_sweep: Time,
     /// By target.
     pub(super) lanes: Vec<Lanes>,

@@ -89,6 +89,7 @@ impl Worker {
         };
         did_work |= self.relay.work(&mut net, now);
         self.tcp.poll(now, &mut self.pool, &mut self.outbox);
+        self.relay.note_departures(&self.tcp, now);
         self.router.poll(now, &mut self.pool, &mut self.tx);
         did_work |= self.transmit(now, io);
         self.counters.steps += 1;

@@ -211,7 +211,6 @@ impl Relay {
                 return false;
             }
         }
-        self.note_departures(net, now, key);
         self.send_wanted(now, key);
         for volume in self.volume_keys() {
             if self.serves_flush(volume, key) {
