@@ -744,6 +744,11 @@ fn changes_are_made_kept_and_made_again() {
         assert!(said.err.contains(message), "{args:?}: {}", said.err);
     }
 
+    let said = site.ctl(&["set", "flush", "--period-ms", "1.5"]);
+    assert_eq!(said.code, 2);
+    let message = "'1.5' for '--period-ms <N>': must be a whole number, 10 to 3600000";
+    assert!(said.err.contains(message), "{}", said.err);
+
     // The daemon is killed and comes back; then the data plane.
     site.kill_daemon();
     assert_eq!(site.ctl(&["set", "flush", "--period-ms", "300"]).code, 4);

@@ -637,12 +637,14 @@ impl Relay {
 
     fn unseen_row(&self, target: usize, lun: u64) -> tables::Volume {
         let target = &self.config.targets[target];
+        // It may have been set for this one, which shows it before anybody logs in.
+        let policy = self.policy_of(&target.name, lun);
         tables::Volume {
             target: text(&target.name),
             lun,
             storage: target.address,
             state: tables::VolumeState::Disconnected,
-            durability: target.durability,
+            durability: self.contract_over(target.durability),
             load_us: 0,
             load_p99_us: 0,
             dirty_bytes: 0,
@@ -660,9 +662,9 @@ impl Relay {
             full_in_ms: None,
             room_bytes: 0,
             sessions: 0,
-            flush_threshold_bytes: self.config.flush.threshold_bytes,
-            flush_period_ns: u64::try_from(self.config.flush.period.as_nanos()).unwrap_or(u64::MAX),
-            flush_load_limit_us: self.config.flush.load_limit(Duration::ZERO).map(micros),
+            flush_threshold_bytes: policy.threshold_bytes,
+            flush_period_ns: u64::try_from(policy.period.as_nanos()).unwrap_or(u64::MAX),
+            flush_load_limit_us: policy.load_limit(Duration::ZERO).map(micros),
             load_at_rest_us: 0,
             failed_writes: 0,
             failed_stamp: 0,
