@@ -296,6 +296,22 @@ fn show_volumes(writer: &mut SegmentWriter, model: &Model) {
             } else {
                 HeldUp::No
             },
+            write_latency: Latency {
+                count: 2_000,
+                p50_us: 90,
+                p90_us: 120,
+                p99_us: 850,
+                p999_us: 12_000,
+                max_us: 31_000,
+                total_count: 50_000,
+                total_max_us: 2_500_000,
+            },
+            read_latency: Latency {
+                total_count: 7,
+                total_max_us: 44_000,
+                ..Latency::default()
+            },
+            flush_latency: Latency::default(),
         };
         writer.put(index, &volume);
     }
@@ -509,6 +525,10 @@ fn every_table_is_shown_for_people_and_for_scripts() {
         ("neighbours", "02:00:00:00:00:10"),
         ("sessions", "iqn.2004-03.example.storage:vol0/1"),
         ("volumes", "64.0 MiB"),
+        (
+            "latency",
+            "2000  90 us  120 us  850 us  12.0 ms  31.0 ms         50000           2.5 s",
+        ),
         ("buffers", "no hugepages are free"),
         ("drops", "net.ttl_expired      3"),
         ("runtime", "90.5 %"),
@@ -529,8 +549,20 @@ fn every_table_is_shown_for_people_and_for_scripts() {
     assert_eq!(volume["durability"], "memory");
     assert_eq!(volume["load_p99_us"], 90_000);
     assert_eq!(volume["coalescing_ratio"], 2.0);
+    assert_eq!(volume["latency"]["write"]["p999_us"], 12_000);
+    assert_eq!(volume["latency"]["flush"]["total_count"], 0);
     assert_eq!(volume["drained_in_s"], 1.5);
     assert_eq!(volume["full_in_s"], Value::Null);
+    let latency = site.ctl(&["show", "latency", "-j"]).json();
+    assert_eq!(latency.as_array().unwrap().len(), 6, "a volume and kind");
+    let reads = &latency[4];
+    assert_eq!((&reads["lun"], &reads["kind"]), (&2.into(), &"read".into()));
+    assert_eq!(
+        (&reads["count"], &reads["total_count"]),
+        (&0.into(), &7.into())
+    );
+    assert_eq!(reads["p99_us"], Value::Null, "none of late");
+    assert_eq!(reads["total_max_us"], 44_000);
     let session = &site.ctl(&["show", "sessions", "-j"]).json()[0];
     assert_eq!(session["lan"]["isid"], "800102030405");
     assert_eq!(session["wan"]["state"], "disconnected");
@@ -562,6 +594,7 @@ fn top_is_refreshed_so_many_times() {
     assert_eq!(lines.len(), 2);
     assert_eq!(lines[1]["volumes"][0]["epochs_pending"], 2);
     assert_eq!(lines[1]["volumes"][0]["written_bytes_per_s"], 3 << 20);
+    assert_eq!(lines[1]["volumes"][0]["write_p99_us"], 850);
     assert_eq!(site.ctl(&["top", "--count", "0"]).code, 2);
 }
 
@@ -710,6 +743,11 @@ fn changes_are_made_kept_and_made_again() {
         assert_eq!(said.code, 1, "{args:?}");
         assert!(said.err.contains(message), "{args:?}: {}", said.err);
     }
+
+    let said = site.ctl(&["set", "flush", "--period-ms", "1.5"]);
+    assert_eq!(said.code, 2);
+    let message = "'1.5' for '--period-ms <N>': must be a whole number, 10 to 3600000";
+    assert!(said.err.contains(message), "{}", said.err);
 
     // The daemon is killed and comes back; then the data plane.
     site.kill_daemon();

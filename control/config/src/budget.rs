@@ -8,7 +8,7 @@
 //!          └─ rest:    packets on their way, flows that close
 //! log     ─── the write cache
 //! index   ─── what is kept on the heap of each page of the log
-//! tables  ─── what is kept on the heap of each session
+//! tables  ─── what is kept on the heap of each session and volume
 //! segment ─── the control segment
 //! ```
 //!
@@ -60,7 +60,7 @@ pub struct MemoryBudget {
     pub log_bytes: u64,
     /// What the heap holds of the log's records: slab, index, flush queue, journal.
     pub index_bytes: u64,
-    /// What the heap holds of sessions and their commands.
+    /// What the heap holds of sessions, their commands, and volumes.
     pub tables_bytes: u64,
     pub segment_bytes: u64,
 }
@@ -90,17 +90,22 @@ impl MemoryBudget {
     pub const WAN_BYTES_PER_SEND_KIB: u64 = 108;
     /// A frame that is kept, up to twice in a list that doubles.
     pub const WAN_BYTES_PER_RECEIVE_KIB: u64 = 232;
-    /// Of each command under way: the task, its command to the storage, a place in two queues.
-    pub const TASK_BYTES: u64 = 400 + 72 + 16;
+    /// Of each command under way: the task, its command to the storage, a place in two queues,
+    /// and in the list of those answered in a step.
+    pub const TASK_BYTES: u64 = 400 + 72 + 16 + 16;
     /// Commands of one session.
     pub const TASKS_PER_SESSION: u64 = 128;
+    /// Of each volume: six histograms of latency (11 KiB each).
+    pub const VOLUME_BYTES: u64 = 6 * 11 * 1024;
+    /// Volumes that are cached.
+    pub const VOLUMES_MAX: u64 = 64;
     /// Commands of all sessions.
     pub const TASKS_MAX: u64 = 16_384;
 
     /// The budget of a checked configuration.
     #[must_use]
     pub fn of(config: &Config) -> Self {
-        // LUNs that only a login tells come on top, 4 bytes a page each.
+        // LUNs that only a login tells come on top: 4 bytes a page each, and a volume's own.
         let volumes = config.targets.iter().map(|target| target.luns.len()).sum();
         let mut budget = Self::derive(&config.dataplane, &config.iscsi, &config.ports, volumes);
         if config.journal.is_some() {
@@ -131,7 +136,8 @@ impl MemoryBudget {
                 * (INDEX_BYTES_PER_LOG_PAGE + volumes as u64 * VOLUME_BYTES_PER_LOG_PAGE),
             tables_bytes: sessions * (Self::SESSION_BYTES + 2 * Self::wan_flow_bytes(iscsi))
                 + lanes * (Self::NEXUS_BYTES + Self::wan_flow_bytes(iscsi))
-                + tasks * Self::TASK_BYTES,
+                + tasks * Self::TASK_BYTES
+                + (volumes as u64).min(Self::VOLUMES_MAX) * Self::VOLUME_BYTES,
             segment_bytes: SEGMENT_BYTES_MAX,
         }
     }

@@ -4,6 +4,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
+use sluice_config::{
+    LOAD_LIMIT_MS_MAX, LOAD_LIMIT_PERCENT_MAX, LOAD_LIMIT_PERCENT_MIN, PERIOD_MS_MAX,
+    PERIOD_MS_MIN, THRESHOLD_KIB_MIN,
+};
 
 use crate::CONFIG_VARIABLE;
 
@@ -121,18 +125,19 @@ pub(super) enum SetAction {
             long,
             value_name = "N",
             required_unless_present_any = ["period_ms", "load_limit_ms", "load_limit_percent"],
-            allow_negative_numbers = true
+            allow_negative_numbers = true,
+            value_parser = threshold_kib
         )]
         threshold_kib: Option<i64>,
         /// Flush a volume at least so often
-        #[arg(long, value_name = "N", allow_negative_numbers = true)]
+        #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = period_ms)]
         period_ms: Option<i64>,
         /// Skip a volume while its storage takes longer than this to answer; 0: never
-        #[arg(long, value_name = "N", allow_negative_numbers = true)]
+        #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = load_limit_ms)]
         load_limit_ms: Option<i64>,
         /// Skip a volume while its storage takes longer than this share of its response time
         /// at rest; 0: never
-        #[arg(long, value_name = "N", allow_negative_numbers = true)]
+        #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = load_limit_percent)]
         load_limit_percent: Option<i64>,
     },
 }
@@ -206,6 +211,8 @@ pub(super) enum Shown {
     Sessions,
     /// Volumes: state, what is cached, how old the oldest of it is
     Volumes,
+    /// What volumes' writes, reads and flushed writes take, of the last 10 to 20 s
+    Latency,
     /// Memory: pages, frames, write cache
     Buffers,
     /// The journal: state, how full it is
@@ -221,4 +228,30 @@ fn seconds(text: &str) -> Result<Duration, String> {
         .ok()
         .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
         .ok_or_else(|| "not a number of seconds".to_owned())
+}
+
+/// The daemon judges the number, which knows the configuration; what is none has a range, too.
+fn whole(text: &str, range: impl FnOnce() -> String) -> Result<i64, String> {
+    text.parse()
+        .map_err(|_| format!("must be a whole number, {}", range()))
+}
+
+fn threshold_kib(text: &str) -> Result<i64, String> {
+    whole(text, || {
+        format!("{THRESHOLD_KIB_MIN} to the size of the write cache")
+    })
+}
+
+fn period_ms(text: &str) -> Result<i64, String> {
+    whole(text, || format!("{PERIOD_MS_MIN} to {PERIOD_MS_MAX}"))
+}
+
+fn load_limit_ms(text: &str) -> Result<i64, String> {
+    whole(text, || format!("1 to {LOAD_LIMIT_MS_MAX}, or 0 for none"))
+}
+
+fn load_limit_percent(text: &str) -> Result<i64, String> {
+    whole(text, || {
+        format!("{LOAD_LIMIT_PERCENT_MIN} to {LOAD_LIMIT_PERCENT_MAX}, or 0 for none")
+    })
 }

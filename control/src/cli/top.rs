@@ -11,7 +11,9 @@ use serde_json::{Value, json};
 use sluice_hugepages::shm::{SegmentReader, monotonic_ns};
 use sluice_hugepages::tables::{Buffers, Runtime, Volume};
 
-use super::show::{coalescing_ratio, lun_json, state, until, volume_name};
+use super::show::{
+    coalescing_ratio, latency_text, lun_json, percentile, state, until, volume_name,
+};
 use super::table::{self, TextTable};
 use super::{Answer, Args, CliError};
 
@@ -62,6 +64,10 @@ fn volumes(reader: &SegmentReader) -> Vec<Volume> {
     volumes
 }
 
+fn write_p99_us(volume: &Volume) -> Option<u64> {
+    percentile(&volume.write_latency, volume.write_latency.p99_us)
+}
+
 #[expect(
     clippy::cast_precision_loss,
     reason = "nanoseconds of years are exact to a microsecond"
@@ -92,6 +98,7 @@ fn as_json(reader: &SegmentReader) -> Value {
                 "epochs_pending": volume.epochs_pending,
                 "load_us": volume.load_us,
                 "load_p99_us": volume.load_p99_us,
+                "write_p99_us": write_p99_us(volume),
                 "coalescing_ratio": coalescing_ratio(volume),
                 "drained_in_ms": volume.drained_in_ms,
                 "full_in_ms": volume.full_in_ms,
@@ -125,6 +132,7 @@ fn as_text(reader: &SegmentReader) -> String {
         ">epochs",
         ">load",
         ">p99",
+        ">write p99",
         ">coalesced",
         ">drained in",
         ">full in",
@@ -141,6 +149,7 @@ fn as_text(reader: &SegmentReader) -> String {
             volume.epochs_pending.to_string(),
             table::seconds(volume.load_us as f64 / 1e6),
             table::seconds(volume.load_p99_us as f64 / 1e6),
+            latency_text(write_p99_us(&volume)),
             format!("{:.2}", coalescing_ratio(&volume)),
             until(volume.drained_in_ms),
             until(volume.full_in_ms),

@@ -154,6 +154,9 @@ mod tests {
             failed_stamp,
             drain: Drain::No,
             held_up: HeldUp::No,
+            write_latency: Default::default(),
+            read_latency: Default::default(),
+            flush_latency: Default::default(),
         }
     }
 

@@ -6,83 +6,15 @@
     reason = "a test ends where its site does not hold"
 )]
 
-use std::fs;
-use std::path::PathBuf;
+mod shown;
+
 use std::time::Duration;
 
-use sluice_dataplane::worker::publish::{Facts, Publisher, StartFacts};
-use sluice_hugepages::shm::{Birth, SegmentReader, SegmentWriter};
 use sluice_hugepages::tables::*;
-use sluice_sim::site::{STORAGE, Session as Computer, Site, Size, TARGETS};
+use sluice_sim::site::{STORAGE, TARGETS};
 use sluice_sim::storage::{LUN, PORT};
 
-const GOOD: u8 = 0;
-
-struct Shown {
-    site: Site,
-    directory: PathBuf,
-    reader: SegmentReader,
-}
-
-impl Shown {
-    fn new(name: &str) -> Self {
-        let name = format!("sluice-rows-{name}-{}", std::process::id());
-        let directory = std::env::temp_dir().join(name);
-        fs::create_dir_all(&directory).unwrap();
-        let path = directory.join("control.seg");
-        let mut site = Site::of(Size::SMALL, |storage| {
-            storage.latency_max = Duration::from_millis(2);
-        });
-        let segment = SegmentWriter::create(&path, Birth::now()).unwrap();
-        let facts = Facts {
-            core: Some(1),
-            frames_backing: (Backing::Anonymous, "a test".to_owned()),
-            log_backing: Backing::Anonymous,
-            log_bytes: Size::SMALL.log_len as u64,
-            journal: None,
-            ticks_per_second: 1,
-            start: StartFacts {
-                kind: StartKind::New,
-                records: 0,
-                took: Duration::ZERO,
-            },
-        };
-        site.control = Some(Publisher::new(segment, facts));
-        let reader = SegmentReader::open(&path).unwrap();
-        Self {
-            site,
-            directory,
-            reader,
-        }
-    }
-
-    fn rows<T: Row>(&mut self) -> Vec<T> {
-        self.site.run(Duration::from_millis(300));
-        let table = self.reader.rows::<T>();
-        assert_eq!((table.stale, table.malformed), (0, 0));
-        table.rows.into_iter().map(|(_, row)| row).collect()
-    }
-
-    /// The row of the first target's unit, which is what the tests write to.
-    fn volume(&mut self) -> Volume {
-        let mut rows = self.rows::<Volume>();
-        assert_eq!(rows.len(), 2, "one a configured unit");
-        let at = rows
-            .iter()
-            .position(|row| row.target.as_str() == TARGETS[0]);
-        rows.swap_remove(at.unwrap())
-    }
-
-    fn write(&mut self, computer: &mut Computer, lba: u64) {
-        assert_eq!(self.site.write(computer, lba, 1), Some(GOOD));
-    }
-}
-
-impl Drop for Shown {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.directory);
-    }
-}
+use shown::Shown;
 
 #[test]
 fn a6_the_session_rows_of_a_running_worker() {

@@ -354,6 +354,7 @@ impl Relay {
             cdb: command.cdb,
             cdb_rest,
             expected_len: command.expected_len,
+            begun: now,
             deadline: now + self.config.wait_max,
             moved: now,
             arrival: self.arrivals,

@@ -329,10 +329,15 @@ impl Relay {
     /// The contract in force: `journal` is `storage` when the journal was given up,
     /// and each is while the relay drains.
     pub(super) fn contract(&self, key: VolumeKey) -> Durability {
+        self.contract_over(self.volume(key).contract)
+    }
+
+    /// The same of a volume whose own is this one.
+    pub(super) fn contract_over(&self, own: Durability) -> Durability {
         if self.draining_since.is_some() {
             return Durability::Storage;
         }
-        match (self.volume(key).contract, &self.journal) {
+        match (own, &self.journal) {
             (Durability::Journal, Some(journal)) => match journal.health {
                 Health::GivenUp(_) => Durability::Storage,
                 _ => Durability::Journal,

@@ -8,7 +8,7 @@
 //! [`wan`] the lives of the two sides' sessions, `probe` what the storage is asked
 //! first, `send` what goes out to it and `loss` what comes back undone,
 //! [`journal`] what is asked of the journal and when that is answered,
-//! [`drain`] how it is emptied, [`upkeep`] what time brings, [`recovery`] what a start finds, [`publish`] what operators see,
+//! [`drain`] how it is emptied, [`upkeep`] what time brings, [`recovery`] what a start finds, [`publish`] what operators see, [`latency`] how long commands take,
 //! [`writable`] whether the storage takes writes at all, [`failure`] what follows
 //! when it does not take one that was acknowledged, [`reservation`] from
 //! whom, [`attention`] what it has to say of itself, and [`security`] who must
@@ -31,6 +31,7 @@ pub mod inquiry;
 pub mod journal;
 pub mod lan;
 pub mod lanes;
+pub mod latency;
 pub mod line;
 mod load;
 pub mod login;

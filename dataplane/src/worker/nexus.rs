@@ -122,6 +122,8 @@ pub struct Nexus {
     /// Commands whose last data is in the stream and has not left for the storage: where
     /// it ends there, and when the command was given.
     pub leaving: VecDeque<(u64, usize, Time)>,
+    /// In the relay's list of those that have such.
+    pub departs: bool,
     /// When bytes were last acknowledged, or none were outstanding.
     pub progressed: Time,
     /// Commands of an earlier session may still be under way at the storage.
@@ -253,6 +255,7 @@ impl Relay {
             login_response: Duration::ZERO,
             sent: 0,
             leaving: VecDeque::with_capacity(usize::from(WAN_TASKS_MAX)),
+            departs: false,
             acknowledged: 0,
             progressed: Time::ZERO,
             out_bytes: 0,
@@ -340,6 +343,7 @@ impl Relay {
             .expect("the row of a nexus of ours");
         self.journal_row(RowTable::Nexus, nexus.log_id.0);
         self.nexuses_queued.retain(|&queued| queued != key);
+        self.departing.retain(|&departing| departing != key);
         self.starving.retain(|&starving| starving != key);
         self.forget_registrations(key);
         for volume in self.volumes.iter_mut().flatten() {

@@ -16,6 +16,7 @@ use sluice_proto::cache::flush::policy::FlushPolicy;
 
 use super::events::Events;
 use super::journal::Health;
+use super::latency::Kind;
 use super::load::ms_until;
 use super::relay::{Mode, Relay, Target, VOLUMES_MAX};
 use super::step::Worker;
@@ -601,6 +602,9 @@ impl Relay {
             failed_stamp: volume.failure.stamp,
             drain: self.drain_of(Some(key)),
             held_up: self.held_up(key),
+            write_latency: volume.latencies.shown(Kind::Write),
+            read_latency: volume.latencies.shown(Kind::Read),
+            flush_latency: volume.latencies.shown(Kind::Flush),
         }
     }
 
@@ -633,12 +637,14 @@ impl Relay {
 
     fn unseen_row(&self, target: usize, lun: u64) -> tables::Volume {
         let target = &self.config.targets[target];
+        // It may have been set for this one, which shows it before anybody logs in.
+        let policy = self.policy_of(&target.name, lun);
         tables::Volume {
             target: text(&target.name),
             lun,
             storage: target.address,
             state: tables::VolumeState::Disconnected,
-            durability: target.durability,
+            durability: self.contract_over(target.durability),
             load_us: 0,
             load_p99_us: 0,
             dirty_bytes: 0,
@@ -656,19 +662,22 @@ impl Relay {
             full_in_ms: None,
             room_bytes: 0,
             sessions: 0,
-            flush_threshold_bytes: self.config.flush.threshold_bytes,
-            flush_period_ns: u64::try_from(self.config.flush.period.as_nanos()).unwrap_or(u64::MAX),
-            flush_load_limit_us: self.config.flush.load_limit(Duration::ZERO).map(micros),
+            flush_threshold_bytes: policy.threshold_bytes,
+            flush_period_ns: u64::try_from(policy.period.as_nanos()).unwrap_or(u64::MAX),
+            flush_load_limit_us: policy.load_limit(Duration::ZERO).map(micros),
             load_at_rest_us: 0,
             failed_writes: 0,
             failed_stamp: 0,
             drain: self.drain_of(None),
             held_up: tables::HeldUp::No,
+            write_latency: tables::Latency::default(),
+            read_latency: tables::Latency::default(),
+            flush_latency: tables::Latency::default(),
         }
     }
 }
 
-fn micros(time: Duration) -> u64 {
+pub(super) fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 

@@ -15,6 +15,7 @@ use super::compact::Compaction;
 use super::holding::Holding;
 use super::lan::SESSION_TASKS_MAX;
 use super::lanes::{Lanes, NO_COMPUTER};
+use super::latency::Recorder;
 use super::relay::{Counters, Relay, RelayConfig, VOLUMES_MAX};
 use super::staging::Staging;
 use super::task::VolumeKey;
@@ -137,12 +138,14 @@ impl Relay {
             held: std::collections::VecDeque::with_capacity(tasks),
             room_moved: false,
             compaction: Compaction::default(),
+            latency: Recorder::new(tasks),
             delayed: std::collections::VecDeque::with_capacity(tasks),
             starving: std::collections::VecDeque::with_capacity(nexuses_max),
             flows: Vec::with_capacity(sessions * 2 + nexuses_max),
             logins: Vec::with_capacity(sessions),
             lans_queued: std::collections::VecDeque::with_capacity(sessions),
             nexuses_queued: std::collections::VecDeque::with_capacity(nexuses_max),
+            departing: Vec::with_capacity(nexuses_max),
             next_sweep: now,
             lanes: config.targets.iter().map(|_| Lanes::default()).collect(),
             astray: vec![0; config.targets.len()],
@@ -328,6 +331,7 @@ mod tests {
     use sluice_proto::cache::flush::policy::FlushPolicy;
     use sluice_proto::iscsi::InitiatorConn;
 
+    use super::super::latency::{Answered, Latencies};
     use super::super::relay::{Digests, Mode, Target};
     use super::super::security::Security;
     use super::super::task::{Task, TaskKey, WanTask};
@@ -422,16 +426,25 @@ mod tests {
     }
 
     /// The budget is checked before anything is allocated, by a crate that knows no room of
-    /// this one: what it takes a session and a command for must not be less than they are.
+    /// this one: what it takes a session, a command and a volume for must not be less than they are.
     #[test]
-    fn the_budget_covers_sessions_and_commands() {
+    fn the_budget_covers_sessions_commands_and_volumes() {
         let bytes = |len: usize| u64::try_from(len).expect("small");
         assert_eq!(bytes(SESSION_TASKS_MAX), MemoryBudget::TASKS_PER_SESSION);
         assert_eq!(bytes(TASKS_MAX), MemoryBudget::TASKS_MAX);
-        let task = size_of::<Task>() + size_of::<WanTask>() + 2 * size_of::<TaskKey>();
+        let task = size_of::<Task>()
+            + size_of::<WanTask>()
+            + 2 * size_of::<TaskKey>()
+            + size_of::<Answered>();
         assert!(
             bytes(task) <= MemoryBudget::TASK_BYTES,
             "{task} bytes a command"
+        );
+        assert_eq!(bytes(VOLUMES_MAX), MemoryBudget::VOLUMES_MAX);
+        let volume = Latencies::heap_len();
+        assert!(
+            bytes(volume) <= MemoryBudget::VOLUME_BYTES,
+            "{volume} bytes a volume"
         );
         let session = super::super::login::target_config().connection_len()
             + size_of::<Lan>()

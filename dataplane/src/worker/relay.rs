@@ -27,6 +27,7 @@ use super::compact::Compaction;
 use super::journal::Journal;
 use super::lan::Lan;
 use super::lanes::Lanes;
+use super::latency::Recorder;
 use super::management::Function;
 use super::nexus::Nexus;
 use super::security::Security;
@@ -276,6 +277,7 @@ pub struct Relay {
     /// Room or a share of it has come free otherwise than by a flush.
     pub(super) room_moved: bool,
     pub(super) compaction: Compaction,
+    pub(super) latency: Recorder,
     /// Writes in the log whose answer is held back, and until when; the first is due first.
     pub(super) delayed: VecDeque<(Time, TaskKey)>,
     /// Nexuses with reads that found no staging page.
@@ -286,6 +288,8 @@ pub struct Relay {
     pub(super) logins: Vec<LanKey>,
     pub(super) lans_queued: VecDeque<LanKey>,
     pub(super) nexuses_queued: VecDeque<NexusKey>,
+    /// Nexuses with commands whose last data has not left.
+    pub(super) departing: Vec<NexusKey>,
     pub(super) next_sweep: Time,
     /// By target.
     pub(super) lanes: Vec<Lanes>,
@@ -467,6 +471,7 @@ impl Relay {
         let Some((lan, number)) = task.lan.take() else {
             return;
         };
+        self.latency.answered(task);
         let session = &mut self.lans[lan.0];
         session.tasks[usize::from(number.0)] = None;
         session.conn.respond(number, status, sense, transferred);

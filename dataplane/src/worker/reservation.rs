@@ -351,6 +351,7 @@ impl Relay {
             cdb: reservation::release_6_cdb(),
             cdb_rest: None,
             expected_len: 0,
+            begun: Time::ZERO,
             deadline: Time::FAR,
             moved: Time::ZERO,
             arrival: self.arrivals,

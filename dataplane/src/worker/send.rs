@@ -12,6 +12,7 @@ use super::staging::STAGE_LEN;
 use super::task::{ChunkState, NexusKey, TaskKey, WanKind, Work};
 use super::upkeep::nexus_slot;
 use super::volume::ReadOut;
+use crate::tcp::Tcp;
 
 /// Copies from the payloads of these records, one after the other, beginning so far in.
 fn copy_joined(log: &Log, records: impl Iterator<Item = u32>, from: usize, into: &mut [u8]) {
@@ -43,6 +44,7 @@ impl Relay {
             log,
             flush,
             nexus_timers,
+            departing,
             ..
         } = self;
         let Some(nexus) = nexuses.get_mut(key.0) else {
@@ -58,8 +60,7 @@ impl Relay {
             let pool = &*net.pool;
             let (stream_end, leaving) = (nexus.sent, &mut nexus.leaving);
             let sent = net.tcp.send(flow, |out| {
-                // Where in it a command ends is not told: at the end of what is written now.
-                let end = stream_end + out.len() as u64;
+                let begin = out.as_ptr().addr();
                 conn.transmit(out, |token, offset, into| {
                     let from = offset as usize;
                     let at = usize::try_from(token).unwrap_or(usize::MAX);
@@ -69,7 +70,10 @@ impl Relay {
                     if from + into.len() == wan_task.out_len as usize
                         && leaving.len() < leaving.capacity()
                     {
-                        leaving.push_back((end, at, wan_task.sent));
+                        // What is filled is a part of what is written now. (Its padding and
+                        // digest may follow, in another segment.)
+                        let end = into.as_ptr().addr() - begin + into.len();
+                        leaving.push_back((stream_end + end as u64, at, wan_task.sent));
                     }
                     match wan_task.kind {
                         WanKind::Flush { record, .. }
@@ -110,6 +114,10 @@ impl Relay {
                 break;
             }
             nexus.sent += sent as u64;
+            if !nexus.leaving.is_empty() && !nexus.departs {
+                nexus.departs = true;
+                departing.push(key);
+            }
             if !nexus.watched {
                 (nexus.watched, nexus.progressed) = (true, now);
                 nexus_timers.arm(nexus_slot(key), Time::ZERO);
@@ -117,22 +125,35 @@ impl Relay {
         }
     }
 
-    /// Notes of which commands the last data has left.
-    pub(super) fn note_departures(&mut self, net: &mut Net<'_>, now: Time, key: NexusKey) {
-        let Some(nexus) = self.nexuses.get_mut(key.0) else {
-            return;
-        };
-        let Some(flow) = nexus.flow else { return };
-        let unsent = net.tcp.unsent(flow) as u64;
-        let gone = nexus.sent.saturating_sub(unsent);
-        while let Some((_, at, given)) = nexus.leaving.pop_front_if(|(end, ..)| *end <= gone) {
-            if let Some(task) = self.wan_tasks.get_mut(at)
-                && task.sent == given
-                && task.nexus == key
-            {
-                task.left = Some(now);
+    /// Notes of which commands the last data has left in this step. By the next time that
+    /// its nexus is served, an answer may have come.
+    pub fn note_departures(&mut self, tcp: &Tcp, now: Time) {
+        let Self {
+            departing,
+            nexuses,
+            wan_tasks,
+            ..
+        } = self;
+        departing.retain(|&key| {
+            let nexus = &mut nexuses[key.0];
+            let Some(flow) = nexus.flow else {
+                nexus.leaving.clear();
+                nexus.departs = false;
+                return false;
+            };
+            let unsent = tcp.unsent(flow) as u64;
+            let gone = nexus.sent.saturating_sub(unsent);
+            while let Some((_, at, given)) = nexus.leaving.pop_front_if(|(end, ..)| *end <= gone) {
+                if let Some(task) = wan_tasks.get_mut(at)
+                    && task.sent == given
+                    && task.nexus == key
+                {
+                    task.left = Some(now);
+                }
             }
-        }
+            nexus.departs = !nexus.leaving.is_empty();
+            nexus.departs
+        });
     }
 
     /// Sends the commands and chunks that wait for this nexus, as far as its window goes.

@@ -72,6 +72,8 @@ impl Worker {
 
     /// One round over everything that is there to do.
     pub fn step(&mut self, now: Time, io: &mut Io<'_>) -> Next {
+        // What the step before answered has gone out with it.
+        self.relay.count_answered(now);
         let mut did_work = self.receive(now, io);
         while let Some((flow, event)) = self.tcp.next_event() {
             did_work = true;
@@ -87,6 +89,7 @@ impl Worker {
         };
         did_work |= self.relay.work(&mut net, now);
         self.tcp.poll(now, &mut self.pool, &mut self.outbox);
+        self.relay.note_departures(&self.tcp, now);
         self.router.poll(now, &mut self.pool, &mut self.tx);
         did_work |= self.transmit(now, io);
         self.counters.steps += 1;
@@ -95,6 +98,10 @@ impl Worker {
         if let Some(control) = &mut io.control {
             control.run(now, self, io.ports);
             deadline = deadline.min(control.deadline());
+        }
+        if !did_work {
+            // The next one may be long in coming.
+            self.relay.count_answered(now);
         }
         Next { did_work, deadline }
     }

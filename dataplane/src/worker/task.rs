@@ -49,6 +49,8 @@ pub struct Task {
     /// Bytes 16 to 31 of a 32-byte command.
     pub cdb_rest: Option<[u8; 16]>,
     pub expected_len: u32,
+    /// When it came.
+    pub begun: Time,
     /// When a task that waits for room, the storage or durability ends BUSY (C-16).
     pub deadline: Time,
     /// When its data-out moved last.

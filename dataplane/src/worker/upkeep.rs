@@ -181,6 +181,7 @@ impl Relay {
             self.advance_drain(volume);
             self.volume_mut(volume).sample_rates(now);
         }
+        self.look_at_latency(now);
         self.admit_held(net, now);
         self.feed_starved(net);
     }

@@ -20,6 +20,7 @@ use super::failure::Failure;
 use super::flight::Flight;
 use super::holding::Holding;
 use super::journal::Released;
+use super::latency::Latencies;
 use super::load::{Load, Moved, Rates};
 use super::nexus::SENSE_LEN;
 use super::publish::apply;
@@ -99,6 +100,7 @@ pub struct Volume {
     pub lanes_from: Time,
     /// Response times of its storage.
     pub load: Load,
+    pub latencies: Latencies,
     pub flight: Flight,
     /// When the oldest answer came that no SYNCHRONIZE CACHE sent since covers.
     pub unsynced_since: Option<Time>,
@@ -236,6 +238,7 @@ impl Volume {
             flush_nexus: None,
             lanes_from: Time::ZERO,
             load: Load::new(now),
+            latencies: Latencies::new(now),
             flight: Flight::new(now),
             unsynced_since: None,
             durable: VecDeque::with_capacity(records_max),

@@ -14,6 +14,7 @@ use sluice_proto::iscsi::{SENSE_LEN_MAX, TaskFunction, TaskFunctionResponse};
 use sluice_proto::scsi::{ScsiStatus, Sense};
 
 use super::holding::Deed;
+use super::latency::Kind;
 use super::nexus::{Probe, WanState};
 use super::relay::{Net, Relay, Side};
 use super::staging::{STAGE_LEN, StagePage};
@@ -210,7 +211,6 @@ impl Relay {
                 return false;
             }
         }
-        self.note_departures(net, now, key);
         self.send_wanted(now, key);
         for volume in self.volume_keys() {
             if self.serves_flush(volume, key) {
@@ -395,7 +395,9 @@ impl Relay {
         }
         match kind {
             WanKind::Flush { volume, record } => {
-                self.volume_mut(volume).load.sample(now, response);
+                let state = self.volume_mut(volume);
+                state.load.sample(now, response);
+                state.latencies.record(Kind::Flush, response);
                 self.flush_answered(net, now, nexus, volume, record, &ended);
             }
             WanKind::FlushSync { volume } => self.sync_answered(net, now, nexus, volume, &ended),

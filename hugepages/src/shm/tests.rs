@@ -39,6 +39,20 @@ impl Drop for Scratch {
     }
 }
 
+/// No two of its figures are alike.
+fn latency(first: u64) -> Latency {
+    Latency {
+        count: first,
+        p50_us: first + 1,
+        p90_us: first + 2,
+        p99_us: first + 3,
+        p999_us: first + 4,
+        max_us: first + 5,
+        total_count: first + 6,
+        total_max_us: first + 7,
+    }
+}
+
 fn volume(lun: u64, dirty_bytes: u64) -> Volume {
     Volume {
         target: text("iqn.2004-03.example.storage:vol0"),
@@ -71,6 +85,9 @@ fn volume(lun: u64, dirty_bytes: u64) -> Volume {
         failed_stamp: 0,
         drain: Drain::No,
         held_up: HeldUp::No,
+        write_latency: latency(1),
+        read_latency: latency(100),
+        flush_latency: latency(u64::MAX - 7),
     }
 }
 

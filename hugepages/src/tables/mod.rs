@@ -16,8 +16,8 @@ pub use command::{Command, Completion, FlushSetting, MESSAGE_WORDS, Outcome, Sco
 pub use field::{Field, text};
 pub use rows::{
     Backing, Buffers, CounterName, Drain, Durability, Event, EventKind, FailedWrite, HeldUp,
-    Journal, JournalState, LinkState, Neighbour, NeighbourState, Port, Route, Runtime, Session,
-    StartKind, Volume, VolumeState,
+    Journal, JournalState, Latency, LinkState, Neighbour, NeighbourState, Port, Route, Runtime,
+    Session, StartKind, Volume, VolumeState,
 };
 
 /// Raised when what a word means changes without the shape changing.

@@ -181,6 +181,62 @@ word!(
     Backing { Hugepages = 0 "hugepages", Tmpfs = 1 "tmpfs", Anonymous = 2 "anonymous", }
 );
 
+/// How long things of one kind took; all but the totals are of the last 10 to 20 s.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Latency {
+    pub count: u64,
+    /// What 50 of 100 of them took at most, and so on; 0 without any.
+    pub p50_us: u64,
+    pub p90_us: u64,
+    pub p99_us: u64,
+    pub p999_us: u64,
+    pub max_us: u64,
+    /// Of the data plane's whole life.
+    pub total_count: u64,
+    pub total_max_us: u64,
+}
+
+impl Field for Latency {
+    const WORDS: usize = 8;
+    fn store(&self, words: &mut [u64]) {
+        words.copy_from_slice(&[
+            self.count,
+            self.p50_us,
+            self.p90_us,
+            self.p99_us,
+            self.p999_us,
+            self.max_us,
+            self.total_count,
+            self.total_max_us,
+        ]);
+    }
+    fn load(words: &[u64]) -> Option<Self> {
+        let &[
+            count,
+            p50_us,
+            p90_us,
+            p99_us,
+            p999_us,
+            max_us,
+            total_count,
+            total_max_us,
+        ] = words
+        else {
+            return None;
+        };
+        Some(Self {
+            count,
+            p50_us,
+            p90_us,
+            p99_us,
+            p999_us,
+            max_us,
+            total_count,
+            total_max_us,
+        })
+    }
+}
+
 row!(
     /// A router port.
     Port in Ports {
@@ -301,6 +357,11 @@ row!(
         failed_stamp: u64,
         drain: Drain,
         held_up: HeldUp,
+        /// What computers wait for its writes and reads.
+        write_latency: Latency,
+        read_latency: Latency,
+        /// What its flushed writes take at the storage, the way there and back included.
+        flush_latency: Latency,
     }
 );
 row!(

@@ -11,7 +11,9 @@ use serde_json::Value;
 use sluice_hugepages::shm::{Rows, SegmentReader, monotonic_ns};
 use sluice_hugepages::tables::Row;
 
-pub(super) use self::storage::{coalescing_ratio, lun_json, state, until, volume_name};
+pub(super) use self::storage::{
+    coalescing_ratio, latency_text, lun_json, percentile, state, until, volume_name,
+};
 use super::args::{Args, Shown};
 use super::table::TextTable;
 use super::{Answer, CliError};
@@ -31,6 +33,7 @@ pub(super) fn show(table: Shown, args: &Args, err: &mut dyn Write) -> Result<Ans
         Shown::Neighbours => net::neighbours(&source, err),
         Shown::Sessions => storage::sessions(&source, err),
         Shown::Volumes => storage::volumes(&source, err),
+        Shown::Latency => storage::latency(&source, err),
         Shown::Buffers => process::buffers(&source, err),
         Shown::Journal => process::journal(&source, err),
         Shown::Drops => process::drops(&source),

@@ -4,7 +4,7 @@ use std::io::Write;
 
 use serde_json::{Value, json};
 use sluice_config::{VolumeName, lun_number};
-use sluice_hugepages::tables::{Drain, HeldUp, Session, Volume};
+use sluice_hugepages::tables::{Drain, HeldUp, Latency, Session, Volume};
 
 use super::super::Answer;
 use super::super::table::{self, TextTable};
@@ -180,6 +180,7 @@ pub(super) fn volumes(source: &Source, err: &mut dyn Write) -> Answer {
             "failed_writes": volume.failed_writes,
             "drain": volume.drain.as_str(),
             "held_up": volume.held_up.as_str(),
+            "latency": latencies(&volume).map(|(kind, latency)| (kind.to_owned(), latency_json(&latency))).into_iter().collect::<Value>(),
             "flush": { "threshold_bytes": volume.flush_threshold_bytes, "period_ms": volume.flush_period_ns / 1_000_000, "load_limit_us": volume.flush_load_limit_us },
         }));
         text.row([
@@ -200,4 +201,77 @@ pub(super) fn volumes(source: &Source, err: &mut dyn Write) -> Answer {
         ]);
     }
     list(json, &text)
+}
+
+fn latencies(volume: &Volume) -> [(&'static str, Latency); 3] {
+    [
+        ("write", volume.write_latency),
+        ("read", volume.read_latency),
+        ("flush", volume.flush_latency),
+    ]
+}
+
+/// A percentile; none if nothing has come of late.
+pub(in super::super) fn percentile(latency: &Latency, us: u64) -> Option<u64> {
+    (latency.count > 0).then_some(us)
+}
+
+fn latency_json(latency: &Latency) -> Value {
+    let percentile = |us| percentile(latency, us);
+    json!({
+        "count": latency.count,
+        "p50_us": percentile(latency.p50_us),
+        "p90_us": percentile(latency.p90_us),
+        "p99_us": percentile(latency.p99_us),
+        "p999_us": percentile(latency.p999_us),
+        "max_us": percentile(latency.max_us),
+        "total_count": latency.total_count,
+        "total_max_us": latency.total_max_us,
+    })
+}
+
+/// A row a volume and kind.
+pub(super) fn latency(source: &Source, err: &mut dyn Write) -> Answer {
+    let mut text = TextTable::new(&[
+        "volume",
+        "of",
+        ">count",
+        ">p50",
+        ">p90",
+        ">p99",
+        ">p99.9",
+        ">longest",
+        ">count in all",
+        ">longest of all",
+    ]);
+    let mut json = Vec::new();
+    for (_, volume) in source.rows::<Volume>(err) {
+        for (kind, latency) in latencies(&volume) {
+            let mut row = latency_json(&latency);
+            row["target"] = json!(volume.target.as_str());
+            row["lun"] = lun_json(volume.lun);
+            row["kind"] = json!(kind);
+            json.push(row);
+            let cell = |us| latency_text(percentile(&latency, us));
+            text.row([
+                volume_name(&volume),
+                kind.to_owned(),
+                latency.count.to_string(),
+                cell(latency.p50_us),
+                cell(latency.p90_us),
+                cell(latency.p99_us),
+                cell(latency.p999_us),
+                cell(latency.max_us),
+                latency.total_count.to_string(),
+                latency_text((latency.total_count > 0).then_some(latency.total_max_us)),
+            ]);
+        }
+    }
+    list(json, &text)
+}
+
+/// `-` where nothing has come.
+#[expect(clippy::cast_precision_loss, reason = "shown with one decimal")]
+pub(in super::super) fn latency_text(us: Option<u64>) -> String {
+    us.map_or_else(|| "-".to_owned(), |us| table::seconds(us as f64 / 1e6))
 }
