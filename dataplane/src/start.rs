@@ -448,6 +448,7 @@ fn tcp(config: &Config, mtu: u16, gso: bool, isn_key: [u8; 16]) -> Tcp {
     let mut settings = TcpConfig::new(config.iscsi.sessions_max * 4, mtu, isn_key);
     settings.accept.gso = gso;
     settings.connect.gso = gso;
+    settings.connect.ecn = config.iscsi.wan_ecn;
     let mut tcp = Tcp::new(settings);
     match config.iscsi.mode {
         Mode::Portal => {

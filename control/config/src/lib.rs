@@ -148,6 +148,8 @@ pub struct Iscsi {
     pub wan_send_bytes: u32,
     /// Receive buffer of one connection to the storage in bytes, whole 64 KiB pages.
     pub wan_receive_bytes: u32,
+    /// Connections to the storage ask for explicit congestion notification (RFC 3168).
+    pub wan_ecn: bool,
 }
 
 /// Whether CRC32C digests are used (C-13).

@@ -10,6 +10,8 @@ pub enum FaultKind {
     Loss,
     Duplicate,
     Reorder,
+    /// Frames marked, and SYNs lost that ask for that (RFC 3168).
+    Ecn,
     /// Nothing passes on the WAN for a while.
     Cut,
     /// The same, one way only.
@@ -50,10 +52,11 @@ pub enum FaultKind {
 }
 
 /// All kinds, with the names that `sim --without` takes.
-pub const KINDS: [(FaultKind, &str); 24] = [
+pub const KINDS: [(FaultKind, &str); 25] = [
     (FaultKind::Loss, "loss"),
     (FaultKind::Duplicate, "duplicate"),
     (FaultKind::Reorder, "reorder"),
+    (FaultKind::Ecn, "ecn"),
     (FaultKind::Cut, "cut"),
     (FaultKind::HalfCut, "half-cut"),
     (FaultKind::Pause, "pause"),

@@ -3,7 +3,7 @@
 //!
 //! What always holds: the same seed gives the same run. Rooms: [`world`] holds
 //! everything and moves time; [`client`] and [`storage`] are the two ends on
-//! their [`host`]s; [`link`] loses, doubles and delays; [`oracle`] judges, and
+//! their [`host`]s; [`link`] loses, doubles, delays and marks, [`ecn`] knows of marks; [`oracle`] judges, and
 //! sees only what the computer and the storage saw; [`campaign`] runs many
 //! seeds and says what none of them met; [`minimise`] shortens a run that failed;
 //! `self_test` plants faults in the worker and sees that they are found;
@@ -14,6 +14,7 @@ pub mod block;
 pub mod campaign;
 pub mod client;
 pub mod command;
+pub mod ecn;
 pub mod fault;
 pub mod host;
 pub mod journal;

@@ -94,6 +94,7 @@ fn config(profile: &Profile, buffers: Buffers) -> Config {
             probes_max: probes(timeout, interval),
         }),
         syn_attempts_max: SYN_ATTEMPTS_MAX,
+        ecn: profile.ecn,
         ..Config::default()
     }
 }
@@ -363,6 +364,8 @@ impl Connected {
         into.wan_tail_probes += now.tail_probes - before.tail_probes;
         into.wan_recoveries += now.recoveries - before.recoveries;
         into.wan_black_holes += now.black_holes - before.black_holes;
+        into.wan_marks_echoed += now.congestion_marks - before.congestion_marks;
+        into.wan_marks_received += now.marks_received - before.marks_received;
         into.wan_violations += now.violations_in_all() - before.violations_in_all();
         let gap_us = u64::try_from(now.gap_longest.as_micros()).unwrap_or(u64::MAX);
         into.wan_gap_longest_us = into.wan_gap_longest_us.max(gap_us);

@@ -188,6 +188,7 @@ impl Checker<'_> {
             },
             wan_send_bytes,
             wan_receive_bytes,
+            wan_ecn: raw.iscsi.wan_ecn.unwrap_or(true),
         };
         let budget = MemoryBudget::derive(&dataplane, &iscsi, ports, 0);
         assert!(

@@ -7,7 +7,7 @@ use sluice_proto::Time;
 
 use super::Play;
 use super::peer::byte;
-use crate::tcp::{ACK, FIN, Header, Options, PSH, RST, SYN};
+use crate::tcp::{ACK, CWR, ECE, FIN, Header, Options, PSH, RST, SYN};
 
 /// The longest payload of one packet.
 const PAYLOAD_MAX: i64 = 60_000;
@@ -452,7 +452,7 @@ impl Play<'_> {
     /// Data in a packet that a router has marked, or with the bits that answer it.
     fn congestion(&mut self) {
         let [ecn, flags] = self.source.array();
-        let header = self.header(ACK | flags & 0xc0);
+        let header = self.header(ACK | flags & (ECE | CWR));
         let mut tcp = header.bytes(super::STORAGE.port(), self.local.port());
         tcp.resize(tcp.len() + usize::from(ecn >> 4), 0);
         self.say_bytes(tcp, ecn);

@@ -37,7 +37,8 @@ use sluice_hugepages::tables::Durability;
 use sluice_proto::Time;
 
 use crate::client::Client;
-use crate::fault::Without;
+use crate::ecn::{Ecn, EcnPlan};
+use crate::fault::{FaultKind, Without};
 use crate::journal::{Begun, Fault, Journal};
 use crate::link::Link;
 use crate::oracle::{Oracle, Violation};
@@ -133,6 +134,7 @@ const SCHEDULE: u64 = 0;
 const JOURNAL_AND_RESTARTS: u64 = 1;
 const STORAGES: u64 = 2;
 const OPERATOR: u64 = 3;
+const ECN: u64 = 4;
 const LINKS: u64 = 8;
 const CLIENTS: u64 = 16;
 
@@ -171,6 +173,8 @@ struct World {
     ports: Vec<Port>,
     /// Computer to relay, relay to computer, relay to storage, storage to relay.
     links: [Link; 4],
+    ecn: Ecn,
+    storage_agrees_to_ecn: bool,
     clients: Vec<Client>,
     storage: Storage,
     /// One a volume of the storage.
@@ -316,16 +320,25 @@ impl World {
     fn new(seed: u64, options: Options) -> Self {
         let mut random = Random::new(seed);
         let plan = Plan::draw(&mut random, &options);
-        let (lan, wan) = (Link::new(plan.lan), Link::new(plan.wan));
+        let (lan, mut wan) = (Link::new(plan.lan), Link::new(plan.wan));
         let volumes = plan.storage.volumes.iter();
         let has_journal = plan.journal.is_some();
         let chance = |purpose: u64| Random::of_purpose(seed, purpose);
+        let ecn = if options.without.has(FaultKind::Ecn) {
+            EcnPlan::default()
+        } else {
+            EcnPlan::draw(&mut chance(ECN))
+        };
+        wan.faults.marks = ecn.marks;
+        wan.faults.drops_asking = ecn.drops_asking;
         let end = Time::ZERO + options.work.max(RUN);
         let mut world = Self {
             now: Time::from_millis(1),
             worker: None,
             ports: Vec::new(),
             links: [lan.clone(), lan, wan.clone(), wan],
+            ecn: Ecn::default(),
+            storage_agrees_to_ecn: ecn.agrees,
             oracles: volumes
                 .enumerate()
                 .map(|(number, volume)| {
@@ -625,6 +638,8 @@ impl World {
             ports,
             worker,
             link_randoms,
+            ecn,
+            storage_agrees_to_ecn,
             ..
         } = self;
         let worker = worker.as_mut().expect("there is one but while it crashes");
@@ -633,7 +648,8 @@ impl World {
                 links[0].send(now, frame, &mut link_randoms[0]);
             }
         }
-        while let Some(frame) = storage.host.wire.sent.pop_front() {
+        while let Some(mut frame) = storage.host.wire.sent.pop_front() {
+            ecn.leaves(&mut frame);
             links[3].send(now, frame, &mut link_randoms[3]);
         }
         let mut bytes = Vec::new();
@@ -659,6 +675,7 @@ impl World {
             }
         }
         while let Some(frame) = links[2].receive(now) {
+            ecn.arrives(&frame, *storage_agrees_to_ecn);
             storage.host.wire.received.push_back(frame);
         }
     }
