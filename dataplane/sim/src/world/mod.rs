@@ -41,6 +41,7 @@ use crate::ecn::{Ecn, EcnPlan};
 use crate::fault::{FaultKind, Without};
 use crate::journal::{Begun, Fault, Journal};
 use crate::link::Link;
+use crate::narrow::Narrow;
 use crate::oracle::{Oracle, Violation};
 use crate::random::Random;
 use crate::storage::{PORT, Storage};
@@ -135,6 +136,7 @@ const JOURNAL_AND_RESTARTS: u64 = 1;
 const STORAGES: u64 = 2;
 const OPERATOR: u64 = 3;
 const ECN: u64 = 4;
+const NARROW: u64 = 5;
 const LINKS: u64 = 8;
 const CLIENTS: u64 = 16;
 
@@ -175,6 +177,7 @@ struct World {
     links: [Link; 4],
     ecn: Ecn,
     storage_agrees_to_ecn: bool,
+    narrow: Option<Narrow>,
     clients: Vec<Client>,
     storage: Storage,
     /// One a volume of the storage.
@@ -339,6 +342,8 @@ impl World {
             links: [lan.clone(), lan, wan.clone(), wan],
             ecn: Ecn::default(),
             storage_agrees_to_ecn: ecn.agrees,
+            narrow: Narrow::draw(&mut chance(NARROW))
+                .filter(|_| !options.without.has(FaultKind::Narrow)),
             oracles: volumes
                 .enumerate()
                 .map(|(number, volume)| {
@@ -498,7 +503,8 @@ impl World {
     /// The process is gone; its log's memory, if that is kept.
     fn stop(&mut self, keeps_log: bool) -> Option<Region> {
         let worker = self.worker.take().expect("a running worker");
-        for (name, count) in worker.relay.counters.rows() {
+        let counters = worker.relay.counters.rows();
+        for (name, count) in counters.into_iter().chain(worker.tcp.counters().named()) {
             *self.relays.entry(name).or_default() += count;
         }
         let log = worker.into_log();
@@ -640,6 +646,7 @@ impl World {
             link_randoms,
             ecn,
             storage_agrees_to_ecn,
+            narrow,
             ..
         } = self;
         let worker = worker.as_mut().expect("there is one but while it crashes");
@@ -656,6 +663,13 @@ impl World {
         for (port, link) in [(0, 1), (1, 2)] {
             let memory = ports[port].memory_mut().expect("a memory port");
             while memory.take(&mut worker.pool, &mut bytes) {
+                let narrow = narrow.as_mut().filter(|_| link == 2);
+                if let Some(Err(told)) = narrow.map(|it| it.takes(now, &bytes)) {
+                    if let Some(told) = told {
+                        links[3].send(now, told, &mut link_randoms[3]);
+                    }
+                    continue;
+                }
                 links[link].send(now, bytes.clone(), &mut link_randoms[link]);
             }
         }

@@ -7,6 +7,7 @@ mod edges;
 mod idle;
 mod lifecycle;
 mod path;
+mod too_big;
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddrV4};

@@ -2,6 +2,7 @@
 //! peer that is one of the transport's connections: it speaks ECN, which smoltcp does not.
 
 use super::*;
+use crate::net::PacketTooBig;
 use sluice_transport::send_buffer::Pieces;
 use sluice_transport::{Config, Connection, Emit, IpEcn, Seq, wire};
 
@@ -25,6 +26,8 @@ pub(super) struct Heard {
     pub seq: u32,
     /// As on the wire: 0x80 CWR, 0x40 ECE, 0x10 ACK, 0x04 RST, 0x02 SYN, 0x01 FIN.
     pub flags: u8,
+    /// Of the IPv4 packet.
+    pub len: usize,
     pub payload_len: usize,
 }
 
@@ -34,6 +37,7 @@ fn heard(packet: &[u8]) -> Heard {
         ecn: packet[1] & 3,
         seq: u32::from_be_bytes(packet[24..28].try_into().unwrap()),
         flags: packet[33],
+        len: packet.len(),
         payload_len: packet.len() - 20 - payload_at,
     }
 }
@@ -42,6 +46,33 @@ fn heard(packet: &[u8]) -> Heard {
 pub(super) fn mark(packet: &mut [u8], ecn: u8) {
     packet[1] = packet[1] & !3 | ecn;
     crate::checksum::fill_ipv4(&mut packet[..20]);
+}
+
+/// The segments of a packet, as a port cuts them.
+fn cut(packet: &Packet) -> Vec<Vec<u8>> {
+    let Some(gso) = packet.gso else {
+        let mut bytes = packet.bytes.clone();
+        segment::fill_checksum(&mut bytes);
+        return vec![bytes];
+    };
+    let (header, payload) = packet.bytes.split_at(usize::from(gso.header_len));
+    let size = usize::from(gso.size);
+    let count = payload.len().div_ceil(size);
+    let parts = payload.chunks(size).enumerate().map(|(number, part)| {
+        let mut bytes = [header, part].concat();
+        let len = u16::try_from(bytes.len()).unwrap();
+        bytes[2..4].copy_from_slice(&len.to_be_bytes());
+        let seq = u32::from_be_bytes(bytes[24..28].try_into().unwrap());
+        let seq = seq.wrapping_add(u32::try_from(number * size).unwrap());
+        bytes[24..28].copy_from_slice(&seq.to_be_bytes());
+        // CWR on the first only, FIN and PSH on the last.
+        bytes[33] &= if number > 0 { 0x7f } else { 0xff };
+        bytes[33] &= if number + 1 < count { 0xf6 } else { 0xff };
+        crate::checksum::fill_ipv4(&mut bytes[..20]);
+        segment::fill_checksum(&mut bytes);
+        bytes
+    });
+    parts.collect()
 }
 
 /// The storage's end.
@@ -198,6 +229,16 @@ impl<R: FnMut(Time, Way, Vec<u8>) -> Vec<(Way, Vec<u8>)>> Path<R> {
             let (way, packet) = entry.remove();
             match way {
                 Way::ToStorage => self.peer.hears(self.now, &packet),
+                Way::ToRelay if packet[9] == 1 => {
+                    let told = PacketTooBig::read(&packet[20..]).expect("it is sound");
+                    let tuple = FourTuple {
+                        local: told.source,
+                        remote: told.destination,
+                    };
+                    self.host
+                        .tcp
+                        .packet_too_big(self.now, &tuple, told.seq, told.mtu);
+                }
                 Way::ToRelay => {
                     let answers = self.host.input(self.now, &Packet::complete(packet));
                     assert!(answers.is_empty(), "a flow answers when it is polled");
@@ -233,9 +274,9 @@ impl<R: FnMut(Time, Way, Vec<u8>) -> Vec<(Way, Vec<u8>)>> Path<R> {
                 self.read += taken as u64;
             }
             self.peer.writes(to_relay);
-            for packet in self.host.poll(self.now) {
-                self.sent.push(heard(&packet.bytes));
-                self.launch(Way::ToStorage, packet.bytes);
+            for packet in self.host.poll(self.now).iter().flat_map(cut) {
+                self.sent.push(heard(&packet));
+                self.launch(Way::ToStorage, packet);
             }
             let mut due = self.host.deadline();
             if let Some(connection) = &mut self.peer.connection {
