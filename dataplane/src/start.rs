@@ -452,6 +452,7 @@ fn tcp(config: &Config, mtu: u16, gso: bool, isn_key: [u8; 16]) -> Tcp {
     );
     settings.accept.gso = gso;
     settings.connect.gso = gso;
+    settings.connect.ecn = config.iscsi.wan_ecn;
     let mut tcp = Tcp::new(settings);
     match config.iscsi.mode {
         Mode::Portal => {

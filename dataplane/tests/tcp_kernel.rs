@@ -20,13 +20,18 @@ use std::time::{Duration, Instant};
 
 use sluice_dataplane::driver::idle::{Idle, IdlePolicy, Source};
 use sluice_dataplane::driver::{Driver, PortSpec, open};
-use sluice_dataplane::net::{PortConfig, Router, RouterConfig, TxQueues};
-use sluice_dataplane::tcp::{Buffers, FlowEvent, FlowId, Tcp, TcpConfig};
+use sluice_dataplane::net::{
+    Local, LocalKind, PortConfig, RouteConfig, Router, RouterConfig, TxQueues,
+};
+use sluice_dataplane::tcp::{Buffers, Counters, FlowEvent, FlowId, FourTuple, Tcp, TcpConfig};
 use sluice_hugepages::pool::{BURST_LEN, Burst, Pool};
 use sluice_proto::Time;
 use wire::{Namespaces, run, within};
 
 const RELAY: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 9);
+/// A router, and a host behind it.
+const NEAR: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 254);
+const FAR: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 1);
 const COMPUTER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 const POOL_PAGES: usize = 512;
 
@@ -46,6 +51,11 @@ fn echo_worker(namespace: &str, gso: bool, dial: Option<SocketAddrV4>, done: &At
             address: RELAY,
             prefix_len: 24,
             mtu: 1500,
+        }],
+        routes: vec![RouteConfig {
+            prefix: Ipv4Addr::new(10, 1, 0, 0),
+            prefix_len: 24,
+            via: NEAR,
         }],
         ..RouterConfig::default()
     })
@@ -75,8 +85,22 @@ fn echo_worker(namespace: &str, gso: bool, dial: Option<SocketAddrV4>, done: &At
         port.rx(now, &mut pool, &mut rx);
         let mut did_work = !rx.is_empty();
         for frame in rx.drain(..) {
-            if let Some(local) = router.input(now, &mut pool, 0, frame, &mut tx) {
-                assert!(tcp.input(now, &mut pool, local.frame, &mut out).is_none());
+            let Some(Local { frame, kind, .. }) = router.input(now, &mut pool, 0, frame, &mut tx)
+            else {
+                continue;
+            };
+            match kind {
+                LocalKind::Segment(_) => {
+                    assert!(tcp.input(now, &mut pool, frame, &mut out).is_none());
+                }
+                LocalKind::PacketTooBig(told) => {
+                    let tuple = FourTuple {
+                        local: told.source,
+                        remote: told.destination,
+                    };
+                    tcp.packet_too_big(now, &tuple, told.seq, told.mtu);
+                    pool.release(frame);
+                }
             }
         }
         while let Some((flow, event)) = tcp.next_event() {
@@ -236,6 +260,154 @@ fn echo_with_offloads() {
 #[test]
 fn echo_without_offloads() {
     with_kernel(false, 8 << 20, 200);
+}
+
+/// What a path does with ECN, by rules of nftables at the kernel's end: `input` for what
+/// comes from the room, `output` for what goes to it.
+fn over_a_path(name: &str, input: &str, output: &str) -> (Counters, Counts) {
+    let namespaces = Namespaces::new(2);
+    namespaces.link((0, "left"), (1, "host"));
+    let host = namespaces.0[1].as_str();
+    run(&format!("ip -n {host} address add {COMPUTER}/24 dev host"));
+    run(&format!(
+        "ip netns exec {host} sysctl -qw net.ipv4.tcp_ecn=1"
+    ));
+    let nft = |line: &str| {
+        if !line.is_empty() {
+            run(&format!("ip netns exec {host} nft {line}"));
+        }
+    };
+    nft("add table ip path");
+    nft("add chain ip path input { type filter hook prerouting priority 0 ; }");
+    nft("add chain ip path output { type filter hook postrouting priority 0 ; }");
+    for (chain, rule) in [("input", input), ("output", output)] {
+        if !rule.is_empty() {
+            nft(&format!("add rule ip path {chain} tcp dport != 0 {rule}"));
+        }
+    }
+    let listener = within(host, || TcpListener::bind((COMPUTER, 9000)).unwrap());
+    let before = Counts::read(host);
+    let done = AtomicBool::new(false);
+    let dial = Some(SocketAddrV4::new(COMPUTER, 9000));
+    let counters = std::thread::scope(|scope| {
+        let worker = scope.spawn(|| echo_worker(&namespaces.0[0], true, dial, &done));
+        let (dialled, _) = listener.accept().unwrap();
+        exchange(dialled, 8 << 20);
+        done.store(true, Ordering::Relaxed);
+        *worker.join().unwrap().counters()
+    });
+    let after = Counts::read(host);
+    let counts = Counts {
+        capable: after.capable - before.capable,
+        marked: after.marked - before.marked,
+        delivered_marked: after.delivered_marked - before.delivered_marked,
+    };
+    println!(
+        "{name}: {counts:?} at the kernel, {} echoed by it, {} marked to the room",
+        counters.wan_marks_echoed, counters.wan_marks_received
+    );
+    (counters, counts)
+}
+
+/// What a namespace's kernel has counted.
+#[derive(Clone, Copy, Debug)]
+struct Counts {
+    /// Packets that came with ECT(0), and with CE.
+    capable: u64,
+    marked: u64,
+    /// Segments that it has sent and whose marks it was told of.
+    delivered_marked: u64,
+}
+
+impl Counts {
+    fn read(namespace: &str) -> Self {
+        let text = within(namespace, || {
+            std::fs::read_to_string("/proc/thread-self/net/netstat").unwrap()
+        });
+        let count = |name: &str| {
+            let mut lines = text.lines();
+            while let (Some(names), Some(values)) = (lines.next(), lines.next()) {
+                let at = names.split(' ').position(|word| word == name);
+                if let Some(at) = at {
+                    return values.split(' ').nth(at).unwrap().parse().unwrap();
+                }
+            }
+            panic!("the kernel counts no {name}")
+        };
+        Self {
+            capable: count("InECT0Pkts"),
+            marked: count("InCEPkts"),
+            delivered_marked: count("TCPDeliveredCE"),
+        }
+    }
+}
+
+#[test]
+fn ecn_is_agreed_on_with_the_kernel_and_marks_are_answered_both_ways() {
+    let mark = "ip ecn ect0 numgen inc mod 20 == 7 ip ecn set ce";
+    let (counters, counts) = over_a_path("marks", mark, mark);
+    assert!(counts.capable > 20, "the room's data can be marked");
+    assert!(counters.wan_marks_echoed > 0, "{counters:?}");
+    assert!(counters.wan_marks_received > 0, "{counters:?}");
+    assert!(counts.delivered_marked > 0, "the room has echoed");
+    assert_eq!(counters.connected, 1);
+}
+
+#[test]
+fn a_path_that_clears_ecn_or_drops_who_asks_is_no_obstacle_to_the_kernel() {
+    let clear = "ip ecn != not-ect ip ecn set not-ect";
+    let (counters, counts) = over_a_path("cleared", clear, clear);
+    assert_eq!((counters.wan_marks_echoed, counters.wan_timeouts), (0, 0));
+    assert_eq!(counters.connected, 1);
+    let drop = "tcp flags & (syn | ecn | cwr) == (syn | ecn | cwr) drop";
+    let (counters, dropped) = over_a_path("dropped", drop, "");
+    // Counted before the rules.
+    assert!(counts.capable > 20 && dropped.capable == 0);
+    assert_eq!((counters.connected, counters.wan_marks_echoed), (1, 0));
+    let refuse = "tcp flags & (syn | ecn | cwr) == (syn | ecn | cwr) reject with tcp reset";
+    let (counters, refused) = over_a_path("refused", refuse, "");
+    assert_eq!((counters.connected, refused.capable), (1, 0));
+}
+
+/// To a host behind the kernel as a router whose second link is narrower, which the host
+/// does not know of.
+#[test]
+fn the_kernels_word_that_packets_are_too_big_is_believed() {
+    for gso in [true, false] {
+        let namespaces = Namespaces::new(3);
+        namespaces.link((0, "left"), (1, "near"));
+        namespaces.link((1, "far"), (2, "host"));
+        let [_, router, host] = &namespaces.0[..] else {
+            unreachable!("three were made")
+        };
+        run(&format!("ip -n {router} address add {NEAR}/24 dev near"));
+        run(&format!("ip -n {router} address add 10.1.0.254/24 dev far"));
+        run(&format!("ip -n {router} link set far mtu 1400"));
+        run(&format!(
+            "ip netns exec {router} sysctl -qw net.ipv4.ip_forward=1"
+        ));
+        run(&format!("ip -n {host} address add {FAR}/24 dev host"));
+        run(&format!("ip -n {host} route add default via 10.1.0.254"));
+        let listener = within(host, || TcpListener::bind((FAR, 9000)).unwrap());
+        let done = AtomicBool::new(false);
+        let dial = Some(SocketAddrV4::new(FAR, 9000));
+        std::thread::scope(|scope| {
+            let worker = scope.spawn(|| echo_worker(&namespaces.0[0], gso, dial, &done));
+            let (dialled, _) = listener.accept().unwrap();
+            // The host's own segments fit, by this or by what the router tells it.
+            let seconds = exchange(dialled, 4 << 20);
+            done.store(true, Ordering::Relaxed);
+            let counters = *worker.join().unwrap().counters();
+            println!(
+                "gso {gso}: {seconds:.2} s, told {} times, {} of them not believed",
+                counters.wan_too_big + counters.wan_too_big_refused,
+                counters.wan_too_big_refused
+            );
+            assert!(counters.wan_too_big > 0, "{counters:?}");
+            assert_eq!(counters.wan_black_holes, 0, "{counters:?}");
+            assert!(seconds < 5.0);
+        });
+    }
 }
 
 /// Printed: `cargo test --release -p sluice-dataplane --test tcp_kernel -- --ignored --nocapture`.

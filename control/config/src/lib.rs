@@ -152,6 +152,8 @@ pub struct Iscsi {
     pub wan_receive_bytes: u32,
     /// Of all targets: lanes beyond each one's first.
     pub lanes_beside: u32,
+    /// Connections to the storage ask for explicit congestion notification (RFC 3168).
+    pub wan_ecn: bool,
 }
 
 /// Whether CRC32C digests are used (C-13).

@@ -87,6 +87,7 @@ pub(crate) struct Iscsi {
     pub wan_data_digest: Option<Text>,
     pub wan_send_kib: Option<Number>,
     pub wan_receive_kib: Option<Number>,
+    pub wan_ecn: Option<bool>,
 }
 
 #[derive(Debug, Default, Deserialize)]

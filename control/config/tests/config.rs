@@ -100,6 +100,9 @@ fn the_least_that_is_a_configuration() {
     assert_eq!(config.flush.policy.threshold_bytes, 1 << 20);
     assert_eq!(config.iscsi.mode, Mode::Transparent);
     assert_eq!(config.iscsi.sessions_max, 49, "derived from frames_mib");
+    assert!(config.iscsi.wan_ecn);
+    let config = Config::parse(&format!("[iscsi]\nwan_ecn = false\n{text}")).unwrap();
+    assert!(!config.iscsi.wan_ecn);
 }
 
 /// What to put in place of what in [`GOOD`], and the message that must come.

@@ -10,6 +10,10 @@ pub enum FaultKind {
     Loss,
     Duplicate,
     Reorder,
+    /// Frames marked, and SYNs lost that ask for that (RFC 3168).
+    Ecn,
+    /// Long frames dropped by a router that says so, or does not.
+    Narrow,
     /// Nothing passes on the WAN for a while.
     Cut,
     /// The same, one way only.
@@ -50,10 +54,12 @@ pub enum FaultKind {
 }
 
 /// All kinds, with the names that `sim --without` takes.
-pub const KINDS: [(FaultKind, &str); 24] = [
+pub const KINDS: [(FaultKind, &str); 26] = [
     (FaultKind::Loss, "loss"),
     (FaultKind::Duplicate, "duplicate"),
     (FaultKind::Reorder, "reorder"),
+    (FaultKind::Ecn, "ecn"),
+    (FaultKind::Narrow, "narrow"),
     (FaultKind::Cut, "cut"),
     (FaultKind::HalfCut, "half-cut"),
     (FaultKind::Pause, "pause"),

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use sluice_proto::Time;
 
+use crate::ecn;
 use crate::random::Random;
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -15,6 +16,10 @@ pub struct Faults {
     pub loss: u32,
     pub duplicate: u32,
     pub reorder: u32,
+    /// Of those that may be marked (RFC 3168).
+    pub marks: u32,
+    /// SYNs that ask for ECN are lost.
+    pub drops_asking: bool,
     pub delay: Duration,
     /// Added at random, up to this.
     pub jitter: Duration,
@@ -30,6 +35,8 @@ pub struct LinkCounters {
     pub duplicated: u64,
     pub reordered: u64,
     pub cut: u64,
+    pub marked: u64,
+    pub asking_dropped: u64,
 }
 
 /// One direction.
@@ -58,14 +65,22 @@ impl Link {
         }
     }
 
-    pub fn send(&mut self, now: Time, frame: Vec<u8>, random: &mut Random) {
+    pub fn send(&mut self, now: Time, mut frame: Vec<u8>, random: &mut Random) {
         if self.is_cut {
             self.counters.cut += 1;
+            return;
+        }
+        if self.faults.drops_asking && ecn::asks(&frame) {
+            self.counters.asking_dropped += 1;
             return;
         }
         if random.of(10_000) < u64::from(self.faults.loss) {
             self.counters.lost += 1;
             return;
+        }
+        // Nothing is drawn where nothing is marked, so that seeds without it stay as they were.
+        if self.faults.marks > 0 && random.of(10_000) < u64::from(self.faults.marks) {
+            self.counters.marked += u64::from(ecn::mark(&mut frame));
         }
         let begin = now.max(self.free_at);
         let nanos = frame.len() as u64 * 1_000_000_000;

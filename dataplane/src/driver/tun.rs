@@ -191,7 +191,7 @@ impl TunPort {
     }
 
     fn write(&self, pool: &Pool, frame: &Frame) -> io::Result<()> {
-        let header = vnet_hdr::encode(frame.checksum, frame.gso);
+        let header = vnet_hdr::encode(frame.checksum, frame.gso, pool.bytes(frame));
         let mut from: ArrayVec<libc::iovec, PARTS> = ArrayVec::new();
         from.push(part(header.as_ptr().cast_mut(), VNET_HDR_LEN));
         for bytes in pool.parts(frame) {

@@ -26,9 +26,13 @@ const GSO_NONE: u8 = 0;
 const GSO_TCPV4: u8 = 1;
 const GSO_TCPV6: u8 = 4;
 const GSO_UDP_L4: u8 = 5;
-/// The first segment carries CWR (RFC 3168). Not kept: whoever cuts in software clears it behind the
-/// first segment, whether told or not.
+/// The first segment carries CWR (RFC 3168), which the others must not. Not kept, since the frame says
+/// it: who cuts in software looks there, a network card may have to be told.
 const GSO_ECN: u8 = 0x80;
+
+/// Where a TCP header has its flags, and one of them.
+const TCP_FLAGS: usize = 13;
+const TCP_CWR: u8 = 0x80;
 
 const UDP_HEADER_LEN: usize = 8;
 const IPV6_HEADER_LEN: usize = 40;
@@ -106,9 +110,9 @@ fn transport_start(frame: &[u8]) -> Option<usize> {
     }
 }
 
-/// The header for a frame with these marks.
+/// The header for a frame with these marks; `frame` is at least its headers.
 #[must_use]
-pub fn encode(checksum: Checksum, gso: Option<Gso>) -> [u8; VNET_HDR_LEN] {
+pub fn encode(checksum: Checksum, gso: Option<Gso>, frame: &[u8]) -> [u8; VNET_HDR_LEN] {
     let mut header = [0; VNET_HDR_LEN];
     let mut put = |at: usize, value: u16| header[at..at + 2].copy_from_slice(&value.to_ne_bytes());
     if let Some(gso) = gso {
@@ -127,6 +131,13 @@ pub fn encode(checksum: Checksum, gso: Option<Gso>) -> [u8; VNET_HDR_LEN] {
         Some(GsoKind::TcpV6) => GSO_TCPV6,
         Some(GsoKind::UdpL4) => GSO_UDP_L4,
     };
+    if let (GSO_TCPV4 | GSO_TCPV6, Checksum::Partial { start, .. }) = (header[1], checksum)
+        && frame
+            .get(usize::from(start) + TCP_FLAGS)
+            .is_some_and(|flags| flags & TCP_CWR != 0)
+    {
+        header[1] |= GSO_ECN;
+    }
     header
 }
 
@@ -155,7 +166,7 @@ mod tests {
                 kind,
             });
             assert_eq!(
-                decode(&encode(partial, gso), &frame, frame.len()),
+                decode(&encode(partial, gso, &frame), &frame, frame.len()),
                 Ok((partial, gso))
             );
         }
@@ -170,9 +181,12 @@ mod tests {
                 kind: GsoKind::UdpL4,
             }),
         );
-        assert_eq!(decode(&encode(udp.0, udp.1), &frame, frame.len()), Ok(udp));
         assert_eq!(
-            decode(&encode(partial, None), &frame, 60),
+            decode(&encode(udp.0, udp.1, &frame), &frame, frame.len()),
+            Ok(udp)
+        );
+        assert_eq!(
+            decode(&encode(partial, None, &frame), &frame, 60),
             Ok((partial, None))
         );
         assert_eq!(
@@ -182,6 +196,27 @@ mod tests {
         let mut valid = [0; VNET_HDR_LEN];
         valid[0] = F_DATA_VALID;
         assert_eq!(decode(&valid, &frame, 60), Ok((Checksum::Verified, None)));
+    }
+
+    #[test]
+    fn a_card_is_told_that_only_the_first_segment_carries_cwr() {
+        let mut frame = tcp_frame();
+        frame[34 + 13] = 0x90; // CWR, ACK
+        let partial = Checksum::Partial {
+            start: 34,
+            offset: 16,
+        };
+        let gso = Some(Gso {
+            size: 1448,
+            header_len: 66,
+            kind: GsoKind::TcpV4,
+        });
+        let header = encode(partial, gso, &frame);
+        assert_eq!(header[1], GSO_TCPV4 | GSO_ECN);
+        assert_eq!(decode(&header, &frame, frame.len()), Ok((partial, gso)));
+        assert_eq!(encode(partial, None, &frame)[1], GSO_NONE);
+        frame[34 + 13] = 0x50; // ECE, ACK
+        assert_eq!(encode(partial, gso, &frame)[1], GSO_TCPV4);
     }
 
     #[test]
@@ -197,21 +232,21 @@ mod tests {
             kind: GsoKind::TcpV4,
         });
         assert_eq!(
-            decode(&encode(partial, None), &frame, 51),
+            decode(&encode(partial, None, &frame), &frame, 51),
             Err(BadHeader),
             "checksum outside"
         );
         assert_eq!(
-            decode(&encode(Checksum::InPacket, gso), &frame, 3000),
+            decode(&encode(Checksum::InPacket, gso, &frame), &frame, 3000),
             Err(BadHeader),
             "no IP, so no transport offset"
         );
         assert_eq!(
-            decode(&encode(partial, gso), &frame, 60),
+            decode(&encode(partial, gso, &frame), &frame, 60),
             Err(BadHeader),
             "headers outside"
         );
-        let mut ufo = encode(partial, gso);
+        let mut ufo = encode(partial, gso, &frame);
         ufo[1] = 3;
         assert_eq!(decode(&ufo, &frame, 3000), Err(BadHeader), "unknown kind");
     }
@@ -227,13 +262,13 @@ mod tests {
         };
         let mut frame = tcp_frame();
         frame[12..15].copy_from_slice(&[0x08, 0x00, 0x45]);
-        let header = encode(Checksum::InPacket, gso(0, GsoKind::TcpV4));
+        let header = encode(Checksum::InPacket, gso(0, GsoKind::TcpV4), &frame);
         let decoded = decode(&header, &frame, frame.len());
         assert_eq!(decoded, Ok((Checksum::InPacket, gso(66, GsoKind::TcpV4))));
         let mut frame = vec![0; 3000];
         frame[12..14].copy_from_slice(&[0x86, 0xdd]);
         frame[54 + 12] = 0x50;
-        let header = encode(Checksum::InPacket, gso(0, GsoKind::TcpV6));
+        let header = encode(Checksum::InPacket, gso(0, GsoKind::TcpV6), &frame);
         let decoded = decode(&header, &frame, frame.len());
         assert_eq!(decoded, Ok((Checksum::InPacket, gso(74, GsoKind::TcpV6))));
     }

@@ -6,7 +6,7 @@
 //! port it came in by. So no state of the relay can let a segment to or from
 //! an intercepted address and port through.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
 
 use super::drops::Drop;
 use super::ipv4::{Ipv4Header, PROTOCOL_TCP, TcpHeader};
@@ -123,8 +123,14 @@ impl Classifier {
     /// Whether a segment for one of the relay's addresses is of its own
     /// connections, or would be of an iSCSI portal: the kernel never sees it.
     pub fn is_relays(&self, tcp: &TcpHeader) -> bool {
-        self.iscsi_ports.contains(&tcp.destination.port())
-            || self.is_intercepted(tcp.source.ip().to_bits(), tcp.source.port())
+        self.is_connection(tcp.destination.port(), tcp.source)
+    }
+
+    /// Whether a connection between a port of one of the relay's addresses and `remote` is
+    /// the relay's.
+    pub fn is_connection(&self, port: u16, remote: SocketAddrV4) -> bool {
+        self.iscsi_ports.contains(&port)
+            || self.is_intercepted(remote.ip().to_bits(), remote.port())
     }
 
     fn is_intercepted(&self, address: u32, port: u16) -> bool {

@@ -92,7 +92,8 @@ drops! {
     TcpMalformed = "tcp_malformed",
     /// A fragment addressed to the relay itself, which does not reassemble: of TCP always, others with no way to the kernel.
     FragmentToRelay = "fragment_to_relay",
-    /// ICMP to the relay with a bad checksum or length.
+    /// ICMP to the relay with a bad checksum or length, or that quotes no segment where it
+    /// says that one was too big.
     IcmpMalformed = "icmp_malformed",
     /// ICMP to the relay that asks for nothing (replies, errors, unknown types), with no way to the kernel.
     IcmpIgnored = "icmp_ignored",

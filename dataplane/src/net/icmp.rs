@@ -1,11 +1,12 @@
 //! ICMP messages of the router's own (RFC 792, RFC 1812 4.3): which there are,
 //! when none may be sent, what they quote, and how many a second.
 
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
 use sluice_proto::Time;
 
-use super::ipv4::{IPV4_LEN, Ipv4Header, PROTOCOL_ICMP};
+use super::ipv4::{IPV4_LEN, Ipv4Header, PROTOCOL_ICMP, PROTOCOL_TCP};
 use crate::checksum;
 
 /// Bytes of an ICMP header.
@@ -17,6 +18,8 @@ pub(super) const TTL: u8 = 64;
 
 pub(super) const ECHO_REPLY: u8 = 0;
 pub(super) const ECHO_REQUEST: u8 = 8;
+/// Type and code of *fragmentation needed and DF set*.
+const FRAGMENTATION_NEEDED: [u8; 2] = [3, 4];
 
 /// An error the router tells the source of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +46,60 @@ impl IcmpError {
             Self::FragmentationNeeded { mtu } => (3, 4, mtu),
             Self::TimeExceeded => (11, 0, 0),
         }
+    }
+}
+
+/// A router's word that a TCP segment is too big for its next link (RFC 1191 4), of what
+/// it quotes: nothing of it is more than somebody's claim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PacketTooBig {
+    /// Who is said to have sent the segment, and to whom.
+    pub source: SocketAddrV4,
+    pub destination: SocketAddrV4,
+    pub seq: u32,
+    /// Of the next link; 0 from a router older than RFC 1191.
+    pub mtu: u16,
+}
+
+impl PacketTooBig {
+    /// Whether an ICMP message is of this kind.
+    pub(super) fn is_told_by(message: &[u8]) -> bool {
+        message.starts_with(&FRAGMENTATION_NEEDED)
+    }
+
+    /// Reads an ICMP message; nothing if it is of another kind, or what it quotes is no
+    /// segment's beginning: a header and the 8 bytes behind it (RFC 792), which are the
+    /// ports and the number.
+    #[must_use]
+    pub fn read(message: &[u8]) -> Option<Self> {
+        let quoted = message.get(ICMP_LEN..)?;
+        let header_len = usize::from(quoted.first()? & 15) * 4;
+        if !Self::is_told_by(message) || quoted[0] >> 4 != 4 || header_len < IPV4_LEN {
+            return None;
+        }
+        let word = |bytes: &[u8], at: usize| {
+            let word: [u8; 4] = bytes.get(at..at + 4)?.try_into().ok()?;
+            Some(u32::from_be_bytes(word))
+        };
+        let half = |bytes: &[u8], at: usize| {
+            let half: [u8; 2] = bytes.get(at..at + 2)?.try_into().ok()?;
+            Some(u16::from_be_bytes(half))
+        };
+        let segment = quoted.get(header_len..)?;
+        let is_first = half(quoted, 6)? & 0x1fff == 0;
+        if quoted[9] != PROTOCOL_TCP || !is_first {
+            return None;
+        }
+        let end = |address: usize, port: usize| {
+            let address = Ipv4Addr::from_bits(word(quoted, address)?);
+            Some(SocketAddrV4::new(address, half(segment, port)?))
+        };
+        Some(Self {
+            source: end(12, 0)?,
+            destination: end(16, 2)?,
+            seq: word(segment, 4)?,
+            mtu: half(message, 6)?,
+        })
     }
 }
 

@@ -1,5 +1,5 @@
-//! The router: frames of a port in, frames for ports and TCP segments for the
-//! relay out (Spec A-1 to A-3).
+//! The router: frames of a port in, frames for ports, TCP segments for the relay
+//! and what routers say of its own out (Spec A-1 to A-3).
 //!
 //! ```text
 //!  burst -> ethernet, ipv4 (checked once) -> classify -+-> forward: fib -> neighbour -> TxQueues
@@ -45,8 +45,9 @@ pub use config::{
 pub use drops::{Drop, Drops};
 pub use ethernet::ETHERNET_LEN;
 pub use fib::{Fib, NextHopId};
+pub use icmp::PacketTooBig;
 pub use ipv4::{IPV4_LEN, TcpFlags, TcpHeader};
-pub use local::Local;
+pub use local::{Local, LocalKind};
 pub use neighbour::NeighbourState;
 pub use router::{Path, Router};
 pub use rows::{NeighbourRow, PortCounters, PortRow, RouteRow, RouteSource, RouterCounters};

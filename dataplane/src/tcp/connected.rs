@@ -9,7 +9,7 @@ use std::time::Duration;
 use sluice_hugepages::pool::{FRAME_LEN, Frame, PAGE_LEN, Pool};
 use sluice_proto::Time;
 use sluice_transport::receive::Part;
-use sluice_transport::{Config, Connection, Ended, IpEcn, KeepAlive, Seq, State, wire};
+use sluice_transport::{Config, Connection, Ended, IpEcn, KeepAlive, Seq, State, TooBig, wire};
 use smoltcp::socket::tcp;
 use smoltcp::wire::Ipv4Packet;
 
@@ -31,6 +31,9 @@ const SYN_ATTEMPTS_MAX: u32 = 4;
 /// Of the window, what a kept frame is worth: a full segment leaves more than half of a
 /// frame empty, and a share of the frames is for data in order only.
 const WINDOW_PER_FRAME: u64 = 1024;
+/// Of a packet, what the MSS does not count.
+#[expect(clippy::cast_possible_truncation, reason = "40")]
+const HEADERS_LEN: u16 = (IPV4_HEADER_LEN + TCP_HEADER_LEN) as u16;
 /// What is kept of the window's worth at least, whatever the window.
 const FRAMES_MIN: u32 = 16;
 
@@ -78,12 +81,11 @@ fn weight(pool: &Pool, frame: &Frame) -> usize {
 
 /// But for what is the flow's own.
 fn config(profile: &Profile, buffers: Buffers) -> Config {
-    let headers = u16::try_from(IPV4_HEADER_LEN + TCP_HEADER_LEN).expect("40");
     let bytes = |pages: u32| u64::from(pages) * PAGE_LEN as u64;
     let frames = bytes(buffers.rx_pages) / WINDOW_PER_FRAME;
     let timeout = profile.timeout.unwrap_or(Duration::MAX);
     Config {
-        mss_max: profile.mtu - headers,
+        mss_max: profile.mtu - HEADERS_LEN,
         window_max: bytes(buffers.rx_pages),
         receive_frames_max: u32::try_from(frames).unwrap_or(u32::MAX).max(FRAMES_MIN),
         send_limit: bytes(buffers.tx_pages),
@@ -94,6 +96,7 @@ fn config(profile: &Profile, buffers: Buffers) -> Config {
             probes_max: probes(timeout, interval),
         }),
         syn_attempts_max: SYN_ATTEMPTS_MAX,
+        ecn: profile.ecn,
         ..Config::default()
     }
 }
@@ -248,6 +251,12 @@ impl Connected {
         (progress, Ok(()))
     }
 
+    /// A router says that a packet was larger than its next link's `mtu`.
+    pub fn packet_too_big(&mut self, now: Time, seq: u32, mtu: u16) -> TooBig {
+        let mss = mtu.saturating_sub(HEADERS_LEN);
+        self.connection.on_packet_too_big(now, Seq(seq), mss)
+    }
+
     fn free_acknowledged(&mut self) {
         while self.connection.next_released().is_some() {}
         let acknowledged = self.chain.end() - self.connection.unacknowledged();
@@ -363,6 +372,8 @@ impl Connected {
         into.wan_tail_probes += now.tail_probes - before.tail_probes;
         into.wan_recoveries += now.recoveries - before.recoveries;
         into.wan_black_holes += now.black_holes - before.black_holes;
+        into.wan_marks_echoed += now.congestion_marks - before.congestion_marks;
+        into.wan_marks_received += now.marks_received - before.marks_received;
         into.wan_violations += now.violations_in_all() - before.violations_in_all();
         let gap_us = u64::try_from(now.gap_longest.as_micros()).unwrap_or(u64::MAX);
         into.wan_gap_longest_us = into.wan_gap_longest_us.max(gap_us);

@@ -50,6 +50,15 @@ counters! {
     wan_recoveries,
     /// To the storage: the path did not carry what its ends allow (RFC 8899).
     wan_black_holes,
+    /// To the storage: a router has said that a packet was too big, and was believed, or was
+    /// not (RFC 5927).
+    wan_too_big,
+    wan_too_big_refused,
+    /// To the storage: congestion that routers have marked and it told of, a window's at
+    /// once (RFC 3168).
+    wan_marks_echoed,
+    /// From the storage: segments with data that a router has marked.
+    wan_marks_received,
     /// From the storage, or in its name: what no sound peer sends, and what came from the past.
     wan_violations,
     /// To the storage: the longest that something was out and nothing was acknowledged, us.

@@ -2,10 +2,12 @@
 
 use sluice_hugepages::pool::{Checksum, Frame, HEADROOM, PAGE_LEN, Pool};
 use sluice_proto::Time;
+use sluice_transport::TooBig;
 use smoltcp::wire::TcpControl;
 
 use super::connected::Untaken;
 use super::flow::Stack;
+use super::keyed::FourTuple;
 use super::output::Cause;
 use super::segment::{Control, Segment, Unfit};
 use super::wire::Reply;
@@ -144,6 +146,29 @@ impl Tcp {
         }
         let reset = segment.control == TcpControl::Rst;
         self.settle(index, pool, Cause::Segment { reset });
+    }
+
+    /// A router says that the segment with the number `seq`, from `tuple.local`, was larger
+    /// than the `mtu` of its next link. Anybody can say so: what is not of a connection of
+    /// ours to the storage, and of what it has under way, changes nothing.
+    pub fn packet_too_big(&mut self, now: Time, tuple: &FourTuple, seq: u32, mtu: u16) {
+        let index = self.table.find(tuple);
+        let came = match index.and_then(|index| Some((index, self.table.get_mut(index)?))) {
+            Some((index, Slot::Flow(flow))) if !flow.aborted => match &mut flow.stack {
+                Stack::Connected(stack) => Some((index, stack.packet_too_big(now, seq, mtu))),
+                // Towards computers segments are as long as their link takes.
+                Stack::Accepted(_) => None,
+            },
+            _ => None,
+        };
+        match came {
+            None | Some((_, TooBig::Refused)) => self.counters.wan_too_big_refused += 1,
+            Some((_, TooBig::Known)) => self.counters.wan_too_big += 1,
+            Some((index, TooBig::Shrunk)) => {
+                self.counters.wan_too_big += 1;
+                self.ready.push(index);
+            }
+        }
     }
 
     fn accepted_segment(

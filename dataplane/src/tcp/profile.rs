@@ -14,6 +14,8 @@ pub struct Profile {
     pub mtu: u16,
     /// Leave checksums and the cutting of long segments to the port.
     pub gso: bool,
+    /// Ask for explicit congestion notification (RFC 3168); of flows that we open.
+    pub ecn: bool,
     /// An idle peer is asked for a sign of life this often.
     pub keep_alive: Option<Duration>,
     /// A peer that is silent this long is given up. Longer than `keep_alive`,
@@ -27,6 +29,7 @@ impl Profile {
         Self {
             mtu,
             gso: false,
+            ecn: true,
             keep_alive: Some(Duration::from_secs(15)),
             timeout: Some(Duration::from_secs(60)),
         }

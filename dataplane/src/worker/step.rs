@@ -10,8 +10,8 @@ use sluice_proto::Time;
 use super::publish::Publisher;
 use super::relay::{Net, Relay};
 use crate::driver::Port;
-use crate::net::{Local, Router, TxQueues};
-use crate::tcp::Tcp;
+use crate::net::{Local, LocalKind, Router, TxQueues};
+use crate::tcp::{FourTuple, Tcp};
 
 /// What the worker reaches outside itself.
 #[derive(Debug)]
@@ -166,8 +166,20 @@ impl Worker {
                 &mut self.locals,
             );
             for local in self.locals.drain(..) {
-                self.tcp
-                    .input(now, &mut self.pool, local.frame, &mut self.outbox);
+                let Local { frame, kind, .. } = local;
+                match kind {
+                    LocalKind::Segment(_) => {
+                        self.tcp.input(now, &mut self.pool, frame, &mut self.outbox);
+                    }
+                    LocalKind::PacketTooBig(told) => {
+                        self.pool.release(frame);
+                        let tuple = FourTuple {
+                            local: told.source,
+                            remote: told.destination,
+                        };
+                        self.tcp.packet_too_big(now, &tuple, told.seq, told.mtu);
+                    }
+                }
             }
         }
         did_work

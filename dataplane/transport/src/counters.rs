@@ -62,7 +62,10 @@ pub struct Counters {
     pub undone: u64,
     pub dsacks: u64,
     pub black_holes: u64,
+    /// Congestion events that the peer has told of (RFC 3168), one a window.
     pub congestion_marks: u64,
+    /// Data that came with a mark.
+    pub marks_received: u64,
     /// The longest time that something was out and nothing was newly acknowledged in order.
     pub gap_longest: Duration,
     violations: [u64; VIOLATIONS],

@@ -43,6 +43,7 @@ pub mod wire;
 pub use connection::{Config, Connection, Emit, Ended, KeepAlive, PathSample, State, refuse};
 pub use control::ControlKind;
 pub use counters::{Counters, Violation};
+pub use mtu::TooBig;
 pub use segment::{Flags, IpEcn, Options, Segment, Timestamp};
 pub use seq::Seq;
 pub use sluice_proto::Time;

@@ -33,6 +33,17 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 /// PMTU_RAISE_TIMER (RFC 8899, 5.1.1): when a larger size is tried again.
 const RAISE_INTERVAL: Duration = Duration::from_secs(600);
 
+/// What came of a router's word that a packet is too big.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TooBig {
+    /// It is not believed.
+    Refused,
+    /// It may be true, and segments are no larger already.
+    Known,
+    /// Segments are smaller from now on.
+    Shrunk,
+}
+
 /// Sizes as the MSS option counts: payload and TCP options.
 #[derive(Clone, Copy, Debug)]
 pub struct PathMtu {
@@ -103,16 +114,21 @@ impl PathMtu {
     }
 
     /// A router says that `size` is what goes through (RFC 8899, 4.6.1: only with proof
-    /// that the packet was ours, which the caller has). Whether the size went down.
-    pub fn on_too_big(&mut self, now: Time, size: u16) -> bool {
-        if size >= self.size || size < FLOOR {
-            return false;
+    /// that the packet was ours, which the caller has).
+    pub fn on_too_big(&mut self, now: Time, size: u16) -> TooBig {
+        // No packet of ours was ever larger than the one bound, none needs be smaller than
+        // the other.
+        if size >= self.max || size < FLOOR {
+            return TooBig::Refused;
+        }
+        if size >= self.size {
+            return TooBig::Known;
         }
         self.shrink(now, size);
         // A router that speaks is to be believed until the raise timer.
         self.ceiling = size + 1;
         self.probe_at = now + RAISE_INTERVAL;
-        true
+        TooBig::Shrunk
     }
 
     /// The size of a probe to send now, if one is due.
@@ -227,8 +243,11 @@ mod tests {
     #[test]
     fn a_router_may_make_it_smaller_within_reason() {
         let mut mtu = PathMtu::new(1460);
-        assert!(!mtu.on_too_big(Time::ZERO, 100) && !mtu.on_too_big(Time::ZERO, 1460));
-        assert!(mtu.on_too_big(Time::ZERO, 1400));
+        for size in [0, 100, FLOOR - 1, 1460, u16::MAX] {
+            assert_eq!(mtu.on_too_big(Time::ZERO, size), TooBig::Refused, "{size}");
+        }
+        assert_eq!(mtu.on_too_big(Time::ZERO, 1400), TooBig::Shrunk);
+        assert_eq!(mtu.on_too_big(Time::ZERO, 1400), TooBig::Known);
         assert_eq!(mtu.size(), 1400);
         assert_eq!(mtu.probe_due(Time::from_millis(10_000)), None);
         assert!(mtu.probe_due(Time::from_millis(700_000)).is_some());

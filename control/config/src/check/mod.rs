@@ -204,6 +204,7 @@ impl Checker<'_> {
             wan_send_bytes,
             wan_receive_bytes,
             lanes_beside,
+            wan_ecn: raw.iscsi.wan_ecn.unwrap_or(true),
         };
         let budget = MemoryBudget::derive(&dataplane, &iscsi, ports, 0);
         assert!(

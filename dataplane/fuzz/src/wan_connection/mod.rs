@@ -22,7 +22,7 @@ use sluice_hugepages::pool::{
 use sluice_proto::Time;
 
 use crate::source::Source;
-use crate::tcp::{self, ACK, Header, Options, SYN};
+use crate::tcp::{self, ACK, CWR, ECE, Header, Options, SYN};
 use peer::{MTU, Peer, View, byte};
 
 const LOCAL: Ipv4Addr = Ipv4Addr::new(198, 19, 0, 1);
@@ -168,10 +168,12 @@ impl<'a> Play<'a> {
         };
         // Both at once, one of eight times.
         let answers = more >> 5 != 7;
+        // ECN, agreed to where it was asked for; said with both bits it means the opposite.
+        let ecn = [0, ECE, ECE | CWR, 0][usize::from(how >> 2 & 3)];
         let header = Header {
             seq: self.peer.theirs.isn,
             ack: if answers { self.peer.ours.wire(0) } else { 0 },
-            flags: if answers { SYN | ACK } else { SYN },
+            flags: ecn | if answers { SYN | ACK } else { SYN },
             window: self.peer.window,
             options: terms.bytes(),
         };
@@ -263,6 +265,7 @@ impl<'a> Play<'a> {
 
     /// Puts a packet into the room; false if there is no frame for it.
     fn deliver(&mut self, tcp: &[u8], ecn: u8) -> bool {
+        self.peer.marked |= ecn & 3 == 3;
         let packet = tcp::packet(STORAGE, self.local, ecn, tcp.to_vec());
         let offset = HEADROOM + LINK_LEN;
         let frame = if packet.len() > FRAME_LEN - offset {
@@ -317,7 +320,7 @@ impl<'a> Play<'a> {
             let packet = self.pool.bytes(&frame);
             assert!(packet.len() <= MTU || frame.gso.is_some_and(|_| self.gso));
             let tcp = tcp::unpack(self.local, STORAGE, packet, partial);
-            let (start, end) = self.peer.hears(tcp, frame.gso, view);
+            let (start, end) = self.peer.hears(tcp, packet[1] & 3, frame.gso, view);
             if start < end {
                 heard.push((start, end));
             }

@@ -6,7 +6,7 @@
 use sluice_hugepages::pool::{Gso, GsoKind};
 
 use super::ranges::Ranges;
-use crate::tcp::{ACK, FIN, Header, Options, PSH, RST, SYN};
+use crate::tcp::{ACK, CWR, ECE, FIN, Header, Options, PSH, RST, SYN};
 
 /// The most that the room is told to send.
 pub const MTU: usize = 1500;
@@ -57,6 +57,14 @@ pub struct View {
 pub struct Peer {
     pub theirs: Space,
     pub ours: Space,
+    /// A SYN of ours has asked for ECN, the last one did; and what came of it: the peer
+    /// may mark, and we may be marked.
+    pub asked: bool,
+    pub asks: bool,
+    pub may_mark: bool,
+    pub capable: bool,
+    /// It was sent data with a mark.
+    pub marked: bool,
     /// Its SYN was taken, with these options.
     pub synced: bool,
     pub terms: Options,
@@ -130,6 +138,10 @@ impl Peer {
         self.theirs.isn = header.seq;
         self.terms = terms;
         self.synced = true;
+        let (ece, cwr) = (header.has(ECE), header.has(CWR));
+        let agrees = ece && cwr != header.has(ACK);
+        self.may_mark = agrees && self.asked;
+        self.capable = agrees && self.asks;
         (self.data, self.spoken) = (Ranges::default(), Ranges::default());
         self.fins.clear();
         self.grant = i64::from(header.window);
@@ -140,24 +152,26 @@ impl Peer {
     ///
     /// # Panics
     /// If it is not sound.
-    pub fn hears(&mut self, tcp: &[u8], gso: Option<Gso>, view: &View) -> (i64, i64) {
+    pub fn hears(&mut self, tcp: &[u8], ecn: u8, gso: Option<Gso>, view: &View) -> (i64, i64) {
         let (header, at) = Header::read(tcp).expect("a whole header");
         let options = Options::read(&header.options);
         let payload = &tcp[at..];
         if header.has(RST) {
             assert!(payload.is_empty() && gso.is_none(), "a reset is bare");
-            assert_eq!(header.flags & !(RST | ACK), 0);
+            assert_eq!((header.flags & !(RST | ACK), ecn), (0, 0));
             return (0, 0);
         }
         if let Some((value, _)) = options.timestamp {
             self.echo = value;
         }
         if header.has(SYN) {
+            assert_eq!(ecn, 0, "a SYN is not to be marked");
             self.hears_syn(&header, &options, payload);
             return (0, 0);
         }
         assert!(self.synced, "the peer was not heard yet: {header:?}");
-        assert!(header.has(ACK) && header.flags & !(ACK | PSH | FIN) == 0);
+        assert!(header.has(ACK) && header.flags & !(ACK | PSH | FIN | ECE | CWR) == 0);
+        self.hears_ecn(&header, ecn, payload, view);
         self.hears_options(&options, payload, view);
         self.hears_window(&header, view);
         self.hears_size(at, payload.len(), gso);
@@ -165,7 +179,16 @@ impl Peer {
     }
 
     fn hears_syn(&mut self, header: &Header, options: &Options, payload: &[u8]) {
-        assert!(payload.is_empty() && header.flags & !(SYN | ACK) == 0);
+        assert!(payload.is_empty() && header.flags & !(SYN | ACK | ECE | CWR) == 0);
+        let (ece, cwr) = (header.has(ECE), header.has(CWR));
+        if header.has(ACK) {
+            assert!(!cwr && ece == self.may_mark, "it agrees to what was asked");
+        } else {
+            assert_eq!(ece, cwr, "a SYN asks with both");
+            assert!(!ece || !self.synced);
+            self.asked |= ece;
+            self.asks = ece;
+        }
         assert_eq!(header.seq, self.ours.isn);
         assert_eq!(options.mss.map(usize::from), Some(MTU - 40));
         assert!(options.sack.is_empty());
@@ -175,6 +198,23 @@ impl Peer {
             self.scale = options.scale.expect("it offers a scale");
         }
         self.edge = self.edge.max(i64::from(header.window));
+    }
+
+    /// RFC 3168 6.1: only new data can be marked, and says that marks were heard of; marks
+    /// are echoed where there were any.
+    fn hears_ecn(&self, header: &Header, ecn: u8, payload: &[u8], view: &View) {
+        let start = self.ours.place(view.una, header.seq);
+        let is_new = !payload.is_empty() && (self.blind || start >= self.sent);
+        match ecn {
+            0 => {}
+            2 => assert!(self.capable && is_new, "{header:?}"),
+            _ => panic!("a codepoint that is {ecn}"),
+        }
+        assert!(!header.has(CWR) || self.capable && is_new, "{header:?}");
+        assert!(
+            !header.has(ECE) || self.may_mark && self.marked,
+            "{header:?}"
+        );
     }
 
     fn hears_options(&self, options: &Options, payload: &[u8], view: &View) {

@@ -1,13 +1,15 @@
 //! What a program does, an instruction at a time.
 
+use std::net::SocketAddrV4;
 use std::time::Duration;
 
+use sluice_dataplane::tcp::FourTuple;
 use sluice_hugepages::pool::{FRAME_LEN, PAGE_LEN};
 use sluice_proto::Time;
 
 use super::Play;
 use super::peer::byte;
-use crate::tcp::{ACK, FIN, Header, Options, PSH, RST, SYN};
+use crate::tcp::{ACK, CWR, ECE, FIN, Header, Options, PSH, RST, SYN};
 
 /// The longest payload of one packet.
 const PAYLOAD_MAX: i64 = 60_000;
@@ -43,6 +45,7 @@ impl Play<'_> {
             24 => self.rounds(),
             25 => self.congestion(),
             26 => self.tiny(),
+            27 => self.router(),
             _ => {
                 self.until_deadline();
             }
@@ -452,10 +455,49 @@ impl Play<'_> {
     /// Data in a packet that a router has marked, or with the bits that answer it.
     fn congestion(&mut self) {
         let [ecn, flags] = self.source.array();
-        let header = self.header(ACK | flags & 0xc0);
+        let header = self.header(ACK | flags & (ECE | CWR));
         let mut tcp = header.bytes(super::STORAGE.port(), self.local.port());
         tcp.resize(tcp.len() + usize::from(ecn >> 4), 0);
         self.say_bytes(tcp, ecn);
+    }
+
+    /// A router, or who says to be one, tells that a packet was too big.
+    fn router(&mut self) {
+        let [how, share] = self.source.array();
+        let mtu = self.source.half();
+        let view = self.view();
+        let place = match how & 3 {
+            0 | 1 => view.una + (self.peer.sent - view.una).max(0) * i64::from(share) / 256,
+            2 => view.una - 1 - i64::from(share),
+            _ => self.peer.sent + i64::from(share),
+        };
+        let mtu = match how >> 2 & 3 {
+            0 => mtu,
+            1 => 576 + mtu % 1000,
+            2 => mtu % 600,
+            _ => 1400,
+        };
+        let port = self.local.port() ^ u16::from(how >> 7);
+        let tuple = FourTuple {
+            local: SocketAddrV4::new(super::LOCAL, port),
+            remote: super::STORAGE,
+        };
+        let before = *self.tcp.counters();
+        let seq = self.peer.ours.wire(place);
+        self.tcp.packet_too_big(self.now, &tuple, seq, mtu);
+        let after = self.tcp.counters();
+        let believed = after.wan_too_big > before.wan_too_big;
+        let refused = after.wan_too_big_refused > before.wan_too_big_refused;
+        assert!(believed != refused);
+        let under_way = (view.una..self.peer.sent).contains(&place);
+        assert!(
+            refused
+                || view.alive
+                    && how < 0x80
+                    && (under_way || self.peer.blind)
+                    && (576..1500).contains(&mtu),
+            "{mtu} at {place} is believed: {view:?}"
+        );
     }
 
     /// A run of segments of a byte or so each, some of them with gaps between.

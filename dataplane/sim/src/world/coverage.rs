@@ -15,7 +15,13 @@ impl World {
     pub(super) fn outcome(mut self, seed: u64, rounds: u64) -> Outcome {
         let (storage, met) = (self.storage.counters, self.met);
         let trouble = self.storage.trouble_counters;
-        for (name, count) in self.worker().relay.counters.rows() {
+        let worker = self.worker();
+        let counters = worker.relay.counters.rows();
+        let counters: Vec<_> = counters
+            .into_iter()
+            .chain(worker.tcp.counters().named())
+            .collect();
+        for (name, count) in counters {
             *self.relays.entry(name).or_default() += count;
         }
         // Relay counters only say what a run has met; no rule looks at them.
@@ -37,6 +43,18 @@ impl World {
             ("frames_duplicated", sum(|link| link.counters.duplicated)),
             ("frames_reordered", sum(|link| link.counters.reordered)),
             ("frames_cut", sum(|link| link.counters.cut)),
+            ("frames_marked", sum(|link| link.counters.marked)),
+            (
+                "syns_that_ask_dropped",
+                sum(|link| link.counters.asking_dropped),
+            ),
+            ("ecn_agreed", self.ecn.counters.agreed),
+            ("ecn_marks_of_relay", self.ecn.counters.marked),
+            ("ecn_relay_slowed", self.ecn.counters.slowed),
+            ("ecn_relay_echoed", self.ecn.counters.echoed),
+            ("frames_too_big", self.narrow.map_or(0, |it| it.dropped)),
+            ("too_big_believed", relay("wan_too_big")),
+            ("black_holes_found", relay("wan_black_holes")),
             ("wan_cuts", met.cuts),
             ("wan_half_cuts", met.half_cuts),
             ("relay_pauses", met.pauses),

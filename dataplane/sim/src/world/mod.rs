@@ -37,9 +37,11 @@ use sluice_hugepages::tables::Durability;
 use sluice_proto::Time;
 
 use crate::client::Client;
-use crate::fault::Without;
+use crate::ecn::{Ecn, EcnPlan};
+use crate::fault::{FaultKind, Without};
 use crate::journal::{Begun, Fault, Journal};
 use crate::link::Link;
+use crate::narrow::Narrow;
 use crate::oracle::{Oracle, Violation};
 use crate::random::Random;
 use crate::storage::{PORT, Storage};
@@ -133,6 +135,8 @@ const SCHEDULE: u64 = 0;
 const JOURNAL_AND_RESTARTS: u64 = 1;
 const STORAGES: u64 = 2;
 const OPERATOR: u64 = 3;
+const ECN: u64 = 4;
+const NARROW: u64 = 5;
 const LINKS: u64 = 8;
 const CLIENTS: u64 = 16;
 
@@ -171,6 +175,9 @@ struct World {
     ports: Vec<Port>,
     /// Computer to relay, relay to computer, relay to storage, storage to relay.
     links: [Link; 4],
+    ecn: Ecn,
+    storage_agrees_to_ecn: bool,
+    narrow: Option<Narrow>,
     clients: Vec<Client>,
     storage: Storage,
     /// One a volume of the storage.
@@ -316,16 +323,27 @@ impl World {
     fn new(seed: u64, options: Options) -> Self {
         let mut random = Random::new(seed);
         let plan = Plan::draw(&mut random, &options);
-        let (lan, wan) = (Link::new(plan.lan), Link::new(plan.wan));
+        let (lan, mut wan) = (Link::new(plan.lan), Link::new(plan.wan));
         let volumes = plan.storage.volumes.iter();
         let has_journal = plan.journal.is_some();
         let chance = |purpose: u64| Random::of_purpose(seed, purpose);
+        let ecn = if options.without.has(FaultKind::Ecn) {
+            EcnPlan::default()
+        } else {
+            EcnPlan::draw(&mut chance(ECN))
+        };
+        wan.faults.marks = ecn.marks;
+        wan.faults.drops_asking = ecn.drops_asking;
         let end = Time::ZERO + options.work.max(RUN);
         let mut world = Self {
             now: Time::from_millis(1),
             worker: None,
             ports: Vec::new(),
             links: [lan.clone(), lan, wan.clone(), wan],
+            ecn: Ecn::default(),
+            storage_agrees_to_ecn: ecn.agrees,
+            narrow: Narrow::draw(&mut chance(NARROW))
+                .filter(|_| !options.without.has(FaultKind::Narrow)),
             oracles: volumes
                 .enumerate()
                 .map(|(number, volume)| {
@@ -485,7 +503,8 @@ impl World {
     /// The process is gone; its log's memory, if that is kept.
     fn stop(&mut self, keeps_log: bool) -> Option<Region> {
         let worker = self.worker.take().expect("a running worker");
-        for (name, count) in worker.relay.counters.rows() {
+        let counters = worker.relay.counters.rows();
+        for (name, count) in counters.into_iter().chain(worker.tcp.counters().named()) {
             *self.relays.entry(name).or_default() += count;
         }
         let log = worker.into_log();
@@ -625,6 +644,9 @@ impl World {
             ports,
             worker,
             link_randoms,
+            ecn,
+            storage_agrees_to_ecn,
+            narrow,
             ..
         } = self;
         let worker = worker.as_mut().expect("there is one but while it crashes");
@@ -633,13 +655,21 @@ impl World {
                 links[0].send(now, frame, &mut link_randoms[0]);
             }
         }
-        while let Some(frame) = storage.host.wire.sent.pop_front() {
+        while let Some(mut frame) = storage.host.wire.sent.pop_front() {
+            ecn.leaves(&mut frame);
             links[3].send(now, frame, &mut link_randoms[3]);
         }
         let mut bytes = Vec::new();
         for (port, link) in [(0, 1), (1, 2)] {
             let memory = ports[port].memory_mut().expect("a memory port");
             while memory.take(&mut worker.pool, &mut bytes) {
+                let narrow = narrow.as_mut().filter(|_| link == 2);
+                if let Some(Err(told)) = narrow.map(|it| it.takes(now, &bytes)) {
+                    if let Some(told) = told {
+                        links[3].send(now, told, &mut link_randoms[3]);
+                    }
+                    continue;
+                }
                 links[link].send(now, bytes.clone(), &mut link_randoms[link]);
             }
         }
@@ -659,6 +689,7 @@ impl World {
             }
         }
         while let Some(frame) = links[2].receive(now) {
+            ecn.arrives(&frame, *storage_agrees_to_ecn);
             storage.host.wire.received.push_back(frame);
         }
     }

@@ -93,6 +93,8 @@ fn links(random: &mut Random, without: Without) -> (Faults, Faults) {
         loss: [0, 0, 20, 100][random.below(4)],
         duplicate: if random.chance(30) { 50 } else { 0 },
         reorder: if random.chance(30) { 100 } else { 0 },
+        marks: 0,
+        drops_asking: false,
         delay: Duration::from_millis(1 + random.of(20)),
         jitter: Duration::from_micros(random.of(500)),
         rate: [0, 1_250_000, 12_500_000][random.below(3)],

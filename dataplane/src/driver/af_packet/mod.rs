@@ -247,8 +247,10 @@ impl AfPacketPort {
         if len < ETHERNET_HEADER_LEN || (frame.gso.is_none() && len > self.wire_len_max()) {
             return false;
         }
-        self.send
-            .start(slot, vnet_hdr::encode(frame.checksum, frame.gso));
+        self.send.start(
+            slot,
+            vnet_hdr::encode(frame.checksum, frame.gso, pool.bytes(frame)),
+        );
         pool.parts(frame).all(|bytes| self.send.add(slot, bytes))
     }
 

@@ -13,18 +13,18 @@ fn a_segment_to_the_storage_is_local_whatever_its_flags() {
         assert!(sent.is_empty());
         let local = local.unwrap();
         assert_eq!(local.port, LAN);
-        assert_eq!(local.header.flags, TcpFlags(flags));
+        assert_eq!(local.header().flags, TcpFlags(flags));
         assert_eq!(
-            (local.header.seq, local.header.ack),
+            (local.header().seq, local.header().ack),
             (0x0102_0304, 0x0506_0708)
         );
-        assert_eq!(local.header.source.to_string(), "198.18.0.10:5000");
-        assert_eq!(local.header.destination.to_string(), "198.19.0.10:3260");
+        assert_eq!(local.header().source.to_string(), "198.18.0.10:5000");
+        assert_eq!(local.header().destination.to_string(), "198.19.0.10:3260");
         assert_eq!(
             (
-                local.header.ipv4_len,
-                local.header.tcp_len,
-                local.header.payload_len
+                local.header().ipv4_len,
+                local.header().tcp_len,
+                local.header().payload_len
             ),
             (20, 20, 10)
         );

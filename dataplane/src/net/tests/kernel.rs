@@ -188,3 +188,17 @@ fn a_kernel_that_takes_nothing_costs_a_bounded_queue() {
     }
     lab.dropped(LAN, &packet, Drop::TxQueueFull);
 }
+
+#[test]
+fn what_is_said_of_the_kernels_own_segments_is_the_kernels() {
+    let mut lab = lab();
+    let packet = local::too_big((RELAY_WAN, 40_000), (FAR, 179), 28).bytes();
+    let (sent, local) = lab.packet(WAN, &packet);
+    assert!(sent.is_empty() && local.is_none());
+    assert_eq!(given(&mut lab)[0].0, packet);
+    let packet = local::too_big((RELAY_WAN, 40_000), (STORAGE, 3260), 28).bytes();
+    let (_, local) = lab.packet(WAN, &packet);
+    lab.take(local.expect("it is of a connection to the storage"));
+    assert!(given(&mut lab).is_empty());
+    lab.check_frames();
+}

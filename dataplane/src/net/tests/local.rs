@@ -106,7 +106,7 @@ fn a_segment_comes_with_its_marks_counted_from_the_ipv4_header() {
         }
     );
     assert_eq!(local.frame.gso.unwrap().header_len, 40);
-    assert_eq!(local.header.payload_len, 20_000);
+    assert_eq!(local.header().payload_len, 20_000);
     assert_eq!(lab.take(local), packet);
 }
 
@@ -118,4 +118,60 @@ fn a_padded_segment_is_trimmed() {
     frame.resize(60, 0);
     let (_, local) = lab.input(LAN, &frame);
     assert_eq!(lab.take(local.unwrap()), packet);
+}
+
+/// *Fragmentation needed* about a segment, as the router at the WAN's gateway says it.
+pub(super) fn too_big(source: (Ipv4Addr, u16), to: (Ipv4Addr, u16), quoted_len: usize) -> Ip {
+    let mut payload = vec![3, 4, 0, 0, 0, 0, 0x05, 0x78];
+    let segment = Ip::tcp(source, to, TcpFlags::ACK, &[7; 600]).bytes();
+    payload.extend(&segment[..quoted_len]);
+    let sum = !checksum::sum(&payload);
+    payload[2..4].copy_from_slice(&sum.to_be_bytes());
+    Ip {
+        protocol: 1,
+        payload,
+        ..Ip::udp(GATEWAY, source.0, 8)
+    }
+}
+
+#[test]
+fn what_a_router_says_of_a_segments_size_is_the_tcp_rooms() {
+    let mut lab = Lab::new();
+    let ends = ((RELAY_WAN, 50_000), (STORAGE, 3260));
+    for quoted_len in [28, 48, 548] {
+        let packet = too_big(ends.0, ends.1, quoted_len).bytes();
+        let (sent, local) = lab.packet(WAN, &packet);
+        assert!(sent.is_empty());
+        let local = local.unwrap();
+        let LocalKind::PacketTooBig(told) = local.kind else {
+            panic!("{local:?}")
+        };
+        assert_eq!(told.source, std::net::SocketAddrV4::new(RELAY_WAN, 50_000));
+        assert_eq!(told.destination, std::net::SocketAddrV4::new(STORAGE, 3260));
+        let seq = u32::from_be_bytes(packet[28 + 24..28 + 28].try_into().unwrap());
+        assert_eq!((told.seq, told.mtu), (seq, 1400));
+        lab.take(local);
+    }
+    // Cut off in the segment's header or before, of a later fragment, of another protocol,
+    // of another version, with a header that is too short.
+    for quoted_len in [0, 1, 19, 20, 27] {
+        let packet = too_big(ends.0, ends.1, quoted_len).bytes();
+        lab.dropped(WAN, &link(WAN, &packet), Drop::IcmpMalformed);
+    }
+    for (at, byte) in [(7, 1), (9, 17), (0, 0x65), (0, 0x44)] {
+        let mut packet = too_big(ends.0, ends.1, 28);
+        packet.payload[8 + at] = byte;
+        packet.payload[2..4].fill(0);
+        let sum = !checksum::sum(&packet.payload);
+        packet.payload[2..4].copy_from_slice(&sum.to_be_bytes());
+        lab.dropped(WAN, &link(WAN, &packet.bytes()), Drop::IcmpMalformed);
+    }
+    // Other errors are nobody's still.
+    let mut unreachable = too_big(ends.0, ends.1, 28);
+    unreachable.payload[1] = 1;
+    unreachable.payload[2..4].fill(0);
+    let sum = !checksum::sum(&unreachable.payload);
+    unreachable.payload[2..4].copy_from_slice(&sum.to_be_bytes());
+    lab.dropped(WAN, &link(WAN, &unreachable.bytes()), Drop::IcmpIgnored);
+    lab.check_frames();
 }

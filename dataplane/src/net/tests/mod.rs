@@ -230,6 +230,15 @@ impl Lab {
     }
 }
 
+impl Local {
+    pub fn header(&self) -> TcpHeader {
+        match self.kind {
+            LocalKind::Segment(header) => header,
+            LocalKind::PacketTooBig(told) => panic!("{told:?}"),
+        }
+    }
+}
+
 fn in_use(pool: &Pool) -> usize {
     let stats = pool.stats();
     stats.frames_in_use + stats.page_frames_in_use

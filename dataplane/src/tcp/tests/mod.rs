@@ -2,9 +2,12 @@
 //! simulated time, from a seed.
 
 mod bulk;
+mod ecn;
 mod edges;
 mod idle;
 mod lifecycle;
+mod path;
+mod too_big;
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddrV4};

@@ -67,6 +67,9 @@ impl<S, R> Connection<S, R> {
         let prior_in_flight = self.tx.board.in_flight();
         let (blocks, dsack) = self.blocks(ack, segment);
         let heard = self.take_delivered(now, ack, &blocks, segment);
+        if heard.sent_at.is_some() {
+            self.ecn.on_delivered();
+        }
         let advanced = ack > self.tx.una;
         self.tx.una = ack;
         self.tx.buffer.acknowledge(ack);
@@ -239,6 +242,7 @@ impl<S, R> Connection<S, R> {
         }
         if probe == ProbeOutcome::Repaired && tx.recovery.is_open() {
             // RFC 8985, 7.4.2: a loss that left nothing else to see.
+            self.ecn.on_lost();
             tx.control.on_congestion(now, nxt - una, true);
             tx.control.on_recovered();
         }

@@ -74,6 +74,9 @@ impl<S, R> Connection<S, R> {
         if self.ended.is_some() {
             return Some(frame);
         }
+        if len > 0 && ecn == IpEcn::Congested {
+            self.counters.marks_received += 1;
+        }
         if self.ecn.on_segment(flags, ecn, len > 0) {
             self.rx.acks.at_once();
         }

@@ -32,10 +32,11 @@ pub use emit::Emit;
 pub use state::{Ended, State};
 
 use crate::counters::Counters;
+use crate::mtu::TooBig;
 use crate::rate::Rate;
 use crate::receive::Part;
 use crate::segment::Segment;
-use crate::seq::Seq;
+use crate::seq::{DATA_AT, Seq};
 use open::Opening;
 use receiver::Receiver;
 use sender::Sender;
@@ -206,11 +207,24 @@ impl<S, R> Connection<S, R> {
 
     /// A router says that packets of ours are too big: `mss` is what goes through, and
     /// `seq` the number that the packet it quotes had. Only what is outstanding is
-    /// believed (RFC 5927, 4.1; RFC 8899, 4.6.1).
-    pub fn on_packet_too_big(&mut self, now: Time, seq: Seq, mss: u16) {
-        let offset = self.tx.space.offset(self.tx.una, seq);
-        if (self.tx.una..self.tx.nxt).contains(&offset) && self.tx.mtu.on_too_big(now, mss) {
-            self.tx.on_mss_changed();
+    /// believed (RFC 5927, 4.1; RFC 8899, 4.6.1). What is too long of it goes out again at
+    /// once; that is no congestion (RFC 4821, 7.5).
+    ///
+    /// Afterwards call [`Self::poll_transmit`].
+    pub fn on_packet_too_big(&mut self, now: Time, seq: Seq, mss: u16) -> TooBig {
+        let tx = &mut self.tx;
+        let offset = tx.space.offset(tx.una, seq);
+        // A SYN is never too big.
+        if !(tx.una.max(DATA_AT)..tx.nxt).contains(&offset) {
+            return TooBig::Refused;
         }
+        let came = tx.mtu.on_too_big(now, mss);
+        if came == TooBig::Shrunk {
+            tx.on_mss_changed();
+            let len = tx.mss();
+            // What went before the one that it quotes may have got through.
+            tx.board.lose_longer(offset, len);
+        }
+        came
     }
 }

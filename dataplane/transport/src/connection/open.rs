@@ -96,9 +96,7 @@ impl<S, R> Connection<S, R> {
         self.tx.window_max = u64::from(syn.window);
         self.tx.window_seq = SYN_AT;
         self.tx.window_ack = SYN_AT;
-        // RFC 3168, 6.1.1: a SYN asks with both bits, a SYN-ACK agrees with one.
-        let (ece, cwr) = (syn.flags.has(Flags::ECE), syn.flags.has(Flags::CWR));
-        self.ecn.on &= ece && cwr != syn.flags.has(Flags::ACK);
+        self.ecn.on_syn(syn.flags);
         self.follow_user_timeout(options.user_timeout_s);
         self.tx.on_mss_changed();
     }
@@ -129,7 +127,13 @@ impl<S, R> Connection<S, R> {
             return;
         }
         if segment.flags.has(Flags::RST) {
-            if acked {
+            if acked && self.ecn.asks {
+                // RFC 3168, 6.1.1.1: what refuses it may be something on the path, for
+                // what it asks.
+                self.ecn.asks = false;
+                self.opening.attempts = 0;
+                self.opening.at = Some(now);
+            } else if acked {
                 self.end(Ended::Refused);
             } else {
                 self.counters.violation(Violation::ResetOutside);
@@ -199,22 +203,17 @@ impl<S, R> Connection<S, R> {
         if !first {
             self.tx.rtt.back_off();
             // RFC 3168, 6.1.1.1: something on the path may drop a SYN that asks for it.
-            self.ecn.on &= passive;
+            self.ecn.asks &= passive;
             self.counters.timeouts += 1;
         }
         self.opening.attempts += 1;
         self.opening.sent_at = now;
         self.opening.at = Some(now + self.tx.rtt.rto());
-        let mut flags = Flags::SYN;
-        if passive {
-            flags = flags | Flags::ACK;
-        }
-        if self.ecn.on {
-            flags = flags | Flags::ECE;
-            if !passive {
-                flags = flags | Flags::CWR;
-            }
-        }
+        let flags = if passive {
+            Flags::SYN | Flags::ACK | self.ecn.syn_ack_flags()
+        } else {
+            Flags::SYN | self.ecn.syn_flags()
+        };
         let mut segment = Segment {
             seq: self.tx.space.wire(SYN_AT),
             ack: if passive {

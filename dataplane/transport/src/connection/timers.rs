@@ -171,6 +171,7 @@ impl<S, R> Connection<S, R> {
     /// RFC 6298, 5.4 to 5.7, and RFC 8985, 6.3.
     fn on_timeout(&mut self, now: Time) {
         self.counters.timeouts += 1;
+        self.ecn.on_lost();
         let full = self
             .tx
             .board
@@ -215,6 +216,9 @@ impl<S, R> Connection<S, R> {
         self.timers.reorder = found.deadline;
         if found.lost_mtu_probes > 0 {
             tx.mtu.on_probe_lost(now);
+        }
+        if found.lost_segments > 0 {
+            self.ecn.on_lost();
         }
         if found.lost_segments > 0 && tx.recovery.on_loss(tx.nxt) {
             self.counters.recoveries += 1;

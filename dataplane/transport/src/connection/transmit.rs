@@ -178,7 +178,12 @@ impl<S, R> Connection<S, R> {
         }
         let end = self.tx.nxt;
         self.arm(now);
-        let (flags, ecn) = self.ecn.data_flags();
+        // A FIN by itself is no data (RFC 3168, 6.1.4).
+        let (flags, ecn) = if start < self.tx.buffer.end() {
+            self.ecn.data_flags()
+        } else {
+            (Flags::NONE, IpEcn::NotCapable)
+        };
         self.emit_data(now, start, end, ecn, flags, emit);
     }
 

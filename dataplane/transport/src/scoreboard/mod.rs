@@ -232,6 +232,18 @@ impl Scoreboard {
         }
     }
 
+    /// Holds what flies to be lost from the segment with `from` on, where it is longer than
+    /// `len`.
+    pub fn lose_longer(&mut self, from: u64, len: u64) {
+        for index in 0..self.count() {
+            let id = SentId(self.base.wrapping_add(index));
+            let sent = &self[id];
+            if sent.state == State::Flying && sent.end > from && sent.end - sent.start > len {
+                self.mark_lost(id);
+            }
+        }
+    }
+
     /// What was held to be lost and was not resent flies after all, since it was sent.
     pub fn restore_lost(&mut self) {
         let mut after = SentId::NONE;

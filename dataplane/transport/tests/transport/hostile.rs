@@ -305,11 +305,13 @@ fn anything(seed: u64, timestamps: bool) {
             3 => {
                 connection.read();
             }
-            4 => connection.on_packet_too_big(
-                now,
-                Seq(ISN_A).plus(1),
-                u16::try_from(chance.below(1500)).unwrap(),
-            ),
+            4 => {
+                connection.on_packet_too_big(
+                    now,
+                    Seq(ISN_A).plus(1),
+                    u16::try_from(chance.below(1500)).unwrap(),
+                );
+            }
             _ => {
                 let mut segment = segment(&mut chance);
                 if chance.below(3) != 0 {

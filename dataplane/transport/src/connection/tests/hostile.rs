@@ -134,15 +134,34 @@ fn rfc_2018_8_a_receiver_that_throws_away_what_it_sacked() {
 #[test]
 fn a_router_is_believed_about_what_is_outstanding() {
     let mut script = Script::established(config());
-    script.lend(1000);
+    let says = |script: &mut Script, seq, mss| {
+        let now = script.now();
+        let seq = Seq(ISN).plus(seq);
+        script.connection.on_packet_too_big(now, seq, mss)
+    };
+    assert_eq!(says(&mut script, 0, 600), TooBig::Refused, "nothing is out");
+    script.lend(3000);
     script.out();
-    let now = script.now();
-    script
-        .connection
-        .on_packet_too_big(now, Seq(ISN).plus(5000), 600);
+    script.pass(100);
+    script.peer_sacks(1001, &[]);
+    // Acknowledged, and never sent.
+    for seq in [0, 1, 1000, 3001, 5000, 1 << 31] {
+        assert_eq!(says(&mut script, seq, 600), TooBig::Refused, "{seq}");
+    }
+    for mss in [0, 68 - 40, 535, 1000, 9000] {
+        assert_eq!(says(&mut script, 2001, mss), TooBig::Refused, "{mss}");
+    }
     assert_eq!(script.connection.tx.mtu.size(), 1000);
-    script
-        .connection
-        .on_packet_too_big(now, Seq(ISN).plus(1), 600);
+    assert_eq!(says(&mut script, 2001, 600), TooBig::Shrunk);
     assert_eq!(script.connection.tx.mtu.size(), 600);
+    assert_eq!(says(&mut script, 2001, 600), TooBig::Known);
+    // What came before it may have got through; the rest goes out at once, in two parts.
+    let again = [(2001, 0, 600, ACK), (2601, 0, 400, ACK)];
+    let out = script.out();
+    assert_eq!(out.len(), 2);
+    for (out, (seq, _, len, flags)) in out.iter().zip(again) {
+        assert_eq!((out.seq, out.len, out.flags), (seq, len, flags));
+    }
+    assert_eq!(script.connection.counters().timeouts, 0);
+    assert_eq!(script.connection.counters().recoveries, 0);
 }

@@ -117,6 +117,43 @@ fn a_passive_open() {
 }
 
 #[test]
+fn rfc_3168_6_1_1_1_a_refusal_of_what_asks_is_believed_the_second_time() {
+    let mut script = Script::connect(Config {
+        ecn: true,
+        ..config()
+    });
+    let asking = Flags::SYN | Flags::ECE | Flags::CWR;
+    script.sends(&[(0, 0, 0, asking)]);
+    script.pass(30);
+    script.peer(from_peer(0, 1, Flags::RST | ACK));
+    assert_eq!(script.connection.ended(), None);
+    script.sends(&[(0, 0, 0, Flags::SYN)]);
+    assert_eq!(script.connection.counters().timeouts, 0);
+    assert_eq!(script.next_deadline(), 1000, "as if it were the first");
+    script.peer(from_peer(0, 1, Flags::RST | ACK));
+    assert_eq!(script.connection.ended(), Some(Ended::Refused));
+}
+
+#[test]
+fn rfc_3168_6_1_1_an_answer_to_the_first_syn_after_the_second() {
+    let mut script = Script::connect(Config {
+        ecn: true,
+        ..config()
+    });
+    script.out();
+    script.next_deadline();
+    script.sends(&[(0, 0, 0, Flags::SYN)]);
+    script.peer(from_peer(0, 1, Flags::SYN | ACK | Flags::ECE));
+    script.sends(&[(1, 1, 0, ACK)]);
+    // The peer takes it that we can: marks are echoed, but none is asked for.
+    script.peer_with(from_peer(1, 1, ACK), 100, IpEcn::Congested);
+    script.sends(&[(1, 101, 0, ACK | Flags::ECE)]);
+    script.lend(500);
+    script.poll();
+    assert_eq!(script.wire.0[0].1, IpEcn::NotCapable);
+}
+
+#[test]
 fn rfc_3168_ecn_is_agreed_on_echoed_and_answered() {
     let mut script = Script::connect(Config {
         ecn: true,
