@@ -35,8 +35,8 @@ pub(super) fn target_config() -> TargetConfig {
     }
 }
 
-/// Connections of one address that have not logged in: more than one computer
-/// begins at once, as long as there are sessions for it.
+/// Connections of one address that have not logged in, and half of the sessions at most:
+/// more than one computer begins at once.
 const LOGINS_PER_ADDRESS_MAX: usize = 16;
 /// Of all addresses: each new one looks through them.
 const LOGINS_MAX: usize = 256;
@@ -131,7 +131,7 @@ impl Relay {
         let from_there = |key: &LanKey| lans[key.0].computer.ip() == computer.ip();
         let sessions = lans.capacity();
         let address_full = logins.iter().filter(|key| from_there(key)).count()
-            >= (sessions / 4).clamp(2, LOGINS_PER_ADDRESS_MAX);
+            >= (sessions / 2).clamp(2, LOGINS_PER_ADDRESS_MAX);
         if !address_full && logins.len() < LOGINS_MAX && lans.len() < sessions {
             return true;
         }
