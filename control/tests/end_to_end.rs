@@ -335,6 +335,19 @@ fn show_volumes(writer: &mut SegmentWriter, model: &Model) {
 
 /// One row of every other table.
 fn fill(writer: &mut SegmentWriter) {
+    writer.put(
+        0,
+        &Path {
+            local: Ipv4Addr::new(198, 19, 0, 1),
+            remote: SocketAddrV4::new(Ipv4Addr::new(198, 19, 0, 10), 3260),
+            sessions: 2,
+            bandwidth_bytes_per_s: 12_500_000,
+            bandwidth_at_ns: Some(1),
+            min_rtt_us: 40_100,
+            min_rtt_at_ns: Some(1),
+            recommended_bytes: Some(1_002_500),
+        },
+    );
     let computer = SocketAddrV4::new(Ipv4Addr::new(198, 18, 0, 10), 41_000);
     writer.put(
         0,
@@ -540,6 +553,12 @@ fn every_table_is_shown_for_people_and_for_scripts() {
         assert_eq!(said.code, 0, "{table}");
         said.json();
     }
+    let paths = site.ctl(&["path", "show"]).out;
+    assert!(paths.contains("11.9 MiB"), "{paths}");
+    assert!(paths.contains("40.1 ms"), "{paths}");
+    let path = &site.ctl(&["path", "show", "-j"]).json()[0];
+    assert_eq!(path["remote"], "198.19.0.10:3260");
+    assert_eq!(path["recommended_bytes"], 1_002_500);
     let volume = &site.ctl(&["show", "volumes", "-j"]).json()[1];
     assert_eq!(volume["target"], TARGET);
     assert_eq!(volume["lun"], 2);

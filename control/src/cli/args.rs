@@ -70,6 +70,11 @@ pub(super) enum Action {
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
         count: Option<u64>,
     },
+    /// Paths to storages
+    Path {
+        #[command(subcommand)]
+        what: PathAction,
+    },
     /// Change a policy, live and for good
     Set {
         #[command(subcommand)]
@@ -112,6 +117,12 @@ pub(super) enum Action {
         #[command(subcommand)]
         what: LogAction,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum PathAction {
+    /// What the connections to storages have measured, and the buffer that it calls for
+    Show,
 }
 
 #[derive(Debug, Subcommand)]

@@ -27,7 +27,9 @@ use sluice_hugepages::shm::{SegmentError, SegmentReader, Vitality, monotonic_ns}
 use thiserror::Error;
 
 pub use self::args::Args;
-use self::args::{Action, ConfigAction, DataplaneAction, LogAction, SetAction, VolumeAction};
+use self::args::{
+    Action, ConfigAction, DataplaneAction, LogAction, PathAction, SetAction, VolumeAction,
+};
 use crate::client::{self, ClientError};
 use crate::load_config;
 use crate::protocol::{FailureKind, Reply, Request};
@@ -133,6 +135,9 @@ fn act(args: &Args, err: &mut dyn Write) -> Result<Answer, CliError> {
     match &args.action {
         Action::Top { .. } | Action::Events { .. } => unreachable!("they write as they go"),
         Action::Show { table } => show::show(*table, args, err),
+        Action::Path {
+            what: PathAction::Show,
+        } => show::paths(args, err),
         Action::Set {
             what:
                 SetAction::Flush {

@@ -293,6 +293,13 @@ impl Site {
         }
     }
 
+    /// So many bytes a second the WAN carries each way.
+    pub fn limit_wan(&mut self, rate: u64) {
+        for link in &mut self.wan {
+            link.faults.rate = rate;
+        }
+    }
+
     /// The process dies, and another begins with what it left behind.
     pub fn restart(self) -> Self {
         self.restart_over(|_| ())

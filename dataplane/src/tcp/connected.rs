@@ -9,7 +9,9 @@ use std::time::Duration;
 use sluice_hugepages::pool::{FRAME_LEN, Frame, PAGE_LEN, Pool};
 use sluice_proto::Time;
 use sluice_transport::receive::Part;
-use sluice_transport::{Config, Connection, Ended, IpEcn, KeepAlive, Seq, State, TooBig, wire};
+use sluice_transport::{
+    Config, Connection, Ended, IpEcn, KeepAlive, PathSample, Seq, State, TooBig, wire,
+};
 use smoltcp::socket::tcp;
 use smoltcp::wire::Ipv4Packet;
 
@@ -265,6 +267,10 @@ impl Connected {
 
     pub fn unsent(&self) -> usize {
         usize::try_from(self.connection.unsent()).expect("within the chain")
+    }
+
+    pub fn path_sample(&self) -> PathSample {
+        self.connection.sample()
     }
 
     pub fn recv(&mut self, take: impl FnOnce(&[u8]) -> usize) -> usize {

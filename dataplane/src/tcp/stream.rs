@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 
 use sluice_hugepages::pool::Pool;
 use sluice_proto::Time;
+use sluice_transport::PathSample;
 use smoltcp::socket::tcp::State;
 
 use super::chain::Chain;
@@ -169,6 +170,15 @@ impl Tcp {
         match self.flow(flow).map(|flow| &flow.stack) {
             Some(Stack::Connected(stack)) => stack.unsent(),
             _ => 0,
+        }
+    }
+
+    /// What a flow that we have opened has measured of its path.
+    #[must_use]
+    pub fn path_sample(&self, flow: FlowId) -> Option<PathSample> {
+        match self.flow(flow).map(|flow| &flow.stack) {
+            Some(Stack::Connected(stack)) => Some(stack.path_sample()),
+            _ => None,
         }
     }
 

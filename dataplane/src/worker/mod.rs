@@ -40,6 +40,7 @@ pub mod management;
 pub mod nexus;
 mod overwrite;
 pub mod pass;
+pub mod path;
 mod probe;
 pub mod publish;
 pub mod read;

@@ -135,6 +135,7 @@ impl Publisher {
         self.neighbours(worker);
         self.sessions(worker);
         self.volumes(now, worker);
+        self.paths(worker);
         self.buffers(worker);
         self.journal(now, worker);
         self.runtime(worker);
@@ -289,6 +290,25 @@ impl Publisher {
             failed += 1;
         }
         self.segment.clear_from(Table::FailedWrites, failed);
+    }
+
+    /// As many as there are targets at most, and they stay.
+    fn paths(&mut self, worker: &Worker) {
+        for (path, index) in worker.relay.paths.rows().iter().zip(0..) {
+            self.segment.put(
+                index,
+                &tables::Path {
+                    local: path.local,
+                    remote: path.remote,
+                    sessions: path.sessions,
+                    bandwidth_bytes_per_s: path.bytes_per_s,
+                    bandwidth_at_ns: path.bandwidth_at.map(Time::as_nanos),
+                    min_rtt_us: micros(path.round_trip),
+                    min_rtt_at_ns: path.round_trip_at.map(Time::as_nanos),
+                    recommended_bytes: path.recommended_bytes(),
+                },
+            );
+        }
     }
 
     fn buffers(&mut self, worker: &Worker) {

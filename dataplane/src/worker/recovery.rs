@@ -16,6 +16,7 @@ use super::holding::Holding;
 use super::lan::SESSION_TASKS_MAX;
 use super::lanes::{Lanes, NO_COMPUTER};
 use super::latency::Recorder;
+use super::path::Paths;
 use super::relay::{Counters, Relay, RelayConfig, VOLUMES_MAX};
 use super::staging::Staging;
 use super::task::VolumeKey;
@@ -147,6 +148,7 @@ impl Relay {
             nexuses_queued: std::collections::VecDeque::with_capacity(nexuses_max),
             departing: Vec::with_capacity(nexuses_max),
             next_sweep: now,
+            paths: Paths::new(&config.targets, now),
             lanes: config.targets.iter().map(|_| Lanes::default()).collect(),
             astray: vec![0; config.targets.len()],
             lan_timers: Wheel::new(slots(lans.capacity())),

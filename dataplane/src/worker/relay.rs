@@ -30,6 +30,7 @@ use super::lanes::Lanes;
 use super::latency::Recorder;
 use super::management::Function;
 use super::nexus::Nexus;
+use super::path::Paths;
 use super::security::Security;
 use super::staging::Staging;
 use super::task::{LanKey, NexusKey, Task, TaskKey, VolumeKey, WanTask, Work};
@@ -293,6 +294,7 @@ pub struct Relay {
     pub(super) next_sweep: Time,
     /// By target.
     pub(super) lanes: Vec<Lanes>,
+    pub(super) paths: Paths,
     /// Nexuses that are astray, by target.
     pub(super) astray: Vec<u32>,
     /// When each session and nexus is to be looked at, though nothing arrives.

@@ -182,6 +182,7 @@ impl Relay {
             self.volume_mut(volume).sample_rates(now);
         }
         self.look_at_latency(now);
+        self.look_at_paths(net, now);
         self.admit_held(net, now);
         self.feed_starved(net);
     }

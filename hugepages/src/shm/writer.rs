@@ -358,6 +358,7 @@ const TABLES_ALL: [Table; SPECS.len()] = [
     Table::FailedWrites,
     Table::Journals,
     Table::Events,
+    Table::Paths,
 ];
 
 /// Takes the data plane's lock. One that was just killed may still be going:

@@ -16,8 +16,8 @@ pub use command::{Command, Completion, FlushSetting, MESSAGE_WORDS, Outcome, Sco
 pub use field::{Field, text};
 pub use rows::{
     Backing, Buffers, CounterName, Drain, Durability, Event, EventKind, FailedWrite, HeldUp,
-    Journal, JournalState, Latency, LinkState, Neighbour, NeighbourState, Port, Route, Runtime,
-    Session, StartKind, Volume, VolumeState,
+    Journal, JournalState, Latency, LinkState, Neighbour, NeighbourState, Path, Port, Route,
+    Runtime, Session, StartKind, Volume, VolumeState,
 };
 
 /// Raised when what a word means changes without the shape changing.
@@ -44,10 +44,11 @@ pub enum Table {
     FailedWrites,
     Journals,
     Events,
+    Paths,
 }
 
 /// How many tables there are.
-pub const TABLES: usize = 11;
+pub const TABLES: usize = 12;
 
 /// Name and size of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,7 +68,8 @@ pub struct TableSpec {
 /// - counters: every named drop and fault, with room to grow;
 /// - failed writes: sixteen volumes that each list all they may;
 /// - journals: one a worker;
-/// - events: the newest [`EVENTS_MAX`], each in the row of its number modulo that.
+/// - events: the newest [`EVENTS_MAX`], each in the row of its number modulo that;
+/// - paths: each target's own.
 pub const SPECS: [TableSpec; TABLES] = [
     spec::<Port>("ports", 9),
     spec::<Route>("routes", 1024),
@@ -80,6 +82,7 @@ pub const SPECS: [TableSpec; TABLES] = [
     spec::<FailedWrite>("failed_writes", 4096),
     spec::<Journal>("journals", 16),
     spec::<Event>("events", EVENTS_MAX),
+    spec::<Path>("paths", 256),
 ];
 
 /// Events that are kept.

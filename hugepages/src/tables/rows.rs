@@ -283,6 +283,25 @@ row!(
     }
 );
 row!(
+    /// What is measured of the way between an own address and a storage's address and
+    /// port (B-12).
+    Path in Paths {
+        local: Ipv4Addr,
+        remote: SocketAddrV4,
+        /// Sessions that are up, of a connection each.
+        sessions: u32,
+        /// Of one connection; 0: not known yet.
+        bandwidth_bytes_per_s: u64,
+        /// When one had last enough to send to tell.
+        bandwidth_at_ns: Option<u64>,
+        /// The least that a round trip took of late; 0: not known yet.
+        min_rtt_us: u64,
+        min_rtt_at_ns: Option<u64>,
+        /// Bandwidth x delay x sessions (B-13).
+        recommended_bytes: Option<u64>,
+    }
+);
+row!(
     /// One session and LUN. Before the first command names a LUN, `lun` is none.
     Session in Sessions {
         target: Name,

@@ -41,6 +41,14 @@ pub(super) fn show(table: Shown, args: &Args, err: &mut dyn Write) -> Result<Ans
     })
 }
 
+pub(super) fn paths(args: &Args, err: &mut dyn Write) -> Result<Answer, CliError> {
+    let source = Source {
+        reader: args.reader(err)?,
+        now_ns: monotonic_ns(),
+    };
+    Ok(net::paths(&source, err))
+}
+
 /// The segment and the moment at which it is read.
 struct Source {
     reader: SegmentReader,

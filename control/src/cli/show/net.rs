@@ -1,9 +1,9 @@
-//! Ports, routes, neighbours.
+//! Ports, routes, neighbours, paths.
 
 use std::io::Write;
 
 use serde_json::json;
-use sluice_hugepages::tables::{Neighbour, Port, Route};
+use sluice_hugepages::tables::{Neighbour, Path, Port, Route};
 
 use super::super::Answer;
 use super::super::table::{self, TextTable};
@@ -104,6 +104,50 @@ pub(super) fn neighbours(source: &Source, err: &mut dyn Write) -> Answer {
             port,
             neighbour.state.as_str().to_owned(),
             confirmed,
+        ]);
+    }
+    list(json, &text)
+}
+
+pub(super) fn paths(source: &Source, err: &mut dyn Write) -> Answer {
+    let mut text = TextTable::new(&[
+        "local",
+        "remote",
+        ">sessions",
+        ">bandwidth/s",
+        ">measured",
+        ">min rtt",
+        ">recommended",
+    ]);
+    let mut json = Vec::new();
+    let unknown = || "not known".to_owned();
+    for (_, path) in source.rows::<Path>(err) {
+        let bandwidth_age_s = path.bandwidth_at_ns.map(|at| source.age_s(at));
+        let min_rtt_age_s = path.min_rtt_at_ns.map(|at| source.age_s(at));
+        json.push(json!({
+            "local": path.local.to_string(),
+            "remote": path.remote.to_string(),
+            "sessions": path.sessions,
+            "connections": 1,
+            "bandwidth_bytes_per_s": bandwidth_age_s.map(|_| path.bandwidth_bytes_per_s),
+            "bandwidth_age_s": bandwidth_age_s,
+            "min_rtt_us": min_rtt_age_s.map(|_| path.min_rtt_us),
+            "min_rtt_age_s": min_rtt_age_s,
+            "recommended_bytes": path.recommended_bytes,
+        }));
+        #[expect(clippy::cast_precision_loss, reason = "microseconds of a round trip")]
+        let min_rtt_ms = path.min_rtt_us as f64 / 1e3;
+        text.row([
+            path.local.to_string(),
+            path.remote.to_string(),
+            path.sessions.to_string(),
+            bandwidth_age_s.map_or_else(unknown, |_| table::bytes(path.bandwidth_bytes_per_s)),
+            bandwidth_age_s.map_or_else(
+                || "never".to_owned(),
+                |age| format!("{} ago", table::seconds(age)),
+            ),
+            min_rtt_age_s.map_or_else(unknown, |_| format!("{min_rtt_ms:.1} ms")),
+            path.recommended_bytes.map_or_else(unknown, table::bytes),
         ]);
     }
     list(json, &text)
