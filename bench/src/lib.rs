@@ -2,6 +2,7 @@
 
 pub mod host;
 pub mod load;
+pub mod order;
 pub mod packets;
 pub mod random;
 pub mod tsc;

@@ -1,18 +1,25 @@
 # shellcheck shell=bash
-# A disk for the journal that forgets what was not synchronized, and fails, on
-# command: a mount of this machine's, since the relay's process sees those.
+# Disks in memory behind FUSE, one for the journal that forgets what was not
+# synchronized, and fails, on command; one for the storage's images that records what
+# it meets. Mounts of this machine's, since the processes of the hosts see those.
 
+RECORD=$STATE/record
+
+# disk_up PROCESS DIRECTORY OPTIONS…
 disk_up() {
-    process_start_here disk setsid "$BIN/failing-disk" "$JOURNALS" "$@"
-    if ! wait_until 5 test -e "$JOURNALS/control"; then
-        log_tail disk
-        die "the failing disk is not mounted"
+    local process=$1 directory=$2
+    shift 2
+    process_start_here "$process" setsid "$BIN/failing-disk" "$directory" "$@"
+    if ! wait_until 5 test -e "$directory/control"; then
+        log_tail "$process"
+        die "no disk is mounted at $directory"
     fi
 }
 
+# disk_down PROCESS DIRECTORY
 disk_down() {
-    ! is_mount "$JOURNALS" || umount "$JOURNALS"
-    process_end disk TERM 3
+    ! is_mount "$2" || umount "$2"
+    process_end "$1" TERM 3
 }
 
 lab_disk() {

@@ -49,6 +49,12 @@ storage_half() {
     done
 }
 
+# An fsync takes long enough to tell what waits for it from what does not.
+storage_disk_up() {
+    mkdir -p "$IMAGES"
+    disk_up storage_disk "$IMAGES" --record "$RECORD" --latency-us 3000 --capacity-mib 99999999
+}
+
 # The storage behind the relay, alone: killed, its images are what it wrote.
 lab_storage() {
     need_lab

@@ -17,7 +17,7 @@ need_word() {
 lab_up() {
     local rtt_ms=40 rate_mbit=100 loss=0 seed=1 volumes=1 size_mib=1024
     local plain=1 luns=1 block_len=512 thin=0 digests=off chap=off
-    local lanes=1 mode='' driver='' durability='' log_mib='' config='' journal_disk=plain
+    local lanes=1 mode='' driver='' durability='' log_mib='' config='' journal_disk=plain storage_disk=plain
     while [[ $# -gt 0 ]]; do
         local option=$1
         [[ $# -ge 2 ]] || usage_error "$option needs a value"
@@ -39,6 +39,7 @@ lab_up() {
         --digests) need_word "$1" "$2" on off && digests=$2 ;;
         --chap) need_word "$1" "$2" on off && chap=$2 ;;
         --journal-disk) need_word "$1" "$2" plain failing && journal_disk=$2 ;;
+        --storage-disk) need_word "$1" "$2" plain recording && storage_disk=$2 ;;
         --log-mib) need_count "$1" "$2" 1 && log_mib=$2 ;;
         --config) config=$2 ;;
         *) usage_error "up has no option '$option'" ;;
@@ -110,18 +111,21 @@ up_parts() {
         --arg images "$IMAGES" --argjson volumes "$volumes" --argjson size_mib "$size_mib" \
         --argjson plains "$plain" --argjson luns "$luns" --argjson block_len "$block_len" \
         --argjson control "$control" --argjson rtt_ms "$rtt_ms" --argjson rate_mbit "$rate_mbit" \
-        --argjson loss_pct "$loss" --argjson chap "$(chap_facts)" '
+        --argjson loss_pct "$loss" --argjson chap "$(chap_facts)" \
+        --arg record "$([[ $storage_disk == plain ]] || echo "$RECORD")" '
         def target($address; $name): {address: $address, name: "\($iqn):\($name)",
             luns: [range(1; $luns + 1) | {lun: ., block_len: $block_len, size_bytes: ($size_mib * 1048576),
                 image: "\($images)/\($name)\(if . == 1 then "" else "-\(.)" end).img"}]};
         {lab: $lab} + $facts + {config: $config, chap: $chap, logs: $logs, tgt_control: $control,
+            record: (if $record == "" then null else $record end),
             namespaces: {lan: "\($lab)-lan", relay: "\($lab)-relay", wan: "\($lab)-wan",
                 emulator: "\($lab)-emu"},
             targets: ([range($volumes) | target($storage; "vol\(.)")] + [range($plains) | target($plain; "plain\(.)")]),
             wan: {rtt_ms: $rtt_ms, rate_mbit: $rate_mbit, loss_pct: $loss_pct, cut: false}}
         ' >"$FACTS"
     relay_places
-    [[ $journal_disk == plain ]] || disk_up
+    [[ $journal_disk == plain ]] || disk_up disk "$JOURNALS"
+    [[ $storage_disk == plain ]] || storage_disk_up
     wan_up --rtt-ms "$rtt_ms" --rate-mbit "$rate_mbit" --loss "$loss" --seed "$seed"
     storage_up "$control" "$volumes" "$plain" "$luns" "$size_mib" "$block_len" "$thin" "$digests"
     [[ $chap == off ]] || storage_chap "$control" "$volumes" "$plain"
@@ -171,8 +175,9 @@ lab_down() {
 remove_all() {
     local step failed=0 pids
     mapfile -t pids < <(process_pids)
-    for step in "process_end control TERM 3" "process_end dataplane TERM 3" disk_down \
-        wan_down storage_down net_down relay_places_down "with_host_lock host_give_back"; do
+    for step in "process_end control TERM 3" "process_end dataplane TERM 3" \
+        "disk_down disk $JOURNALS" \
+        wan_down storage_down "disk_down storage_disk $IMAGES" net_down relay_places_down "with_host_lock host_give_back"; do
         # shellcheck disable=SC2086  # a function and its arguments
         (set -e && $step) || failed=1
     done

@@ -10,12 +10,14 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
 use sluice_bench::load::image::Image;
 use sluice_bench::load::session::{Login, Session};
 use sluice_bench::load::workload::{Hot, LOGIN_PAUSE, Plan, STAMP_LEN, Workload};
+use sluice_bench::order::trace::Trace;
 use sluice_proto::iscsi::chap::{ChapName, Credential, SECRET_LEN_MAX, SECRET_LEN_MIN, Secret};
 
 /// Exit codes: 0 all answered and right, 1 errors or wrong blocks, 2 usage, 3 no session.
@@ -45,7 +47,7 @@ struct Arguments {
     depth: usize,
     #[arg(long, default_value_t = 1000)]
     count: u64,
-    /// Ends the run though `count` is not reached.
+    /// Ends the run though `count` is not reached, as SIGINT does.
     #[arg(long, default_value_t = 60)]
     seconds_max: u64,
     #[arg(long, default_value_t = 0)]
@@ -83,6 +85,10 @@ struct Arguments {
     /// not there, and let --verify compare with it: it outlives the run.
     #[arg(long, value_name = "FILE")]
     image: Option<PathBuf>,
+    /// Note there, in their order, what is written and synchronized and when that is
+    /// answered, for order-check.
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
     /// Log in again for so many seconds when the session breaks, and send again
     /// what had no answer.
     #[arg(long, value_name = "SECONDS")]
@@ -110,7 +116,18 @@ struct Arguments {
     block_len: u32,
 }
 
+/// The run is to end, with what is under way answered.
+static STOP: AtomicBool = AtomicBool::new(false);
+
+extern "C" fn interrupted(_: libc::c_int) {
+    // Relaxed: nothing else comes with it.
+    STOP.store(true, Ordering::Relaxed);
+}
+
 fn main() -> ExitCode {
+    let handler: extern "C" fn(libc::c_int) = interrupted;
+    // SAFETY: the handler does one atomic store, which is safe at any time.
+    unsafe { libc::signal(libc::SIGINT, handler as libc::sighandler_t) };
     let arguments = Arguments::parse();
     if arguments.request_len == 0 || !arguments.request_len.is_multiple_of(STAMP_LEN) {
         eprintln!(
@@ -129,6 +146,13 @@ fn main() -> ExitCode {
         Ok(image) => image,
         Err(error) => {
             eprintln!("iscsi-load: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    let trace = match arguments.trace.as_deref().map(Trace::create).transpose() {
+        Ok(trace) => trace,
+        Err(error) => {
+            eprintln!("iscsi-load: cannot make the trace: {error}");
             return ExitCode::from(2);
         }
     };
@@ -173,6 +197,7 @@ fn main() -> ExitCode {
         depth: arguments.depth,
         count: arguments.count,
         time_max: Duration::from_secs(arguments.seconds_max),
+        stop: &STOP,
         read_percent: arguments.read_percent.min(100),
         fua_percent: arguments.fua_percent.min(100),
         sync_every: arguments.sync_every,
@@ -188,7 +213,11 @@ fn main() -> ExitCode {
         seed: arguments.seed,
         reconnect_max,
     };
-    match Workload::new(plan, arguments.block_len, image).run(session, &login) {
+    let mut workload = Workload::new(plan, arguments.block_len, image);
+    if let Some(trace) = trace {
+        workload = workload.traced(trace);
+    }
+    match workload.run(session, &login) {
         Ok(report) => {
             println!(
                 "{}",

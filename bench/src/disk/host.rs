@@ -13,10 +13,12 @@ use fuser::{
     ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyWrite, Request, WriteFlags,
 };
 use serde::Serialize;
+use sluice_bench::order::record::Entry;
 use sluice_bench::random::Random;
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsStr;
-use std::io;
+use std::fs::File;
+use std::io::{self, Write};
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -61,7 +63,8 @@ struct Status {
 #[derive(Debug)]
 enum Ending {
     Write(ReplyWrite, Ticket, u32),
-    Sync(ReplyEmpty, Ticket),
+    /// With its number among all of them.
+    Sync(ReplyEmpty, Ticket, u64),
 }
 
 /// What is answered when it has settled.
@@ -79,6 +82,7 @@ struct State {
     disks: BTreeMap<u64, Disk>,
     next_ino: u64,
     under_way: VecDeque<UnderWay>,
+    record: Option<File>,
 }
 
 #[derive(Debug, Default)]
@@ -112,6 +116,9 @@ impl Shared {
             let Some(ended) = state.under_way.pop_front() else {
                 continue;
             };
+            if let Ending::Sync(_, _, number) = ended.ending {
+                state.note(ended.ino, |file| Entry::Synced { file, number });
+            }
             let disk = state.disks.get_mut(&ended.ino);
             match ended.ending {
                 Ending::Write(reply, ticket, len) => {
@@ -120,7 +127,7 @@ impl Shared {
                     }
                     reply.written(len);
                 }
-                Ending::Sync(reply, newest) => {
+                Ending::Sync(reply, newest, _) => {
                     if let Some(disk) = disk {
                         disk.settle_before(newest);
                     }
@@ -161,6 +168,23 @@ impl State {
         })
     }
 
+    /// A record with something missing would show an order that never was: when it cannot
+    /// be written, the disk fails.
+    fn note(&mut self, ino: u64, entry: impl FnOnce(String) -> Entry) {
+        let Some(record) = &mut self.record else {
+            return;
+        };
+        let name = self.names.iter().find(|(_, at)| **at == ino);
+        let entry = entry(name.map_or_else(String::new, |(name, _)| name.clone()));
+        let mut line = serde_json::to_vec(&entry).expect("plain numbers and a name");
+        line.push(b'\n');
+        if let Err(error) = record.write_all(&line) {
+            let _ = writeln!(io::stderr(), "failing-disk: the record: {error}");
+            self.record = None;
+            self.status.fault = Fault::Eio;
+        }
+    }
+
     fn told(&self) -> String {
         let mut told = serde_json::to_string(&self.status).expect("plain numbers and words");
         told.push('\n');
@@ -176,7 +200,7 @@ impl State {
                 for ended in self.under_way.drain(..) {
                     match ended.ending {
                         Ending::Write(reply, ..) => reply.error(Errno::EIO),
-                        Ending::Sync(reply, _) => reply.error(Errno::EIO),
+                        Ending::Sync(reply, ..) => reply.error(Errno::EIO),
                     }
                 }
             }
@@ -227,14 +251,20 @@ impl State {
 #[derive(Debug)]
 struct Host(Arc<Shared>);
 
-/// Mounts, and serves until it is unmounted.
+/// Mounts, and serves until it is unmounted; a record begins anew.
 ///
 /// # Errors
-/// It cannot be mounted there.
-pub fn serve(mountpoint: &Path, latency_us: u64, capacity_mib: u64) -> io::Result<()> {
+/// It cannot be mounted there, or the record not made.
+pub fn serve(
+    mountpoint: &Path,
+    latency_us: u64,
+    capacity_mib: u64,
+    record: Option<&Path>,
+) -> io::Result<()> {
     let shared = Arc::new(Shared::default());
     let mut state = shared.lock();
     state.next_ino = FIRST_FILE_INO;
+    state.record = record.map(File::create).transpose()?;
     state.status = Status {
         has_power: true,
         latency_us,
@@ -426,6 +456,7 @@ impl Filesystem for Host {
             return;
         }
         let ticket = disk.write(usize_of(offset), data);
+        state.note(ino.0, |file| Entry::write(&file, offset, data));
         // Linux hands the flags of the write over, RWF_DSYNC as O_DSYNC.
         if flags.0 & (libc::O_DSYNC | libc::O_SYNC) == 0 {
             state.status.cached_writes += 1;
@@ -449,7 +480,9 @@ impl Filesystem for Host {
             return reply.ok();
         };
         state.status.syncs += 1;
-        let (ino, ending) = (ino.0, Ending::Sync(reply, newest));
+        let number = state.status.syncs;
+        state.note(ino.0, |file| Entry::SyncAsked { file, number });
+        let (ino, ending) = (ino.0, Ending::Sync(reply, newest, number));
         state.under_way.push_back(UnderWay { due, ino, ending });
         drop(state);
         self.0.changed.notify_all();

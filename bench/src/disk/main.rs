@@ -14,6 +14,9 @@
 //! | `latency-us N` | how long an O_DSYNC write or an fsync takes |
 //! | `capacity-mib N` | files longer than that meet ENOSPC |
 //!
+//! With `--record` it writes down what it meets ([`sluice_bench::order::record`]), so
+//! that an order can be judged that somebody else wrote in.
+//!
 //! [`volatile`] is what a disk holds, [`host`] what the kernel sees of it. Names
 //! and lengths of files survive every power loss: they are a file system's matter.
 
@@ -40,11 +43,19 @@ struct Cli {
     /// Room for one file
     #[arg(long, default_value_t = 1024)]
     capacity_mib: u64,
+    /// Note there each write and sync in the order of their coming, for order-check
+    #[arg(long, value_name = "FILE")]
+    record: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    match host::serve(&cli.mountpoint, cli.latency_us, cli.capacity_mib) {
+    match host::serve(
+        &cli.mountpoint,
+        cli.latency_us,
+        cli.capacity_mib,
+        cli.record.as_deref(),
+    ) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let place = cli.mountpoint.display();

@@ -18,6 +18,13 @@ pub fn fill(block: &mut [u8], lba: u64, generation: u32, seed: u64) {
     }
 }
 
+/// What a stamp begins with: of one block and seed no two generations have the same.
+pub fn first_word(lba: u64, generation: u32, seed: u64) -> u64 {
+    let mut word = [0; 8];
+    fill(&mut word, lba, generation, seed);
+    u64::from_le_bytes(word)
+}
+
 /// Whether `block` is exactly the stamp.
 pub fn matches(block: &[u8], lba: u64, generation: u32, seed: u64) -> bool {
     let mut expected = [0; 4096];

@@ -2,6 +2,7 @@
 //! what it saw: latencies, statuses, blocks that were not what was written.
 
 use std::cell::RefCell;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
@@ -13,6 +14,7 @@ use super::ledger::{Ledger, Seen};
 use super::report::{Latency, Report};
 use super::session::{Happened, Login, Session, SessionError};
 use super::stamp;
+use crate::order::trace::{Event, Trace};
 
 /// The block of a stamp; requests are multiples of it.
 pub const STAMP_LEN: u32 = 4096;
@@ -30,6 +32,8 @@ pub enum RunError {
     Session(#[from] SessionError),
     #[error(transparent)]
     Image(#[from] ImageError),
+    #[error("cannot write the trace: {0}")]
+    Trace(std::io::Error),
 }
 
 /// A part of the volume that most requests go to.
@@ -53,6 +57,8 @@ pub struct Plan {
     /// Requests to issue; the run ends earlier after `time_max`.
     pub count: u64,
     pub time_max: Duration,
+    /// Or when this is set.
+    pub stop: &'static AtomicBool,
     /// 0 to 100.
     pub read_percent: u32,
     /// Of the writes, with FUA: 0 to 100.
@@ -85,6 +91,8 @@ enum Kind {
 
 #[derive(Clone, Copy, Debug)]
 struct Request {
+    /// Its own in the whole run.
+    number: u64,
     kind: Kind,
     /// The first of its stamp blocks, of which a synchronization has none.
     block: u64,
@@ -100,6 +108,7 @@ pub struct Workload {
     plan: Plan,
     block_len: u32,
     image: Option<Image>,
+    trace: Option<Trace>,
     /// Where the target may lose what is not synchronized.
     ledger: Option<Ledger>,
     slots: Vec<Option<Request>>,
@@ -111,6 +120,8 @@ pub struct Workload {
     random: u64,
     next_sequential: u64,
     issued: u64,
+    /// Requests begun, synchronizations among them.
+    begun: u64,
     /// Requests at the last synchronization.
     synced_at: u64,
     /// The plan is done: all is synchronized, and what may have been lost is read.
@@ -139,6 +150,7 @@ impl Workload {
             random: plan.seed | 1,
             next_sequential: 0,
             issued: 0,
+            begun: 0,
             synced_at: 0,
             settled: None,
             ledger: plan.may_lose_unsynced.then(|| Ledger::new(stamps)),
@@ -149,8 +161,20 @@ impl Workload {
             report: Report::default(),
             block_len,
             image,
+            trace: None,
             plan,
         }
+    }
+
+    /// Notes what is written and synchronized, and when that is answered.
+    #[must_use]
+    pub fn traced(mut self, mut trace: Trace) -> Self {
+        trace.note(&Event::Begun {
+            seed: self.plan.seed,
+            skip_bytes: self.plan.skip_bytes,
+        });
+        self.trace = Some(trace);
+        self
     }
 
     fn stamps_per_request(&self) -> u64 {
@@ -204,7 +228,10 @@ impl Workload {
         let begun = Instant::now();
         let (mut last_done, mut answered) = (begun, begun);
         loop {
-            let stop = self.issued >= self.plan.count || begun.elapsed() >= self.plan.time_max;
+            // Relaxed: nothing else comes with it.
+            let stop = self.issued >= self.plan.count
+                || begun.elapsed() >= self.plan.time_max
+                || self.plan.stop.load(Ordering::Relaxed);
             self.resubmit(&mut session);
             if !stop {
                 self.issue(&mut session, begun);
@@ -244,6 +271,9 @@ impl Workload {
             }
         }
         let seconds = begun.elapsed().as_secs_f64();
+        if let Some(trace) = self.trace {
+            trace.close().map_err(RunError::Trace)?;
+        }
         let mut report = self.report;
         report.seconds = seconds;
         report.iops = (report.writes + report.reads) as f64 / seconds;
@@ -370,7 +400,8 @@ impl Workload {
                     && self.draw() % 100 < u64::from(self.plan.fua_percent);
                 Kind::Write { fua }
             };
-            if !read && (self.plan.verify || self.image.is_some()) {
+            let judged = self.plan.verify || self.image.is_some() || self.trace.is_some();
+            if !read && judged {
                 for (at, piece) in self
                     .range(block)
                     .zip(self.buffers[slot].chunks_mut(STAMP_LEN as usize))
@@ -421,7 +452,23 @@ impl Workload {
                 self.busy[at] = true;
             }
         }
+        let number = self.begun;
+        self.begun += 1;
+        let range = self.range(block);
+        let event = match kind {
+            Kind::Read => None,
+            Kind::Sync => Some(Event::Sync { number }),
+            Kind::Write { .. } => Some(Event::Write {
+                number,
+                block,
+                generations: range.map(|at| self.generations[at] + 1).collect(),
+            }),
+        };
+        if let (Some(trace), Some(event)) = (&mut self.trace, &event) {
+            trace.note(event);
+        }
         self.slots[slot] = Some(Request {
+            number,
             kind,
             block,
             begun: Instant::now(),
@@ -484,6 +531,10 @@ impl Workload {
         if status != ScsiStatus::GOOD {
             self.report.errors += 1;
             return Ok(());
+        }
+        if let (Some(trace), true) = (&mut self.trace, request.kind != Kind::Read) {
+            let number = request.number;
+            trace.note(&Event::Good { number });
         }
         let nanos = u64::try_from(request.begun.elapsed().as_nanos()).unwrap_or(u64::MAX);
         match request.kind {
