@@ -484,13 +484,7 @@ impl Relay {
             apply(&mut self.config.flush, setting);
         } else {
             match self.overrides.iter_mut().find(|(known, _)| known == scope) {
-                Some((_, known)) => {
-                    known.threshold_bytes = setting.threshold_bytes.or(known.threshold_bytes);
-                    known.period_ms = setting.period_ms.or(known.period_ms);
-                    known.load_limit_ms = setting.load_limit_ms.or(known.load_limit_ms);
-                    known.load_limit_percent =
-                        setting.load_limit_percent.or(known.load_limit_percent);
-                }
+                Some((_, known)) => known.merge(setting),
                 None => self.overrides.push((scope.clone(), *setting)),
             }
             // A target's setting goes before its volumes' own.
@@ -682,7 +676,7 @@ pub(super) fn micros(time: Duration) -> u64 {
 }
 
 /// Lays a setting over a policy; the mark at which a flush by threshold stops is half of it.
-pub(super) fn apply(policy: &mut FlushPolicy, setting: &FlushSetting) {
+pub(crate) fn apply(policy: &mut FlushPolicy, setting: &FlushSetting) {
     if let Some(bytes) = setting.threshold_bytes {
         policy.threshold_bytes = bytes;
         policy.stop_bytes = bytes / 2;

@@ -23,6 +23,15 @@ pub struct FlushPolicy {
 }
 
 impl FlushPolicy {
+    /// Nothing is due but what is asked for: what settings are laid over.
+    pub const BY_REQUEST: Self = Self {
+        threshold_bytes: u64::MAX,
+        stop_bytes: 0,
+        period: Duration::MAX,
+        load_limit_ms: 0,
+        load_limit_percent: 0,
+    };
+
     /// The response time above which the volume is skipped: the lower of both limits.
     #[must_use]
     pub fn load_limit(&self, at_rest: Duration) -> Option<Duration> {
