@@ -394,11 +394,13 @@ fn backing_of(backing: &Backing) -> tables::Backing {
 }
 
 fn setting(set: &FlushSet) -> tables::FlushSetting {
-    use FlushParameter::{LoadLimitMs, LoadLimitPercent, PeriodMs, ThresholdKib};
+    use FlushParameter::{IdleMs, LoadLimitMs, LoadLimitPercent, PeriodMs, StopKib, ThresholdKib};
     let bytes = |kib: u64| kib.saturating_mul(1024);
     tables::FlushSetting {
         threshold_bytes: set.get(ThresholdKib).map(bytes),
+        stop_bytes: set.get(StopKib).map(bytes),
         period_ms: set.get(PeriodMs),
+        idle_ms: set.get(IdleMs),
         load_limit_ms: set.get(LoadLimitMs),
         load_limit_percent: set.get(LoadLimitPercent),
     }

@@ -13,7 +13,9 @@ use serde::{Deserialize, Serialize};
 #[serde(try_from = "String")]
 pub enum FlushParameter {
     ThresholdKib,
+    StopKib,
     PeriodMs,
+    IdleMs,
     LoadLimitMs,
     LoadLimitPercent,
 }
@@ -32,11 +34,12 @@ struct Entry {
     max: Option<u64>,
     /// What 0 says, if it is no number like the others.
     zero: Option<&'static str>,
-    default: u64,
+    /// None: it follows from the others.
+    default: Option<u64>,
 }
 
 const HOUR_MS: u64 = 3_600_000;
-const COUNT: usize = 4;
+const COUNT: usize = 6;
 
 /// In the order of [`FlushParameter`].
 const TABLE: [Entry; COUNT] = [
@@ -50,7 +53,18 @@ const TABLE: [Entry; COUNT] = [
         min: 4,
         max: None,
         zero: None,
-        default: 1024,
+        default: Some(1024),
+    },
+    Entry {
+        parameter: FlushParameter::StopKib,
+        key: "stop_kib",
+        name: "stop mark",
+        unit: "KiB",
+        of: "",
+        min: 0,
+        max: None,
+        zero: None,
+        default: None,
     },
     Entry {
         parameter: FlushParameter::PeriodMs,
@@ -61,7 +75,18 @@ const TABLE: [Entry; COUNT] = [
         min: 10,
         max: Some(HOUR_MS),
         zero: None,
-        default: 1000,
+        default: Some(1000),
+    },
+    Entry {
+        parameter: FlushParameter::IdleMs,
+        key: "idle_ms",
+        name: "idle time",
+        unit: "ms",
+        of: "",
+        min: 10,
+        max: Some(HOUR_MS),
+        zero: Some("never"),
+        default: Some(0),
     },
     Entry {
         parameter: FlushParameter::LoadLimitMs,
@@ -72,7 +97,7 @@ const TABLE: [Entry; COUNT] = [
         min: 1,
         max: Some(60_000),
         zero: Some("none"),
-        default: 0,
+        default: Some(0),
     },
     Entry {
         parameter: FlushParameter::LoadLimitPercent,
@@ -84,7 +109,7 @@ const TABLE: [Entry; COUNT] = [
         min: 120,
         max: Some(10_000),
         zero: Some("none"),
-        default: 0,
+        default: Some(0),
     },
 ];
 
@@ -251,9 +276,9 @@ impl FlushSet {
     pub fn defaults(log_bytes: u64) -> Self {
         let value = |entry: &Entry| {
             let max = entry.max.unwrap_or(log_bytes / 1024);
-            (entry.parameter, entry.default.min(max))
+            Some((entry.parameter, entry.default?.min(max)))
         };
-        TABLE.iter().map(value).collect()
+        TABLE.iter().filter_map(value).collect()
     }
 }
 

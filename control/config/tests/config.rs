@@ -98,7 +98,7 @@ fn the_least_that_is_a_configuration() {
     let config = Config::parse(text).unwrap();
     assert_eq!(
         config.flush.set.to_string(),
-        "threshold_kib = 1024, period_ms = 1000, load_limit_ms = 0, load_limit_percent = 0"
+        "threshold_kib = 1024, period_ms = 1000, idle_ms = 0, load_limit_ms = 0, load_limit_percent = 0"
     );
     assert_eq!(config.iscsi.mode, Mode::Transparent);
     assert_eq!(config.iscsi.sessions_max, 49, "derived from frames_mib");
@@ -213,13 +213,18 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     ),
     (
         "period_ms = 1000",
+        "stop_kib = 262145\nidle_ms = 9",
+        "config:28: stop_kib = 262145: must be 0 to 262144 (log_mib)\nconfig:29: idle_ms = 9: must be 10 to 3600000, or 0 for never",
+    ),
+    (
+        "period_ms = 1000",
         "load_limit_ms = 60001\nload_limit_percent = 119",
         "config:28: load_limit_ms = 60001: must be 1 to 60000, or 0 for none\nconfig:29: load_limit_percent = 119: must be 120 to 10000, or 0 for none",
     ),
     (
         "period_ms = 1000",
         "perod_ms = 1000",
-        "config:28: unknown field `perod_ms`, expected one of `threshold_kib`, `period_ms`, `load_limit_ms`, `load_limit_percent`, `held_write_max_ms`",
+        "config:28: unknown field `perod_ms`, expected one of `threshold_kib`, `stop_kib`, `period_ms`, `idle_ms`, `load_limit_ms`, `load_limit_percent`, `held_write_max_ms`",
     ),
     (
         "held_write_max_ms = 10000",
@@ -330,7 +335,7 @@ fn a_missing_file_says_how_to_name_another() {
 }
 
 #[test]
-fn state_is_kept_and_laid_over_the_configuration() {
+fn state_is_kept_and_merged() {
     let directory = std::env::temp_dir().join(format!("sluice-state-{}", std::process::id()));
     let path = directory.join("state.toml");
     let config = Config::parse(GOOD).unwrap();

@@ -221,7 +221,15 @@ impl FlushArgs {
             FlushParameter::ThresholdKib => {
                 ("threshold-kib", "Flush a volume that holds more than this")
             }
+            FlushParameter::StopKib => (
+                "stop-kib",
+                "And go on until no more than this is left; unless set, half of the threshold",
+            ),
             FlushParameter::PeriodMs => ("period-ms", "Flush a volume at least so often"),
+            FlushParameter::IdleMs => (
+                "idle-ms",
+                "Flush a volume that has not been written for so long; 0: never",
+            ),
             FlushParameter::LoadLimitMs => (
                 "load-limit-ms",
                 "Skip a volume while its storage takes longer than this to answer; 0: never",

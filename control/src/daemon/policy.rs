@@ -211,13 +211,15 @@ fn scope(name: Option<&VolumeName>) -> Scope {
 }
 
 fn set_flush(name: Option<&VolumeName>, change: FlushSet) -> Command {
-    use FlushParameter::{LoadLimitMs, LoadLimitPercent, PeriodMs, ThresholdKib};
+    use FlushParameter::{IdleMs, LoadLimitMs, LoadLimitPercent, PeriodMs, StopKib, ThresholdKib};
     let bytes = |kib: u64| kib.saturating_mul(1024);
     Command::SetFlush {
         scope: scope(name),
         setting: FlushSetting {
             threshold_bytes: change.get(ThresholdKib).map(bytes),
+            stop_bytes: change.get(StopKib).map(bytes),
             period_ms: change.get(PeriodMs),
+            idle_ms: change.get(IdleMs),
             load_limit_ms: change.get(LoadLimitMs),
             load_limit_percent: change.get(LoadLimitPercent),
         },

@@ -62,7 +62,10 @@ setting!(
     /// A change of the flush policy; `None` leaves a value as it is.
     FlushSetting {
         threshold_bytes,
+        stop_bytes,
         period_ms,
+        /// 0: never.
+        idle_ms,
         /// 0: none.
         load_limit_ms,
         /// Of the response time at rest; 0: none.
