@@ -10,6 +10,7 @@
 //! ```
 
 use serde::{Deserialize, Serialize};
+use sluice_config::FlushSet;
 
 /// Longest request line in bytes: a volume's name and a few numbers.
 pub const REQUEST_BYTES_MAX: u64 = 4096;
@@ -26,14 +27,9 @@ pub enum Request {
         /// `TARGET/LUN` or `TARGET`; without it the default.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         volume: Option<String>,
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        threshold_kib: Option<i64>,
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        period_ms: Option<i64>,
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        load_limit_ms: Option<i64>,
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        load_limit_percent: Option<i64>,
+        /// Signed, so that a negative number is answered with the range.
+        #[serde(flatten)]
+        set: FlushSet<i64>,
     },
     /// Begins to flush what is cached now; done when begun.
     Flush {
@@ -92,4 +88,38 @@ pub enum FailureKind {
     NoDataPlane,
     /// In force, but could not be written to the state file.
     NotKept,
+}
+
+#[cfg(test)]
+mod tests {
+    use sluice_config::FlushParameter;
+
+    use super::*;
+
+    #[test]
+    fn set_flush_has_its_values_beside_its_volume_and_no_others() {
+        let set: FlushSet<i64> = FlushParameter::all().zip(-2..).collect();
+        let volume = Some("vol0/1".to_owned());
+        let all = Request::SetFlush { volume, set };
+        let text = serde_json::to_string(&all).unwrap();
+        assert_eq!(serde_json::from_str::<Request>(&text).unwrap(), all);
+
+        let read = |text: &str| serde_json::from_str::<Request>(text);
+        let default = read(r#"{"do":"set_flush","period_ms":20,"load_limit_ms":null}"#).unwrap();
+        assert_eq!(
+            serde_json::to_string(&default).unwrap(),
+            r#"{"do":"set_flush","period_ms":20}"#
+        );
+        for (text, why) in [
+            (r#""perod_ms":20"#, "unknown field `perod_ms`"),
+            (r#""period_ms":1.5"#, "expected i64"),
+            (
+                r#""period_ms":20,"period_ms":30"#,
+                "duplicate field `period_ms`",
+            ),
+        ] {
+            let error = read(&format!(r#"{{"do":"set_flush",{text}}}"#)).unwrap_err();
+            assert!(error.to_string().contains(why), "{error}");
+        }
+    }
 }

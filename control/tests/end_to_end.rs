@@ -277,7 +277,9 @@ fn show_volumes(writer: &mut SegmentWriter, model: &Model) {
             room_bytes: 1 << 24,
             sessions: 1,
             flush_threshold_bytes: 1 << 20,
+            flush_stop_bytes: 1 << 19,
             flush_period_ns: 1_000_000_000,
+            flush_idle_ns: 0,
             flush_load_limit_us: None,
             load_at_rest_us: 0,
             failed_writes: if index == 0 {
@@ -713,7 +715,15 @@ fn changes_are_made_kept_and_made_again() {
     };
     assert_eq!(plane.model().told, std::slice::from_ref(&default));
     let one = format!("{TARGET}/2");
-    let said = site.ctl(&["-j", "set", "flush", &one, "--threshold-kib", "64"]);
+    let several = [
+        "--threshold-kib",
+        "64",
+        "--stop-kib",
+        "32",
+        "--idle-ms",
+        "500",
+    ];
+    let said = site.ctl(&[&["-j", "set", "flush", &one], &several[..]].concat());
     assert_eq!(
         (said.code, &said.json()["volumes"]),
         (0, &Value::from(1)),
@@ -727,6 +737,8 @@ fn changes_are_made_kept_and_made_again() {
         },
         setting: FlushSetting {
             threshold_bytes: Some(65536),
+            stop_bytes: Some(32768),
+            idle_ms: Some(500),
             ..FlushSetting::default()
         },
     };
@@ -740,6 +752,14 @@ fn changes_are_made_kept_and_made_again() {
         (
             &["set", "flush", "--threshold-kib", "-4"][..],
             "threshold of -4 KiB: must be 4 to 65536 KiB",
+        ),
+        (
+            &["set", "flush", "--stop-kib", "-1"][..],
+            "stop mark of -1 KiB: must be 0 to 65536 KiB (the size of the write cache)",
+        ),
+        (
+            &["set", "flush", "--idle-ms", "9"][..],
+            "idle time of 9 ms: must be 10 to 3600000 ms, or 0 for never",
         ),
         (
             &["set", "flush", "--load-limit-ms", "60001"][..],

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use log::{info, warn};
 use sluice_config::{
-    Account, ChapAlgorithm, Config, Digest, Driver, Durability, IdentityPolicy, Initiators, Mode,
-    Secrets, State,
+    Account, ChapAlgorithm, Config, Digest, Driver, Durability, FlushParameter, FlushSet,
+    IdentityPolicy, Initiators, Mode, Secrets, State,
 };
 use sluice_hugepages::log::LogError;
 use sluice_hugepages::pool::Pool;
@@ -26,7 +26,7 @@ use crate::journal::thread::{JournalPort, LogBase};
 use crate::journal::{JournalError, Line};
 use crate::net::{PortConfig, RouteConfig, Router, RouterConfig, RouterError};
 use crate::tcp::{Buffers, Tcp, TcpConfig};
-use crate::worker::publish::{Facts, KERNEL_PORT, Publisher, StartFacts};
+use crate::worker::publish::{self, Facts, KERNEL_PORT, Publisher, StartFacts};
 use crate::worker::recovery::StartError as RelayError;
 use crate::worker::security::{ComputerChap, Security, StorageChap};
 use crate::worker::{Digests, Relay, RelayConfig, Target, Worker};
@@ -393,12 +393,16 @@ fn backing_of(backing: &Backing) -> tables::Backing {
     }
 }
 
-fn setting(change: &sluice_config::FlushChange) -> tables::FlushSetting {
+fn setting(set: &FlushSet) -> tables::FlushSetting {
+    use FlushParameter::{IdleMs, LoadLimitMs, LoadLimitPercent, PeriodMs, StopKib, ThresholdKib};
+    let bytes = |kib: u64| kib.saturating_mul(1024);
     tables::FlushSetting {
-        threshold_bytes: change.threshold_kib.map(|kib| kib.saturating_mul(1024)),
-        period_ms: change.period_ms,
-        load_limit_ms: change.load_limit_ms,
-        load_limit_percent: change.load_limit_percent,
+        threshold_bytes: set.get(ThresholdKib).map(bytes),
+        stop_bytes: set.get(StopKib).map(bytes),
+        period_ms: set.get(PeriodMs),
+        idle_ms: set.get(IdleMs),
+        load_limit_ms: set.get(LoadLimitMs),
+        load_limit_percent: set.get(LoadLimitPercent),
     }
 }
 
@@ -502,19 +506,15 @@ fn relay_config(
             lanes: target.lanes as usize,
         });
     }
+    let mut flush = FlushPolicy::BY_REQUEST;
+    publish::apply(&mut flush, &setting(&config.flush.set));
     Ok(RelayConfig {
         mode: match config.iscsi.mode {
             Mode::Transparent => crate::worker::Mode::Transparent,
             Mode::Portal => crate::worker::Mode::Portal,
         },
         targets,
-        flush: FlushPolicy {
-            threshold_bytes: config.flush.policy.threshold_bytes,
-            stop_bytes: config.flush.policy.threshold_bytes / 2,
-            period: config.flush.policy.period,
-            load_limit_ms: config.flush.policy.load_limit_ms,
-            load_limit_percent: config.flush.policy.load_limit_percent,
-        },
+        flush,
         wait_max: config.flush.held_write_max,
         sessions_max: config.iscsi.sessions_max as usize,
         staging_pages: config.dataplane.staging_pages(),

@@ -26,13 +26,10 @@ use std::time::Duration;
 pub use budget::{BudgetError, MemoryBudget, sessions_in_directory};
 pub use cidr::{Cidr, CidrError};
 pub use error::{ConfigError, Fault};
-pub use flush::{
-    FlushPolicy, LOAD_LIMIT_MS_MAX, LOAD_LIMIT_PERCENT_MAX, LOAD_LIMIT_PERCENT_MIN, PERIOD_MS_MAX,
-    PERIOD_MS_MIN, PolicyError, THRESHOLD_KIB_MIN,
-};
+pub use flush::{FlushParameter, FlushSet, PolicyError};
 pub use iscsi_name::{ISCSI_NAME_LEN_MAX, IscsiNameError, check_iscsi_name};
 pub use secrets::{Account, ChapAlgorithm, ComputerChap, Secret, Secrets, StorageChap};
-pub use state::{FlushChange, State, StateError, VolumeChange};
+pub use state::{State, StateError, VolumeChange};
 pub use volume::{VolumeName, VolumeNameError, lun_from_number, lun_number};
 
 /// Where the programs look when neither `--config` nor `SLUICE_CONFIG` says otherwise.
@@ -179,7 +176,8 @@ pub enum Digest {
 /// Flushing, as the file has it; live changes are in [`State`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Flush {
-    pub policy: FlushPolicy,
+    /// A parameter that the file does not have has its default.
+    pub set: FlushSet,
     /// A write that finds no room for this long is answered BUSY (C-16).
     pub held_write_max: Duration,
 }

@@ -1,5 +1,7 @@
 //! The file as it stands, every value with its place in the text. No key that
-//! is not listed here is accepted.
+//! is not listed here, or in the table of flush parameters, is accepted.
+
+use std::collections::BTreeMap;
 
 use serde::Deserialize;
 use toml::Spanned;
@@ -7,6 +9,8 @@ use toml::Spanned;
 pub(crate) type Text = Spanned<String>;
 /// Signed, so that a negative number gets a message of ours, with its range.
 pub(crate) type Number = Spanned<i64>;
+/// Its keys are looked at with their values: serde's flatten would forget where they stand.
+pub(crate) type Flush = BTreeMap<Text, Number>;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -88,16 +92,6 @@ pub(crate) struct Iscsi {
     pub wan_send_kib: Option<Number>,
     pub wan_receive_kib: Option<Number>,
     pub wan_ecn: Option<bool>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Flush {
-    pub threshold_kib: Option<Number>,
-    pub period_ms: Option<Number>,
-    pub load_limit_ms: Option<Number>,
-    pub load_limit_percent: Option<Number>,
-    pub held_write_max_ms: Option<Number>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -7,12 +7,11 @@
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::{Config, FlushPolicy, PolicyError, VolumeName};
+use crate::{Config, FlushSet, PolicyError, VolumeName};
 
 /// Version of the state file's shape.
 const VERSION: u32 = 1;
@@ -21,29 +20,15 @@ const VERSION: u32 = 1;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct State {
     /// Of the default policy.
-    pub flush: FlushChange,
+    pub flush: FlushSet,
     /// Of single volumes, or of all of a target; in order of name, each name once.
     pub volumes: Vec<VolumeChange>,
-}
-
-/// What is set live; a `None` leaves what stands one level below.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct FlushChange {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub threshold_kib: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub period_ms: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub load_limit_ms: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub load_limit_percent: Option<u64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VolumeChange {
     pub name: VolumeName,
-    pub flush: FlushChange,
+    pub flush: FlushSet,
 }
 
 #[derive(Debug, Error)]
@@ -65,7 +50,7 @@ pub enum StateError {
 struct StateFile {
     version: u32,
     #[serde(default)]
-    flush: FlushChange,
+    flush: FlushSet,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     volume: Vec<VolumeFile>,
 }
@@ -74,54 +59,8 @@ struct StateFile {
 #[serde(deny_unknown_fields)]
 struct VolumeFile {
     name: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    threshold_kib: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    period_ms: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    load_limit_ms: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    load_limit_percent: Option<u64>,
-}
-
-impl FlushChange {
-    /// Lays `newer` over this one.
-    pub fn merge(&mut self, newer: Self) {
-        self.threshold_kib = newer.threshold_kib.or(self.threshold_kib);
-        self.period_ms = newer.period_ms.or(self.period_ms);
-        self.load_limit_ms = newer.load_limit_ms.or(self.load_limit_ms);
-        self.load_limit_percent = newer.load_limit_percent.or(self.load_limit_percent);
-    }
-
-    /// `policy` with this change made.
-    #[must_use]
-    pub fn apply(&self, policy: FlushPolicy) -> FlushPolicy {
-        FlushPolicy {
-            threshold_bytes: self
-                .threshold_kib
-                .map_or(policy.threshold_bytes, |kib| kib.saturating_mul(1024)),
-            period: self.period_ms.map_or(policy.period, Duration::from_millis),
-            load_limit_ms: self.load_limit_ms.unwrap_or(policy.load_limit_ms),
-            load_limit_percent: self.load_limit_percent.unwrap_or(policy.load_limit_percent),
-        }
-    }
-
-    fn check(&self, log_bytes: u64) -> Result<(), PolicyError> {
-        let signed = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
-        if let Some(kib) = self.threshold_kib {
-            FlushPolicy::threshold_bytes(signed(kib), log_bytes)?;
-        }
-        if let Some(ms) = self.period_ms {
-            FlushPolicy::period(signed(ms))?;
-        }
-        if let Some(ms) = self.load_limit_ms {
-            FlushPolicy::load_limit_ms(signed(ms))?;
-        }
-        if let Some(percent) = self.load_limit_percent {
-            FlushPolicy::load_limit_percent(signed(percent))?;
-        }
-        Ok(())
-    }
+    #[serde(flatten)]
+    flush: FlushSet,
 }
 
 impl State {
@@ -158,13 +97,7 @@ impl State {
                 .name
                 .parse()
                 .map_err(|error| invalid(format!("{error}")))?;
-            let change = FlushChange {
-                threshold_kib: volume.threshold_kib,
-                period_ms: volume.period_ms,
-                load_limit_ms: volume.load_limit_ms,
-                load_limit_percent: volume.load_limit_percent,
-            };
-            state.set(Some(&name), change);
+            state.set(Some(&name), volume.flush);
         }
         Ok(state)
     }
@@ -176,10 +109,7 @@ impl State {
     pub fn save(&self, path: &Path) -> Result<(), StateError> {
         let volume = |change: &VolumeChange| VolumeFile {
             name: change.name.to_string(),
-            threshold_kib: change.flush.threshold_kib,
-            period_ms: change.flush.period_ms,
-            load_limit_ms: change.flush.load_limit_ms,
-            load_limit_percent: change.flush.load_limit_percent,
+            flush: change.flush,
         };
         let file = StateFile {
             version: VERSION,
@@ -204,7 +134,7 @@ impl State {
     }
 
     /// Notes a change of the default (`None`) or of what `name` says.
-    pub fn set(&mut self, name: Option<&VolumeName>, change: FlushChange) {
+    pub fn set(&mut self, name: Option<&VolumeName>, change: FlushSet) {
         let Some(name) = name else {
             self.flush.merge(change);
             return;
@@ -224,21 +154,6 @@ impl State {
         }
     }
 
-    /// The policy of a volume: the volume's own change over its target's, over
-    /// the default's, over the configuration.
-    #[must_use]
-    pub fn policy(&self, config: &Config, target: &str, lun: u64) -> FlushPolicy {
-        let of = |whole: bool| {
-            self.volumes.iter().filter(move |volume| {
-                volume.name.lun.is_none() == whole && volume.name.covers(target, lun)
-            })
-        };
-        let default = self.flush.apply(config.flush.policy);
-        of(true)
-            .chain(of(false))
-            .fold(default, |policy, volume| volume.flush.apply(policy))
-    }
-
     /// Whether every value is in the range that `config` gives it.
     ///
     /// # Errors
@@ -248,10 +163,15 @@ impl State {
         let changes =
             std::iter::once(&self.flush).chain(self.volumes.iter().map(|volume| &volume.flush));
         for change in changes {
-            change.check(log_bytes).map_err(|why| StateError::Policy {
-                file: path.to_owned(),
-                why,
-            })?;
+            for (parameter, value) in change.iter() {
+                let value = i64::try_from(value).unwrap_or(i64::MAX);
+                parameter
+                    .check(value, log_bytes)
+                    .map_err(|why| StateError::Policy {
+                        file: path.to_owned(),
+                        why,
+                    })?;
+            }
         }
         Ok(())
     }

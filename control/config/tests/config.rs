@@ -4,7 +4,8 @@
 use std::time::Duration;
 
 use sluice_config::{
-    Config, ConfigError, Driver, FlushChange, Initiators, MemoryBudget, Mode, State, VolumeName,
+    Config, ConfigError, Driver, FlushParameter, FlushSet, Initiators, MemoryBudget, Mode, State,
+    VolumeName,
 };
 
 const GOOD: &str = r#"[dataplane]
@@ -43,8 +44,6 @@ initiators = ["*"]
 shared = true
 durability = "memory"
 "#;
-
-const LUN_1: u64 = 1 << 48;
 
 fn faults(text: &str) -> String {
     Config::parse(text).expect_err("a bad file").to_string()
@@ -97,7 +96,10 @@ fn lanes_take_memory_and_rows_of_their_own() {
 fn the_least_that_is_a_configuration() {
     let text = "[[port]]\nname = \"lan\"\ndevice = \"lan0\"\naddress = \"198.18.0.1/24\"\n";
     let config = Config::parse(text).unwrap();
-    assert_eq!(config.flush.policy.threshold_bytes, 1 << 20);
+    assert_eq!(
+        config.flush.set.to_string(),
+        "threshold_kib = 1024, period_ms = 1000, idle_ms = 0, load_limit_ms = 0, load_limit_percent = 0"
+    );
     assert_eq!(config.iscsi.mode, Mode::Transparent);
     assert_eq!(config.iscsi.sessions_max, 49, "derived from frames_mib");
     assert!(config.iscsi.wan_ecn);
@@ -213,6 +215,21 @@ const MISTAKES: &[(&str, &str, &str)] = &[
         "config:28: period_ms = 1: must be 10 to 3600000",
     ),
     (
+        "period_ms = 1000",
+        "stop_kib = 262145\nidle_ms = 9",
+        "config:28: stop_kib = 262145: must be 0 to 262144 (log_mib)\nconfig:29: idle_ms = 9: must be 10 to 3600000, or 0 for never",
+    ),
+    (
+        "period_ms = 1000",
+        "load_limit_ms = 60001\nload_limit_percent = 119",
+        "config:28: load_limit_ms = 60001: must be 1 to 60000, or 0 for none\nconfig:29: load_limit_percent = 119: must be 120 to 10000, or 0 for none",
+    ),
+    (
+        "period_ms = 1000",
+        "perod_ms = 1000",
+        "config:28: unknown field `perod_ms`, expected one of `threshold_kib`, `stop_kib`, `period_ms`, `idle_ms`, `load_limit_ms`, `load_limit_percent`, `held_write_max_ms`",
+    ),
+    (
         "held_write_max_ms = 10000",
         "held_write_max_ms = 60000",
         "config:29: held_write_max_ms = 60000: must be 100 to 25000",
@@ -321,7 +338,7 @@ fn a_missing_file_says_how_to_name_another() {
 }
 
 #[test]
-fn state_is_kept_and_laid_over_the_configuration() {
+fn state_is_kept_and_merged() {
     let directory = std::env::temp_dir().join(format!("sluice-state-{}", std::process::id()));
     let path = directory.join("state.toml");
     let config = Config::parse(GOOD).unwrap();
@@ -330,74 +347,56 @@ fn state_is_kept_and_laid_over_the_configuration() {
     let target = "iqn.2004-03.example.storage:vol0";
     let whole: VolumeName = target.parse().unwrap();
     let one: VolumeName = format!("{target}/1").parse().unwrap();
+    let set = |values: &[(FlushParameter, u64)]| values.iter().copied().collect::<FlushSet>();
     let mut state = State::default();
-    state.set(
-        None,
-        FlushChange {
-            threshold_kib: Some(64),
-            ..FlushChange::default()
-        },
-    );
-    state.set(
-        Some(&one),
-        FlushChange {
-            period_ms: Some(20),
-            ..FlushChange::default()
-        },
-    );
-    state.set(
-        Some(&whole),
-        FlushChange {
-            threshold_kib: Some(128),
-            period_ms: Some(500),
-            load_limit_ms: Some(250),
-            load_limit_percent: Some(400),
-        },
-    );
-    state.set(
-        Some(&one),
-        FlushChange {
-            period_ms: Some(30),
-            ..FlushChange::default()
-        },
-    );
+    state.set(None, set(&[(FlushParameter::ThresholdKib, 64)]));
+    state.set(Some(&one), set(&[(FlushParameter::PeriodMs, 20)]));
+    // Every key there is.
+    let every: FlushSet = FlushParameter::all().zip(500..).collect();
+    state.set(Some(&whole), every);
+    let more = [
+        (FlushParameter::PeriodMs, 30),
+        (FlushParameter::LoadLimitMs, 0),
+    ];
+    state.set(Some(&one), set(&more));
     state.save(&path).unwrap();
     let read = State::load(&path).unwrap();
     assert_eq!(read, state);
-    assert_eq!(read.volumes.len(), 2);
+    read.check(&config, &path).unwrap();
+    let kept: Vec<_> = read
+        .volumes
+        .iter()
+        .map(|volume| (volume.name.to_string(), volume.flush.to_string()))
+        .collect();
+    assert_eq!(read.flush.to_string(), "threshold_kib = 64");
+    assert_eq!(kept[0], (target.to_owned(), every.to_string()));
+    let merged = "period_ms = 30, load_limit_ms = 0";
+    assert_eq!(kept[1], (format!("{target}/1"), merged.to_owned()));
+    assert_eq!(kept.len(), 2);
 
-    let policy = read.policy(&config, target, LUN_1);
-    assert_eq!(
-        (policy.threshold_bytes, policy.period.as_millis()),
-        (128 << 10, 30)
-    );
-    assert_eq!(
-        (policy.load_limit_ms, policy.load_limit_percent),
-        (250, 400)
-    );
-    let policy = read.policy(&config, target, 2 << 48);
-    assert_eq!(
-        (policy.threshold_bytes, policy.period.as_millis()),
-        (128 << 10, 500)
-    );
-    let policy = read.policy(&config, "iqn.2004-03.example.storage:other", LUN_1);
-    assert_eq!(
-        (policy.threshold_bytes, policy.period.as_millis()),
-        (64 << 10, 1000)
-    );
-
-    state.set(
-        None,
-        FlushChange {
-            threshold_kib: Some(1 << 30),
-            ..FlushChange::default()
-        },
-    );
+    state.set(None, set(&[(FlushParameter::ThresholdKib, 1 << 30)]));
     let error = state.check(&config, &path).unwrap_err().to_string();
     assert!(
         error.contains("threshold of 1073741824 KiB: must be 4 to 262144 KiB"),
         "{error}"
     );
+
+    // As the first releases wrote it, and what none has.
+    let old = format!(
+        "version = 1\n[flush]\nthreshold_kib = 64\n[[volume]]\nname = \"{target}/1\"\nperiod_ms = 20\n"
+    );
+    std::fs::write(&path, &old).unwrap();
+    let read = State::load(&path).unwrap();
+    assert_eq!(read.flush.to_string(), "threshold_kib = 64");
+    assert_eq!(read.volumes[0].flush.to_string(), "period_ms = 20");
+    for (known, other) in [("threshold_kib", "treshold_kib"), ("period_ms", "perod_ms")] {
+        std::fs::write(&path, old.replace(known, other)).unwrap();
+        let error = State::load(&path).unwrap_err().to_string();
+        assert!(
+            error.contains(&format!("unknown field `{other}`")),
+            "{error}"
+        );
+    }
 
     std::fs::write(&path, "version = 9\n").unwrap();
     let error = State::load(&path).unwrap_err().to_string();

@@ -3,11 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Parser, Subcommand, ValueEnum};
-use sluice_config::{
-    LOAD_LIMIT_MS_MAX, LOAD_LIMIT_PERCENT_MAX, LOAD_LIMIT_PERCENT_MIN, PERIOD_MS_MAX,
-    PERIOD_MS_MIN, THRESHOLD_KIB_MIN,
-};
+use clap::{Arg, ArgGroup, ArgMatches, Command, FromArgMatches, Parser, Subcommand, ValueEnum};
+use sluice_config::{FlushParameter, FlushSet};
 
 use crate::CONFIG_VARIABLE;
 
@@ -131,25 +128,8 @@ pub(super) enum SetAction {
     Flush {
         /// TARGET/LUN or TARGET; without it the default of all volumes
         volume: Option<String>,
-        /// Flush a volume that holds more than this
-        #[arg(
-            long,
-            value_name = "N",
-            required_unless_present_any = ["period_ms", "load_limit_ms", "load_limit_percent"],
-            allow_negative_numbers = true,
-            value_parser = threshold_kib
-        )]
-        threshold_kib: Option<i64>,
-        /// Flush a volume at least so often
-        #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = period_ms)]
-        period_ms: Option<i64>,
-        /// Skip a volume while its storage takes longer than this to answer; 0: never
-        #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = load_limit_ms)]
-        load_limit_ms: Option<i64>,
-        /// Skip a volume while its storage takes longer than this share of its response time
-        /// at rest; 0: never
-        #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = load_limit_percent)]
-        load_limit_percent: Option<i64>,
+        #[command(flatten)]
+        set: FlushArgs,
     },
 }
 
@@ -241,28 +221,78 @@ fn seconds(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "not a number of seconds".to_owned())
 }
 
-/// The daemon judges the number, which knows the configuration; what is none has a range, too.
-fn whole(text: &str, range: impl FnOnce() -> String) -> Result<i64, String> {
-    text.parse()
-        .map_err(|_| format!("must be a whole number, {}", range()))
+/// An option for each parameter of the flush policy; one is needed at least.
+#[derive(Debug)]
+pub(super) struct FlushArgs(pub FlushSet<i64>);
+
+impl FlushArgs {
+    /// The option, and what it says.
+    const fn option(parameter: FlushParameter) -> (&'static str, &'static str) {
+        match parameter {
+            FlushParameter::ThresholdKib => {
+                ("threshold-kib", "Flush a volume that holds more than this")
+            }
+            FlushParameter::StopKib => (
+                "stop-kib",
+                "And go on until no more than this is left; unless set, half of the threshold",
+            ),
+            FlushParameter::PeriodMs => ("period-ms", "Flush a volume at least so often"),
+            FlushParameter::IdleMs => (
+                "idle-ms",
+                "Flush a volume that has not been written for so long; 0: never",
+            ),
+            FlushParameter::LoadLimitMs => (
+                "load-limit-ms",
+                "Skip a volume while its storage takes longer than this to answer; 0: never",
+            ),
+            FlushParameter::LoadLimitPercent => (
+                "load-limit-percent",
+                "Skip a volume while its storage takes longer than this share of its response time at rest; 0: never",
+            ),
+        }
+    }
 }
 
-fn threshold_kib(text: &str) -> Result<i64, String> {
-    whole(text, || {
-        format!("{THRESHOLD_KIB_MIN} to the size of the write cache")
-    })
+impl clap::Args for FlushArgs {
+    fn augment_args(command: Command) -> Command {
+        let of = |parameter: FlushParameter| {
+            let (long, help) = Self::option(parameter);
+            // The daemon judges the number, which knows the configuration; what is none
+            // has a range, too.
+            let value = move |text: &str| {
+                text.parse::<i64>()
+                    .map_err(|_| format!("must be a whole number, {}", parameter.range()))
+            };
+            Arg::new(parameter.key())
+                .long(long)
+                .value_name("N")
+                .allow_negative_numbers(true)
+                .value_parser(value)
+                .help(help)
+        };
+        let keys = FlushParameter::all().map(FlushParameter::key);
+        let group = ArgGroup::new("parameters").args(keys).multiple(true);
+        command
+            .args(FlushParameter::all().map(of))
+            .group(group.required(true))
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
 }
 
-fn period_ms(text: &str) -> Result<i64, String> {
-    whole(text, || format!("{PERIOD_MS_MIN} to {PERIOD_MS_MAX}"))
-}
+impl FromArgMatches for FlushArgs {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let value = |parameter: FlushParameter| {
+            let value = matches.get_one::<i64>(parameter.key())?;
+            Some((parameter, *value))
+        };
+        Ok(Self(FlushParameter::all().filter_map(value).collect()))
+    }
 
-fn load_limit_ms(text: &str) -> Result<i64, String> {
-    whole(text, || format!("1 to {LOAD_LIMIT_MS_MAX}, or 0 for none"))
-}
-
-fn load_limit_percent(text: &str) -> Result<i64, String> {
-    whole(text, || {
-        format!("{LOAD_LIMIT_PERCENT_MIN} to {LOAD_LIMIT_PERCENT_MAX}, or 0 for none")
-    })
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        self.0.merge(Self::from_arg_matches(matches)?.0);
+        Ok(())
+    }
 }

@@ -139,21 +139,11 @@ fn act(args: &Args, err: &mut dyn Write) -> Result<Answer, CliError> {
             what: PathAction::Show,
         } => show::paths(args, err),
         Action::Set {
-            what:
-                SetAction::Flush {
-                    volume,
-                    threshold_kib,
-                    period_ms,
-                    load_limit_ms,
-                    load_limit_percent,
-                },
+            what: SetAction::Flush { volume, set },
         } => {
             let request = Request::SetFlush {
                 volume: volume.clone(),
-                threshold_kib: *threshold_kib,
-                period_ms: *period_ms,
-                load_limit_ms: *load_limit_ms,
-                load_limit_percent: *load_limit_percent,
+                set: set.0,
             };
             let volumes = done(client::ask(&args.socket()?, &request)?)?;
             let of = volume.as_deref().unwrap_or("the default");

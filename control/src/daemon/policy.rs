@@ -1,7 +1,7 @@
 //! What is in force: the configuration, the live changes over it, and which
 //! data plane has them.
 
-use sluice_config::{Config, FlushChange, FlushPolicy, State, StateError, VolumeName};
+use sluice_config::{Config, FlushParameter, FlushSet, State, StateError, VolumeName};
 use sluice_hugepages::tables::{Command, FlushSetting, Name, Outcome, Scope, text};
 
 use super::plane::{Plane, PlaneError};
@@ -49,7 +49,7 @@ impl Policy {
             .iter()
             .map(|volume| (Some(&volume.name), volume.flush));
         for (name, change) in std::iter::once(default).chain(volumes) {
-            if change == FlushChange::default() {
+            if change.is_empty() {
                 continue;
             }
             let command = set_flush(name, change);
@@ -72,21 +72,8 @@ impl Policy {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 attached: self.plane.attach().is_ok(),
             },
-            Request::SetFlush {
-                volume,
-                threshold_kib,
-                period_ms,
-                load_limit_ms,
-                load_limit_percent,
-            } => {
-                let asked = Asked {
-                    threshold_kib,
-                    period_ms,
-                    load_limit_ms,
-                    load_limit_percent,
-                };
-                self.set_flush(volume, asked)
-                    .unwrap_or_else(|failed| failed)
+            Request::SetFlush { volume, set } => {
+                self.set_flush(volume, set).unwrap_or_else(|failed| failed)
             }
             Request::Flush { volume } => {
                 let command = |scope| Command::FlushVolume { scope };
@@ -118,12 +105,18 @@ impl Policy {
         }
     }
 
-    fn set_flush(&mut self, volume: Option<String>, asked: Asked) -> Result<Reply, Reply> {
+    fn set_flush(&mut self, volume: Option<String>, asked: FlushSet<i64>) -> Result<Reply, Reply> {
         let name: Option<VolumeName> = volume
             .map(|name| name.parse())
             .transpose()
             .map_err(bad_request)?;
-        let change = asked.check(self.config.dataplane.log_bytes)?;
+        let log_bytes = self.config.dataplane.log_bytes;
+        let change = asked.check(log_bytes).map_err(bad_request)?;
+        if change.is_empty() {
+            return Err(bad_request(
+                "nothing to set; give a threshold, a period, a load limit or several of them",
+            ));
+        }
         let volumes = self.command(&set_flush(name.as_ref(), change), name.as_ref())?;
         self.state.set(name.as_ref(), change);
         if let Err(error) = self.state.save(&self.config.control.state) {
@@ -134,7 +127,7 @@ impl Policy {
                 message,
             });
         }
-        log::info!("flush policy of {} set: {change:?}", shown(name.as_ref()));
+        log::info!("flush policy of {} set: {change}", shown(name.as_ref()));
         Ok(Reply::Done { volumes })
     }
 
@@ -196,42 +189,6 @@ impl Policy {
     }
 }
 
-/// What a request asks to be set, unchecked.
-struct Asked {
-    threshold_kib: Option<i64>,
-    period_ms: Option<i64>,
-    load_limit_ms: Option<i64>,
-    load_limit_percent: Option<i64>,
-}
-
-impl Asked {
-    fn check(&self, log_bytes: u64) -> Result<FlushChange, Reply> {
-        let threshold = |kib| FlushPolicy::threshold_bytes(kib, log_bytes);
-        let threshold = self.threshold_kib.map(threshold);
-        let period = self.period_ms.map(FlushPolicy::period);
-        let load_ms = self.load_limit_ms.map(FlushPolicy::load_limit_ms);
-        let load_percent = self.load_limit_percent.map(FlushPolicy::load_limit_percent);
-        let change = FlushChange {
-            threshold_kib: threshold
-                .transpose()
-                .map_err(bad_request)?
-                .map(|bytes| bytes / 1024),
-            period_ms: period
-                .transpose()
-                .map_err(bad_request)?
-                .map(|period| u64::try_from(period.as_millis()).expect("checked against an hour")),
-            load_limit_ms: load_ms.transpose().map_err(bad_request)?,
-            load_limit_percent: load_percent.transpose().map_err(bad_request)?,
-        };
-        if change == FlushChange::default() {
-            return Err(bad_request(
-                "nothing to set; give a threshold, a period, a load limit or several of them",
-            ));
-        }
-        Ok(change)
-    }
-}
-
 fn bad_request(message: impl ToString) -> Reply {
     Reply::Failed {
         kind: FailureKind::BadRequest,
@@ -253,14 +210,18 @@ fn scope(name: Option<&VolumeName>) -> Scope {
     }
 }
 
-fn set_flush(name: Option<&VolumeName>, change: FlushChange) -> Command {
+fn set_flush(name: Option<&VolumeName>, change: FlushSet) -> Command {
+    use FlushParameter::{IdleMs, LoadLimitMs, LoadLimitPercent, PeriodMs, StopKib, ThresholdKib};
+    let bytes = |kib: u64| kib.saturating_mul(1024);
     Command::SetFlush {
         scope: scope(name),
         setting: FlushSetting {
-            threshold_bytes: change.threshold_kib.map(|kib| kib.saturating_mul(1024)),
-            period_ms: change.period_ms,
-            load_limit_ms: change.load_limit_ms,
-            load_limit_percent: change.load_limit_percent,
+            threshold_bytes: change.get(ThresholdKib).map(bytes),
+            stop_bytes: change.get(StopKib).map(bytes),
+            period_ms: change.get(PeriodMs),
+            idle_ms: change.get(IdleMs),
+            load_limit_ms: change.get(LoadLimitMs),
+            load_limit_percent: change.get(LoadLimitPercent),
         },
     }
 }

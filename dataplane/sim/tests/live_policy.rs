@@ -29,13 +29,17 @@ const MUCH_BYTES: u64 = 8 << 20;
 /// Nothing is flushed but by request, and nothing is skipped.
 const QUIET: FlushSetting = FlushSetting {
     threshold_bytes: Some(MUCH_BYTES),
+    stop_bytes: None,
     period_ms: Some(NEVER_MS),
+    idle_ms: Some(0),
     load_limit_ms: Some(0),
     load_limit_percent: Some(0),
 };
 const NONE: FlushSetting = FlushSetting {
     threshold_bytes: None,
+    stop_bytes: None,
     period_ms: None,
+    idle_ms: None,
     load_limit_ms: None,
     load_limit_percent: None,
 };
@@ -136,6 +140,35 @@ fn a15_a_threshold_or_a_period_changed_live_is_kept_to_within_100_ms() {
     }
 }
 
+/// Idle time counts from the last write; one that is set late is over at once.
+#[test]
+fn a15_a_volume_that_has_been_idle_is_flushed_and_not_before() {
+    let idle = |ms| FlushSetting {
+        idle_ms: Some(ms),
+        ..NONE
+    };
+    for scope in scopes() {
+        let mut course = Course::new(&scope);
+        course.set(idle(500));
+        course.write_for(Duration::from_secs(1));
+        course.site.run(Duration::from_millis(480));
+        assert_eq!(course.flushed(), 0, "{scope:?}: not idle for so long");
+        course.site.run(WITHIN);
+        assert!(course.flushed() > 0, "{scope:?}");
+        course.site.run(Duration::from_secs(1));
+        assert_eq!(course.site.worker.relay.dirty_bytes(), 0, "all of it");
+
+        course.set(idle(0));
+        let before = course.flushed();
+        course.write_for(Duration::from_millis(200));
+        course.site.run(Duration::from_secs(10));
+        assert_eq!(course.flushed(), before, "{scope:?}: never");
+        course.set(idle(10));
+        course.site.run(WITHIN);
+        assert!(course.flushed() > before, "{scope:?}");
+    }
+}
+
 #[test]
 fn a18_a_load_limit_changed_live_is_kept_to_within_100_ms() {
     let by_time = FlushSetting {
@@ -191,7 +224,9 @@ fn a7_what_is_set_for_a_volume_is_shown_before_it_is_seen() {
     };
     let setting = FlushSetting {
         threshold_bytes: Some(64 << 10),
+        stop_bytes: Some(1 << 30),
         period_ms: Some(70),
+        idle_ms: Some(20),
         load_limit_ms: Some(300),
         load_limit_percent: None,
     };
@@ -205,6 +240,12 @@ fn a7_what_is_set_for_a_volume_is_shown_before_it_is_seen() {
         (64 << 10, 70_000_000)
     );
     assert_eq!(set.flush_load_limit_us, Some(300_000));
+    assert_eq!(
+        (set.flush_stop_bytes, set.flush_idle_ns),
+        (64 << 10, 20_000_000),
+        "as they are in force"
+    );
+    assert_eq!(default.flush_stop_bytes, default.flush_threshold_bytes / 2);
     assert_eq!(set.durability, Durability::Storage, "the one in force");
     assert_ne!(default.flush_period_ns, set.flush_period_ns);
     let first = shown.volume();

@@ -411,3 +411,38 @@ fn a15_hot_blocks_are_sent_once_a_period() {
     );
     assert!(oldest < 500, "{oldest} writes of 5 ms behind");
 }
+
+/// A flush by threshold goes on to the stop mark, and no further. Every write is an epoch,
+/// so that not more than one is under way.
+#[test]
+fn a15_a_flush_by_threshold_ends_at_the_stop_mark() {
+    const KIB: u64 = 1024;
+    const WRITES: usize = 17;
+    for (stop_kib, left_kib) in [
+        (Some(0), 0),
+        (Some(700), 640),
+        (Some(960), 960),
+        // Above the threshold it counts as that; not set, it is half of it.
+        (Some(4096), 1024),
+        (None, 512),
+    ] {
+        let mut site = Site::small();
+        let setting = FlushSetting {
+            threshold_bytes: Some(1024 * KIB),
+            stop_bytes: stop_kib.map(|kib| kib * KIB),
+            period_ms: Some(3_600_000),
+            ..FlushSetting::default()
+        };
+        site.worker.relay.set_flush(&Scope::All, &setting);
+        let mut session = site.login(0, 0, 1);
+        for number in 0..WRITES {
+            let left = site.worker.relay.dirty_bytes();
+            assert_eq!(left, number as u64 * u64::from(LEN), "not above it yet");
+            send_write(&mut site, &mut session);
+            assert_eq!(answer(&mut site, &session).status(), GOOD);
+        }
+        site.run(Duration::from_secs(3));
+        let left = site.worker.relay.dirty_bytes();
+        assert_eq!(left, left_kib * KIB, "with a stop mark of {stop_kib:?} KiB");
+    }
+}

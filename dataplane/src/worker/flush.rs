@@ -175,6 +175,7 @@ impl Relay {
                 .flush
                 .oldest_dirty(key.0)
                 .zip(self.flush.oldest_sequence(key.0)),
+            newest_dirty: self.flush.newest_dirty(key.0),
             newest_sequence: self.volume(key).next_sequence - 1,
             load: self.volume(key).load.smoothed(),
             load_at_rest: self.volume(key).load.at_rest(),

@@ -404,7 +404,7 @@ impl Relay {
                 }
             }
             let state = self.volume_mut(volume);
-            state.sync_passed_at = now + state.policy.period;
+            state.sync_passed_at = now + state.policy.left_alone_max();
             self.commit_behind(now, volume);
             self.release_durable(net, now, volume);
         }

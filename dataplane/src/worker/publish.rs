@@ -504,13 +504,7 @@ impl Relay {
             apply(&mut self.config.flush, setting);
         } else {
             match self.overrides.iter_mut().find(|(known, _)| known == scope) {
-                Some((_, known)) => {
-                    known.threshold_bytes = setting.threshold_bytes.or(known.threshold_bytes);
-                    known.period_ms = setting.period_ms.or(known.period_ms);
-                    known.load_limit_ms = setting.load_limit_ms.or(known.load_limit_ms);
-                    known.load_limit_percent =
-                        setting.load_limit_percent.or(known.load_limit_percent);
-                }
+                Some((_, known)) => known.merge(setting),
                 None => self.overrides.push((scope.clone(), *setting)),
             }
             // A target's setting goes before its volumes' own.
@@ -615,7 +609,9 @@ impl Relay {
             room_bytes,
             sessions: u32::try_from(sessions).unwrap_or(u32::MAX),
             flush_threshold_bytes: volume.policy.threshold_bytes,
-            flush_period_ns: u64::try_from(volume.policy.period.as_nanos()).unwrap_or(u64::MAX),
+            flush_stop_bytes: volume.policy.stop_bytes(),
+            flush_period_ns: nanos(volume.policy.period),
+            flush_idle_ns: nanos(volume.policy.idle),
             flush_load_limit_us: volume.policy.load_limit(volume.load.at_rest()).map(micros),
             load_at_rest_us: micros(volume.load.at_rest()),
             failed_writes: (volume.failure.listed().len() + volume.failure.more() as usize) as u64,
@@ -683,7 +679,9 @@ impl Relay {
             room_bytes: 0,
             sessions: 0,
             flush_threshold_bytes: policy.threshold_bytes,
-            flush_period_ns: u64::try_from(policy.period.as_nanos()).unwrap_or(u64::MAX),
+            flush_stop_bytes: policy.stop_bytes(),
+            flush_period_ns: nanos(policy.period),
+            flush_idle_ns: nanos(policy.idle),
             flush_load_limit_us: policy.load_limit(Duration::ZERO).map(micros),
             load_at_rest_us: 0,
             failed_writes: 0,
@@ -701,14 +699,21 @@ pub(super) fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
-/// Lays a setting over a policy; the mark at which a flush by threshold stops is half of it.
-pub(super) fn apply(policy: &mut FlushPolicy, setting: &FlushSetting) {
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Lays a setting over a policy.
+pub(crate) fn apply(policy: &mut FlushPolicy, setting: &FlushSetting) {
     if let Some(bytes) = setting.threshold_bytes {
         policy.threshold_bytes = bytes;
-        policy.stop_bytes = bytes / 2;
     }
+    policy.stop_bytes = setting.stop_bytes.or(policy.stop_bytes);
     if let Some(ms) = setting.period_ms {
         policy.period = Duration::from_millis(ms);
+    }
+    if let Some(ms) = setting.idle_ms {
+        policy.idle = Duration::from_millis(ms);
     }
     if let Some(ms) = setting.load_limit_ms {
         policy.load_limit_ms = ms;

@@ -372,8 +372,9 @@ mod tests {
             }],
             flush: FlushPolicy {
                 threshold_bytes: 1 << 20,
-                stop_bytes: 0,
+                stop_bytes: None,
                 period: Duration::from_secs(2),
+                idle: Duration::ZERO,
                 load_limit_ms: 0,
                 load_limit_percent: 0,
             },

@@ -187,7 +187,7 @@ impl Relay {
         self.feed_starved(net);
     }
 
-    /// What passed through is synced after a flush period, as records are: a
+    /// What passed through is synced after a flush period or idle time, as records are: a
     /// volume that is left alone becomes durable, and drained.
     fn sync_passed(&mut self, now: Time, key: VolumeKey) {
         if self.flush.records(key.0) == 0

@@ -78,7 +78,9 @@ fn volume(lun: u64, dirty_bytes: u64) -> Volume {
         room_bytes: 3,
         sessions: 1,
         flush_threshold_bytes: 1 << 20,
+        flush_stop_bytes: 0,
         flush_period_ns: 1_000_000_000,
+        flush_idle_ns: 0,
         flush_load_limit_us: Some(200_000),
         load_at_rest_us: 41_000,
         failed_writes: 0,
@@ -159,7 +161,11 @@ fn commands_go_over_and_are_answered() {
         },
         Command::SetFlush {
             scope: Scope::Target(target),
-            setting: FlushSetting::default(),
+            setting: FlushSetting {
+                stop_bytes: Some(0),
+                load_limit_percent: Some(300),
+                ..FlushSetting::default()
+            },
         },
         Command::FlushVolume {
             scope: Scope::Volume {

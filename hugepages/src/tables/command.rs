@@ -7,7 +7,7 @@
 use super::{Field, Name};
 
 /// Words of every message: id, kind, and the longest command: scope kind,
-/// target name (1 + 28), LUN, threshold, period and two load limits (2 each);
+/// target name (1 + 28), LUN, and what may be set of the flush policy (2 each);
 /// rounded to whole cache lines.
 pub const MESSAGE_WORDS: usize = 48;
 
@@ -25,16 +25,53 @@ pub enum Scope {
     },
 }
 
-/// A change of the flush policy; `None` leaves a value as it is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct FlushSetting {
-    pub threshold_bytes: Option<u64>,
-    pub period_ms: Option<u64>,
-    /// 0: none.
-    pub load_limit_ms: Option<u64>,
-    /// Of the response time at rest; 0: none.
-    pub load_limit_percent: Option<u64>,
+macro_rules! setting {
+    ($(#[$doc:meta])* $name:ident { $($(#[$field_doc:meta])* $field:ident,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub struct $name {
+            $($(#[$field_doc])* pub $field: Option<u64>,)*
+        }
+
+        impl $name {
+            /// Lays `newer` over this one.
+            pub fn merge(&mut self, newer: &Self) {
+                $(self.$field = newer.$field.or(self.$field);)*
+            }
+        }
+
+        impl Field for $name {
+            const WORDS: usize = [$(stringify!($field)),*].len() * <Option<u64> as Field>::WORDS;
+
+            fn store(&self, words: &mut [u64]) {
+                let values = [$(self.$field),*];
+                for (own, value) in words.chunks_mut(<Option<u64> as Field>::WORDS).zip(values) {
+                    value.store(own);
+                }
+            }
+
+            fn load(words: &[u64]) -> Option<Self> {
+                let mut values = words.chunks(<Option<u64> as Field>::WORDS).map(Field::load);
+                Some(Self { $($field: values.next()??,)* })
+            }
+        }
+    };
 }
+
+setting!(
+    /// A change of the flush policy; `None` leaves a value as it is.
+    FlushSetting {
+        threshold_bytes,
+        stop_bytes,
+        period_ms,
+        /// 0: never.
+        idle_ms,
+        /// 0: none.
+        load_limit_ms,
+        /// Of the response time at rest; 0: none.
+        load_limit_percent,
+    }
+);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
@@ -95,16 +132,11 @@ const KIND: usize = 1;
 const SCOPE: usize = 2;
 const TARGET: usize = 3;
 const LUN: usize = TARGET + NAME_WORDS;
-const THRESHOLD: usize = LUN + 1;
-const PERIOD: usize = THRESHOLD + 2;
-const LOAD_MS: usize = PERIOD + 2;
-const LOAD_PERCENT: usize = LOAD_MS + 2;
-const STAMP: usize = THRESHOLD;
-const ON: usize = THRESHOLD;
-const _: () = assert!(
-    LOAD_PERCENT + 2 <= MESSAGE_WORDS,
-    "the longest command fits"
-);
+const SETTING: usize = LUN + 1;
+const STAMP: usize = LUN + 1;
+const ON: usize = LUN + 1;
+const SETTING_END: usize = SETTING + FlushSetting::WORDS;
+const _: () = assert!(SETTING_END <= MESSAGE_WORDS, "the longest command fits");
 
 impl Scope {
     fn store(&self, message: &mut [u64; MESSAGE_WORDS]) {
@@ -156,16 +188,7 @@ impl Command {
             Self::SetFlush { scope, setting } => {
                 message[KIND] = SET_FLUSH;
                 scope.store(&mut message);
-                setting
-                    .threshold_bytes
-                    .store(&mut message[THRESHOLD..PERIOD]);
-                setting.period_ms.store(&mut message[PERIOD..LOAD_MS]);
-                setting
-                    .load_limit_ms
-                    .store(&mut message[LOAD_MS..LOAD_PERCENT]);
-                setting
-                    .load_limit_percent
-                    .store(&mut message[LOAD_PERCENT..LOAD_PERCENT + 2]);
+                setting.store(&mut message[SETTING..SETTING_END]);
             }
             Self::FlushVolume { scope } => {
                 message[KIND] = FLUSH_VOLUME;
@@ -196,12 +219,7 @@ impl Command {
             match message[KIND] {
                 SET_FLUSH => Some(Self::SetFlush {
                     scope,
-                    setting: FlushSetting {
-                        threshold_bytes: Field::load(&message[THRESHOLD..PERIOD])?,
-                        period_ms: Field::load(&message[PERIOD..LOAD_MS])?,
-                        load_limit_ms: Field::load(&message[LOAD_MS..LOAD_PERCENT])?,
-                        load_limit_percent: Field::load(&message[LOAD_PERCENT..LOAD_PERCENT + 2])?,
-                    },
+                    setting: Field::load(&message[SETTING..SETTING_END])?,
                 }),
                 FLUSH_VOLUME => Some(Self::FlushVolume { scope }),
                 RETRY_FAILED => Some(Self::RetryFailed { scope }),

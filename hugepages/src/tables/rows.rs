@@ -365,7 +365,11 @@ row!(
         /// Computers' sessions that are connected.
         sessions: u32,
         flush_threshold_bytes: u64,
+        /// A flush by threshold ends there: as it is in force, set or not.
+        flush_stop_bytes: u64,
         flush_period_ns: u64,
+        /// Not written for so long it is flushed; 0: never.
+        flush_idle_ns: u64,
         /// Above this response time it is not flushed; none: whatever that is.
         flush_load_limit_us: Option<u64>,
         /// Response time of the storage at rest; 0: not known yet.

@@ -14,8 +14,8 @@ use toml::Spanned;
 use crate::budget::{self, MemoryBudget};
 use crate::raw::{self, Number, Text};
 use crate::{
-    Config, Control, DataPlane, Digest, Digests, Driver, Fault, Flush, FlushPolicy, Iscsi, Journal,
-    LANES_MAX, Mode, PolicyError, Port,
+    Config, Control, DataPlane, Digest, Digests, Driver, Fault, Flush, FlushParameter, FlushSet,
+    Iscsi, Journal, LANES_MAX, Mode, Port,
 };
 
 const MIB: u64 = 1 << 20;
@@ -217,40 +217,23 @@ impl Checker<'_> {
     }
 
     fn flush(&mut self, raw: &raw::Flush, log_bytes: u64) -> Flush {
-        let mut policy = FlushPolicy {
-            threshold_bytes: MIB.min(log_bytes),
-            period: Duration::from_secs(1),
-            load_limit_ms: 0,
-            load_limit_percent: 0,
-        };
-        if let Some(at) = &raw.threshold_kib {
-            match FlushPolicy::threshold_bytes(*at.get_ref(), log_bytes) {
-                Ok(bytes) => policy.threshold_bytes = bytes,
-                Err(error) => self.policy("threshold_kib", at, error),
+        const HELD: &str = "held_write_max_ms";
+        let mut set = FlushSet::defaults(log_bytes);
+        let mut held = None;
+        for (key, at) in raw {
+            let name = key.get_ref().as_str();
+            match FlushParameter::of_key(name) {
+                Some(parameter) => match parameter.check(*at.get_ref(), log_bytes) {
+                    Ok(value) => set.set(parameter, value),
+                    Err(error) => self.bad(name, at, &format!("must be {}", error.range())),
+                },
+                None if name == HELD => held = Some(at),
+                None => self.fault(key.span(), crate::flush::unknown_key(name, &[HELD])),
             }
         }
-        if let Some(at) = &raw.period_ms {
-            match FlushPolicy::period(*at.get_ref()) {
-                Ok(period) => policy.period = period,
-                Err(error) => self.policy("period_ms", at, error),
-            }
-        }
-        if let Some(at) = &raw.load_limit_ms {
-            match FlushPolicy::load_limit_ms(*at.get_ref()) {
-                Ok(ms) => policy.load_limit_ms = ms,
-                Err(error) => self.policy("load_limit_ms", at, error),
-            }
-        }
-        if let Some(at) = &raw.load_limit_percent {
-            match FlushPolicy::load_limit_percent(*at.get_ref()) {
-                Ok(percent) => policy.load_limit_percent = percent,
-                Err(error) => self.policy("load_limit_percent", at, error),
-            }
-        }
-        let held = raw.held_write_max_ms.as_ref();
-        let held_ms = self.number("held_write_max_ms", held, 10_000, 100, HELD_WRITE_MS_MAX);
+        let held_ms = self.number(HELD, held, 10_000, 100, HELD_WRITE_MS_MAX);
         Flush {
-            policy,
+            set,
             held_write_max: Duration::from_millis(held_ms),
         }
     }
@@ -397,32 +380,6 @@ impl Checker<'_> {
             );
         }
         u32::try_from(value * 1024).expect("at most 64 MiB")
-    }
-
-    fn policy(&mut self, key: &str, at: &Number, error: PolicyError) {
-        let range = match error {
-            PolicyError::Threshold { max, .. } => {
-                format!("must be {} to {max} (log_mib)", crate::THRESHOLD_KIB_MIN)
-            }
-            PolicyError::Period { .. } => {
-                format!(
-                    "must be {} to {}",
-                    crate::PERIOD_MS_MIN,
-                    crate::PERIOD_MS_MAX
-                )
-            }
-            PolicyError::LoadMs { .. } => {
-                format!("must be 1 to {}, or 0 for none", crate::LOAD_LIMIT_MS_MAX)
-            }
-            PolicyError::LoadPercent { .. } => {
-                format!(
-                    "must be {} to {}, or 0 for none",
-                    crate::LOAD_LIMIT_PERCENT_MIN,
-                    crate::LOAD_LIMIT_PERCENT_MAX
-                )
-            }
-        };
-        self.bad(key, at, &range);
     }
 
     /// `KEY = VALUE: hint`, the value as it stands in the text.

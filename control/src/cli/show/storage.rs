@@ -181,7 +181,13 @@ pub(super) fn volumes(source: &Source, err: &mut dyn Write) -> Answer {
             "drain": volume.drain.as_str(),
             "held_up": volume.held_up.as_str(),
             "latency": latencies(&volume).map(|(kind, latency)| (kind.to_owned(), latency_json(&latency))).into_iter().collect::<Value>(),
-            "flush": { "threshold_bytes": volume.flush_threshold_bytes, "period_ms": volume.flush_period_ns / 1_000_000, "load_limit_us": volume.flush_load_limit_us },
+            "flush": {
+                "threshold_bytes": volume.flush_threshold_bytes,
+                "stop_bytes": volume.flush_stop_bytes,
+                "period_ms": volume.flush_period_ns / 1_000_000,
+                "idle_ms": volume.flush_idle_ns / 1_000_000,
+                "load_limit_us": volume.flush_load_limit_us,
+            },
         }));
         text.row([
             volume_name(&volume),

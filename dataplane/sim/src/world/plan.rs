@@ -276,8 +276,9 @@ impl Plan {
                 .collect(),
             flush: FlushPolicy {
                 threshold_bytes: 1 << (12 + random.of(8)),
-                stop_bytes: 1 << random.of(12),
+                stop_bytes: Some(1 << random.of(12)),
                 period: Duration::from_millis(50 + random.of(2000)),
+                idle: Duration::ZERO,
                 load_limit_ms: 0,
                 load_limit_percent: 0,
             },

@@ -9,13 +9,15 @@ use crate::Time;
 pub struct FlushPolicy {
     /// Above this many dirty bytes a flush begins.
     pub threshold_bytes: u64,
-    /// And goes on until no more than this many are left.
-    pub stop_bytes: u64,
+    /// And goes on until no more than this many are left; not set: half as many.
+    pub stop_bytes: Option<u64>,
     /// It begins too when this has passed since the last flush ended, or since the
     /// volume has had something to flush, whichever is later; then it goes on until all that
     /// had arrived by then is durable. What arrives meanwhile has its own period: a
     /// block that is written again and again is joined for so long.
     pub period: Duration,
+    /// The same begins earlier when nothing has been written for so long; zero: never.
+    pub idle: Duration,
     /// Above this response time of the storage the volume is skipped; 0: never.
     pub load_limit_ms: u64,
     /// The same, as a share of the response time at rest; 0: never.
@@ -23,6 +25,32 @@ pub struct FlushPolicy {
 }
 
 impl FlushPolicy {
+    /// Nothing is due but what is asked for: what settings are laid over.
+    pub const BY_REQUEST: Self = Self {
+        threshold_bytes: u64::MAX,
+        stop_bytes: None,
+        period: Duration::MAX,
+        idle: Duration::ZERO,
+        load_limit_ms: 0,
+        load_limit_percent: 0,
+    };
+
+    /// Where a flush by threshold ends: above the threshold it would begin again at once.
+    #[must_use]
+    pub fn stop_bytes(&self) -> u64 {
+        let half = self.threshold_bytes / 2;
+        self.stop_bytes.unwrap_or(half).min(self.threshold_bytes)
+    }
+
+    /// For how long what is left alone may wait for its flush.
+    #[must_use]
+    pub fn left_alone_max(&self) -> Duration {
+        match self.idle {
+            Duration::ZERO => self.period,
+            idle => self.period.min(idle),
+        }
+    }
+
     /// The response time above which the volume is skipped: the lower of both limits.
     #[must_use]
     pub fn load_limit(&self, at_rest: Duration) -> Option<Duration> {
@@ -42,7 +70,9 @@ pub struct VolumeView {
     pub dirty_bytes: u64,
     /// When the oldest of them arrived, and its place in the order of arrival.
     pub oldest_dirty: Option<(Time, u64)>,
-    /// The newest record's place.
+    /// When the newest record arrived, if any is dirty.
+    pub newest_dirty: Option<Time>,
+    /// The place of the newest record ever.
     pub newest_sequence: u64,
     /// Response time of recent requests, and at rest.
     pub load: Duration,
@@ -69,9 +99,9 @@ pub enum Pace {
 /// A volume's flush, going or not. Keeps no clock: call [`FlushGate::pace`] often.
 #[derive(Clone, Copy, Debug)]
 pub struct FlushGate {
-    /// A flush goes on to `stop_bytes`.
+    /// A flush goes on to [`FlushPolicy::stop_bytes`].
     above_threshold: bool,
-    /// A flush by period goes on through this sequence.
+    /// A flush by period or idle time goes on through this sequence.
     period_through: Option<u64>,
     /// When the last flush ended.
     last: Time,
@@ -153,13 +183,15 @@ impl FlushGate {
         }
     }
 
-    /// When the period makes a flush due; never, if nothing was dirty when it was looked
+    /// When time makes a flush due; never, if nothing was dirty when it was looked
     /// at last, or one is going.
-    fn deadline(&self, policy: &FlushPolicy) -> Time {
-        match self.dirty_since {
-            Some(since) if !self.is_running() => self.last.max(since) + policy.period,
-            _ => Time::FAR,
-        }
+    fn deadline(&self, policy: &FlushPolicy, volume: &VolumeView) -> Time {
+        let Some(since) = self.dirty_since.filter(|_| !self.is_running()) else {
+            return Time::FAR;
+        };
+        let by_period = self.last.max(since) + policy.period;
+        let newest = volume.newest_dirty.filter(|_| !policy.idle.is_zero());
+        newest.map_or(by_period, |newest| by_period.min(newest + policy.idle))
     }
 
     fn step(&mut self, now: Time, policy: &FlushPolicy, volume: &VolumeView) {
@@ -167,14 +199,14 @@ impl FlushGate {
         let oldest = volume.oldest_dirty;
         self.dirty_since = oldest.map(|(arrived, _)| self.dirty_since.unwrap_or(arrived));
         self.above_threshold = volume.dirty_bytes > policy.threshold_bytes
-            || self.above_threshold && volume.dirty_bytes > policy.stop_bytes;
+            || self.above_threshold && volume.dirty_bytes > policy.stop_bytes();
         self.period_through = self
             .period_through
             .filter(|&through| oldest.is_some_and(|(_, at)| at <= through));
         if was_running && !self.is_running() {
             self.last = now;
         }
-        if now >= self.deadline(policy) {
+        if now >= self.deadline(policy, volume) {
             self.period_through = Some(volume.newest_sequence);
         }
     }
@@ -186,8 +218,9 @@ mod tests {
 
     const POLICY: FlushPolicy = FlushPolicy {
         threshold_bytes: 100,
-        stop_bytes: 20,
+        stop_bytes: Some(20),
         period: Duration::from_secs(5),
+        idle: Duration::ZERO,
         load_limit_ms: 200,
         load_limit_percent: 0,
     };
@@ -197,6 +230,7 @@ mod tests {
             connected: true,
             dirty_bytes,
             oldest_dirty: (dirty_bytes > 0).then(|| (at(oldest_s), oldest_s)),
+            newest_dirty: (dirty_bytes > 0).then(|| at(oldest_s)),
             newest_sequence: 1000,
             load: Duration::from_millis(40),
             load_at_rest: Duration::from_millis(20),
@@ -219,6 +253,73 @@ mod tests {
     }
 
     #[test]
+    fn a15_the_stop_mark_is_half_of_the_threshold_or_what_is_set_of_it() {
+        let stop = |threshold_bytes, stop_bytes| {
+            let policy = FlushPolicy {
+                threshold_bytes,
+                stop_bytes,
+                ..POLICY
+            };
+            policy.stop_bytes()
+        };
+        assert_eq!(stop(100, None), 50);
+        assert_eq!(stop(100, Some(0)), 0);
+        assert_eq!(stop(100, Some(100)), 100);
+        assert_eq!(stop(100, Some(101)), 100, "not above the threshold");
+        let all = FlushPolicy {
+            stop_bytes: Some(1000),
+            ..POLICY
+        };
+        let mut gate = FlushGate::new(at(0));
+        assert_eq!(gate.pace(at(1), &all, &view(101, 1)), Pace::Flow);
+        assert_eq!(gate.pace(at(1), &all, &view(100, 1)), Pace::Rest);
+    }
+
+    #[test]
+    fn a15_what_has_been_idle_is_flushed_until_what_was_there_is_durable() {
+        let idle = FlushPolicy {
+            period: Duration::from_secs(100),
+            idle: Duration::from_secs(3),
+            ..POLICY
+        };
+        let mut gate = FlushGate::new(at(0));
+        let written = |oldest_s, newest_s| VolumeView {
+            newest_dirty: Some(at(newest_s)),
+            newest_sequence: newest_s,
+            ..view(50, oldest_s)
+        };
+        assert_eq!(gate.pace(at(10), &idle, &written(10, 10)), Pace::Rest);
+        assert_eq!(gate.pace(at(12), &idle, &written(10, 12)), Pace::Rest);
+        assert_eq!(
+            gate.pace(at(14), &idle, &written(10, 12)),
+            Pace::Rest,
+            "counts from the newest"
+        );
+        assert_eq!(gate.pace(at(15), &idle, &written(10, 12)), Pace::Flow);
+        assert_eq!(gate.pace(at(16), &idle, &written(11, 16)), Pace::Flow);
+        assert_eq!(gate.sequence_max(), 12, "as it was when it began");
+        assert_eq!(gate.pace(at(17), &idle, &written(16, 16)), Pace::Rest);
+        assert_eq!(gate.pace(at(18), &idle, &written(16, 16)), Pace::Rest);
+        assert_eq!(gate.pace(at(19), &idle, &written(16, 16)), Pace::Flow);
+        assert_eq!(gate.pace(at(20), &idle, &view(0, 0)), Pace::Rest);
+        // Written all the time: the period is what counts.
+        let mut gate = FlushGate::new(at(0));
+        for now in 10..110 {
+            assert_eq!(gate.pace(at(now), &idle, &written(10, now)), Pace::Rest);
+        }
+        assert_eq!(gate.pace(at(110), &idle, &written(10, 110)), Pace::Flow);
+        let never = FlushPolicy {
+            idle: Duration::ZERO,
+            ..idle
+        };
+        let mut gate = FlushGate::new(at(0));
+        assert_eq!(gate.pace(at(10), &never, &written(10, 10)), Pace::Rest);
+        assert_eq!(gate.pace(at(109), &never, &written(10, 10)), Pace::Rest);
+        assert_eq!(never.left_alone_max(), Duration::from_secs(100));
+        assert_eq!(idle.left_alone_max(), Duration::from_secs(3));
+    }
+
+    #[test]
     fn a15_after_the_period_until_what_was_there_is_durable() {
         let mut gate = FlushGate::new(at(0));
         assert_eq!(gate.pace(at(9), &POLICY, &view(0, 0)), Pace::Rest);
@@ -227,7 +328,7 @@ mod tests {
             ..view(1, 10)
         };
         assert_eq!(gate.pace(at(10), &POLICY, &one), Pace::Rest);
-        assert_eq!(gate.deadline(&POLICY), at(15));
+        assert_eq!(gate.deadline(&POLICY, &one), at(15));
         one.oldest_dirty = Some((at(11), 11));
         assert_eq!(gate.pace(at(14), &POLICY, &one), Pace::Rest);
         assert_eq!(gate.pace(at(15), &POLICY, &one), Pace::Flow);
@@ -238,11 +339,13 @@ mod tests {
         assert_eq!(gate.pace(at(16), &POLICY, &one), Pace::Flow);
         one.oldest_dirty = Some((at(13), 13));
         assert_eq!(gate.pace(at(16), &POLICY, &one), Pace::Rest);
-        assert_eq!(gate.deadline(&POLICY), at(21), "since the last flush");
-        assert_eq!(gate.pace(at(17), &POLICY, &view(0, 0)), Pace::Rest);
-        assert_eq!(gate.deadline(&POLICY), Time::FAR);
-        assert_eq!(gate.pace(at(18), &POLICY, &view(1, 18)), Pace::Rest);
-        assert_eq!(gate.deadline(&POLICY), at(23));
+        assert_eq!(gate.deadline(&POLICY, &one), at(21), "since the last flush");
+        let none = view(0, 0);
+        assert_eq!(gate.pace(at(17), &POLICY, &none), Pace::Rest);
+        assert_eq!(gate.deadline(&POLICY, &none), Time::FAR);
+        let other = view(1, 18);
+        assert_eq!(gate.pace(at(18), &POLICY, &other), Pace::Rest);
+        assert_eq!(gate.deadline(&POLICY, &other), at(23));
     }
 
     #[test]

@@ -64,7 +64,14 @@ impl FlushQueue {
         self.oldest(volume).map(|node| node.arrived)
     }
 
-    /// Its place in the order of arrival.
+    /// When the newest of all that is kept of the volume arrived, if any of it is not durable.
+    #[must_use]
+    pub fn newest_dirty(&self, volume: u16) -> Option<Time> {
+        let queue = &self.volumes[usize::from(volume)];
+        (queue.undurable != NONE).then(|| self.nodes[queue.tail as usize].arrived)
+    }
+
+    /// The oldest's place in the order of arrival.
     #[must_use]
     pub fn oldest_sequence(&self, volume: u16) -> Option<u64> {
         self.oldest(volume).map(|node| node.sequence)
