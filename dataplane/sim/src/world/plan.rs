@@ -256,6 +256,7 @@ impl Plan {
             contracts.fill_with(|| self::contract(&mut journal_random));
         }
         let lanes = [1, 1, 2, 3][journal_random.below(4)];
+        let idle_ms = [0, 0, 0, 20 + journal_random.of(500)][journal_random.below(4)];
         let count = volumes.len();
         let storage = storage(random, options, volumes, sides[1]);
         let config = RelayConfig {
@@ -278,7 +279,7 @@ impl Plan {
                 threshold_bytes: 1 << (12 + random.of(8)),
                 stop_bytes: Some(1 << random.of(12)),
                 period: Duration::from_millis(50 + random.of(2000)),
-                idle: Duration::ZERO,
+                idle: Duration::from_millis(idle_ms),
                 load_limit_ms: 0,
                 load_limit_percent: 0,
             },
