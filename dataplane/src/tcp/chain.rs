@@ -17,6 +17,7 @@ use std::collections::VecDeque;
 use sluice_hugepages::pool::{FRAME_LEN, Owner, PAGE_LEN, PageRun, Pool};
 
 use super::lease::lend_page;
+use crate::checksum;
 
 const SLOT_LEN: u64 = FRAME_LEN as u64;
 const SLOTS_PER_PAGE: usize = PAGE_LEN / FRAME_LEN;
@@ -247,21 +248,43 @@ impl Chain {
         }
     }
 
+    /// The `len` bytes from `position` on, slot by slot.
+    ///
+    /// # Panics
+    /// If they are not all here.
+    fn pieces(&self, position: u64, len: usize) -> impl Iterator<Item = &[u8]> {
+        assert!(position >= self.first && position + len as u64 <= self.end);
+        let at = usize::try_from(position - self.first).expect("within the chain");
+        let (mut slot, mut from, mut rest) = (at / FRAME_LEN, at % FRAME_LEN, len);
+        std::iter::from_fn(move || {
+            let len = rest.min(FRAME_LEN - from);
+            let piece = (len > 0).then(|| &self.used[slot].bytes[from..from + len]);
+            (slot, from, rest) = (slot + 1, 0, rest - len);
+            piece
+        })
+    }
+
     /// Copies the bytes from `position` on.
     ///
     /// # Panics
     /// If they are not all here.
-    pub fn copy(&self, position: u64, mut out: &mut [u8]) {
-        assert!(position >= self.first && position + out.len() as u64 <= self.end);
-        let at = usize::try_from(position - self.first).expect("within the chain");
-        let (mut slot, mut from) = (at / FRAME_LEN, at % FRAME_LEN);
-        while !out.is_empty() {
-            let len = out.len().min(FRAME_LEN - from);
-            let (piece, rest) = out.split_at_mut(len);
-            piece.copy_from_slice(&self.used[slot].bytes[from..from + len]);
-            out = rest;
-            (slot, from) = (slot + 1, 0);
+    pub fn copy(&self, position: u64, out: &mut [u8]) {
+        let mut at = 0;
+        for piece in self.pieces(position, out.len()) {
+            out[at..at + piece.len()].copy_from_slice(piece);
+            at += piece.len();
         }
+    }
+
+    /// As [`Chain::copy`]; and the Internet checksum's sum of them, in the same pass.
+    pub fn copy_and_sum(&self, position: u64, out: &mut [u8]) -> u16 {
+        let (mut at, mut sum) = (0, 0);
+        for piece in self.pieces(position, out.len()) {
+            let copied = checksum::copy_and_sum(piece, &mut out[at..at + piece.len()]);
+            sum = checksum::append(sum, at, copied);
+            at += piece.len();
+        }
+        sum
     }
 }
 
@@ -321,6 +344,10 @@ mod tests {
                 prop_assert_eq!(chain.end(), acked + model.len() as u64);
                 let mut out = vec![0; model.len()];
                 chain.copy(acked, &mut out);
+                prop_assert_eq!(&out, model.make_contiguous());
+                out.fill(0);
+                let sum = chain.copy_and_sum(acked, &mut out);
+                prop_assert_eq!(sum, checksum::sum(&out));
                 prop_assert_eq!(&out, model.make_contiguous());
                 // What is acknowledged costs less than a slot.
                 prop_assert!(chain.room() + model.len() + FRAME_LEN > chain.capacity());

@@ -7,7 +7,7 @@ use smoltcp::wire::{IpProtocol, Ipv4Packet};
 
 use super::chain::Chain;
 use super::keyed::FourTuple;
-use super::segment::{IPV4_HEADER_LEN, PARTIAL, fill_checksum, leave_partial_checksum};
+use super::segment::{IPV4_HEADER_LEN, PARTIAL, finish_checksum, leave_partial_checksum};
 use super::wire::{Egress, FRAME_ROOM};
 
 /// The longest packet that a page holds; an IPv4 packet is below 64 KiB anyway.
@@ -92,10 +92,15 @@ impl Emitter<'_, '_> {
         let tcp = &mut packet[IPV4_HEADER_LEN..];
         let FourTuple { local, remote } = self.tuple;
         let header_len = wire::write(segment, local.port(), remote.port(), tcp);
-        if part.len > 0 {
-            self.chain
-                .copy(part.start, &mut tcp[header_len..][..part.len]);
-        }
+        let payload = &mut tcp[header_len..][..part.len];
+        let sum = if part.len == 0 {
+            0
+        } else if self.gso {
+            self.chain.copy(part.start, payload);
+            0
+        } else {
+            self.chain.copy_and_sum(part.start, payload)
+        };
         let packet = &mut packet[..packet_len];
         let mut ipv4 = Ipv4Packet::new_unchecked(&mut packet[..]);
         ipv4.set_version(4);
@@ -121,7 +126,7 @@ impl Emitter<'_, '_> {
             let [start, offset] = PARTIAL;
             frame.checksum = Checksum::Partial { start, offset };
         } else {
-            fill_checksum(packet);
+            finish_checksum(packet, IPV4_HEADER_LEN + header_len, sum);
         }
         frame.gso = part.cut.map(|size| Gso {
             size,

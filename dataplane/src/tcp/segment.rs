@@ -247,6 +247,18 @@ pub(super) fn fill_checksum(packet: &mut [u8]) {
     );
 }
 
+/// As [`fill_checksum`], for a packet of which what stands from `payload_at` on, behind a
+/// header of whole words, was summed when it was put there.
+///
+/// # Panics
+/// If the packet is not one of ours.
+pub(super) fn finish_checksum(packet: &mut [u8], payload_at: usize, payload_sum: u16) {
+    leave_partial_checksum(packet);
+    let header = &mut packet[IPV4_HEADER_LEN..payload_at];
+    let sum = !checksum::append(checksum::sum(header), header.len(), payload_sum);
+    header[TCP_CHECKSUM_OFFSET..][..2].copy_from_slice(&sum.to_be_bytes());
+}
+
 fn pseudo_sum(source: Ipv4Addr, destination: Ipv4Addr, segment: &[u8]) -> u16 {
     let len = u16::try_from(segment.len()).expect("a packet is below 64 KiB");
     let ends = add(
