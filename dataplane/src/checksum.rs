@@ -19,6 +19,36 @@ pub fn sum(bytes: &[u8]) -> u16 {
     u16::from_be(fold(total))
 }
 
+/// Copies `from` to `to`, and sums it as [`sum`] does: one pass over bytes that are read
+/// once anyway.
+///
+/// # Panics
+/// If they are not of one length.
+#[inline]
+#[must_use]
+pub fn copy_and_sum(from: &[u8], to: &mut [u8]) -> u16 {
+    assert_eq!(from.len(), to.len(), "a copy is as long as what it is of");
+    let (words, rest) = from.as_chunks::<4>();
+    let (to_words, to_rest) = to.as_chunks_mut::<4>();
+    let mut total = 0;
+    for (to, word) in to_words.iter_mut().zip(words) {
+        *to = *word;
+        total += u64::from(u32::from_ne_bytes(*word));
+    }
+    to_rest.copy_from_slice(rest);
+    let mut last = [0; 4];
+    last[..rest.len()].copy_from_slice(rest);
+    total += u64::from(u32::from_ne_bytes(last));
+    u16::from_be(fold(total))
+}
+
+/// The sum of bytes of which `a` is the sum of the first `len` and `b` that of the rest:
+/// behind an odd number each byte counts as the other half of its word (RFC 1071 2.B).
+#[must_use]
+pub const fn append(a: u16, len: usize, b: u16) -> u16 {
+    add(a, if len & 1 == 0 { b } else { b.swap_bytes() })
+}
+
 /// Adds two folded sums.
 #[must_use]
 pub const fn add(a: u16, b: u16) -> u16 {
@@ -126,6 +156,22 @@ mod tests {
         #[test]
         fn sum_is_the_word_by_word_sum(bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
             prop_assert_eq!(sum(&bytes), naive(&bytes));
+        }
+
+        #[test]
+        fn a_copy_in_pieces_has_the_plain_sum(bytes in proptest::collection::vec(any::<u8>(), 0..300), cuts in proptest::collection::vec(0usize..300, 0..4)) {
+            let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut.min(bytes.len())).collect();
+            cuts.extend([0, bytes.len()]);
+            cuts.sort_unstable();
+            let mut copy = vec![0; bytes.len()];
+            let mut total = 0;
+            for cut in cuts.windows(2) {
+                let piece = cut[0]..cut[1];
+                let sum = copy_and_sum(&bytes[piece.clone()], &mut copy[piece]);
+                total = append(total, cut[0], sum);
+            }
+            prop_assert_eq!(total, naive(&bytes));
+            prop_assert_eq!(copy, bytes);
         }
 
         #[test]

@@ -17,7 +17,8 @@ use std::cell::Cell;
 use sluice_dataplane::driver::memory::MemorySpec;
 use sluice_dataplane::driver::{Driver, Port, PortSpec, open};
 use sluice_hugepages::pool::{
-    BURST_LEN, Burst, Checksum, FRAME_LEN, Frame, Gso, GsoKind, HEADROOM, PAGE_LEN, Pool,
+    BURST_LEN, Burst, Checksum, FRAME_LEN, Frame, Gso, GsoKind, HEADROOM, Owner, PAGE_LEN,
+    PIECES_MAX, Pool,
 };
 use sluice_proto::Time;
 use wire::{ETHERTYPE_EXPERIMENTAL, Namespaces, RawPeer, eventually, run, within};
@@ -500,6 +501,35 @@ fn marks_of_other_ports(driver: Driver) {
     setup.finish();
 }
 
+/// As many pieces as a packet can have, of a page that stays its owner's, sent and sent again.
+fn gathered_packets(driver: Driver) {
+    const PIECE_LEN: usize = 80;
+    let mut setup = Setup::new(driver);
+    let run = setup.pool.lease_pages(1, Owner::Tcp(0)).unwrap();
+    let whole = packet(3, 50 + PIECES_MAX * PIECE_LEN);
+    let (head, payload) = whole.split_at(50);
+    let places = (0..PIECES_MAX).map(|piece| piece % 16 * FRAME_LEN + piece / 16 * PIECE_LEN);
+    for (at, piece) in places.clone().zip(payload.chunks(PIECE_LEN)) {
+        setup.pool.run_bytes_mut(&run)[at..][..PIECE_LEN].copy_from_slice(piece);
+    }
+    let mut burst = Burst::new();
+    for _ in 0..2 {
+        let mut frame = setup.frame(head);
+        let parts = places.clone().map(|at| (&run, at, PIECE_LEN));
+        assert!(setup.pool.gather(&mut frame, parts));
+        burst.push(frame);
+    }
+    setup.send(&mut burst);
+    for _ in 0..2 {
+        let arrived = eventually("it leaves", || setup.far_receive());
+        assert_eq!(arrived, whole, "{driver}");
+    }
+    assert_eq!(setup.pool.packets_gathered(), 0);
+    assert_eq!(setup.port.stats().tx_bytes, 2 * whole.len() as u64);
+    setup.pool.release_pages(run);
+    setup.finish();
+}
+
 /// A tagged frame would look like one of the untagged network, since the kernel strips the tag.
 #[test]
 fn af_packet_leaves_tagged_frames_to_the_kernel() {
@@ -529,6 +559,7 @@ macro_rules! suite {
             #[test] fn a_full_port_leaves_the_rest() { super::a_full_port_leaves_the_rest($variant) }
             #[test] fn carries_on_after_link_down() { super::carries_on_after_link_down($variant) }
             #[test] fn marks_of_other_ports() { super::marks_of_other_ports($variant) }
+            #[test] fn gathered_packets() { super::gathered_packets($variant) }
         }
     )*};
 }

@@ -61,7 +61,10 @@ fn frames_and_pages_come_and_go_without_allocation() {
             let mut head = frames.next().expect("a frame");
             frames.for_each(|frame| pool.link(&mut head, frame));
             pool.release(head);
+            let mut head = pool.alloc_frame().expect("a frame");
+            assert!(pool.gather(&mut head, (0..9).map(|slot| (&run, slot * 4096, 4096))));
             pool.release_pages(run);
+            pool.release(head);
         }
         // To the last frame and back.
         let mut all = pool.alloc_frame();

@@ -101,7 +101,7 @@ impl Lane {
         self.ready.is_empty() && self.held.is_empty()
     }
 
-    fn pass(&mut self, pool: &mut Pool, frame: Frame) {
+    fn pass(&mut self, pool: &mut Pool, mut frame: Frame) {
         let drop = self.chance.one_in_a_million(self.rates.drop_ppm);
         let corrupt = self.chance.one_in_a_million(self.rates.corrupt_ppm);
         let duplicate = self.chance.one_in_a_million(self.rates.duplicate_ppm);
@@ -110,6 +110,13 @@ impl Lane {
             self.stats.dropped += 1;
             pool.release(frame);
             return;
+        }
+        // What is behind the first buffer may be shared with other packets, so a copy is spoilt.
+        if corrupt
+            && frame.next.is_some()
+            && let Some(copy) = parts::duplicate(pool, &frame)
+        {
+            pool.release(std::mem::replace(&mut frame, copy));
         }
         if corrupt {
             let bytes = pool.bytes_mut(&frame);
@@ -251,6 +258,7 @@ impl FaultyPort {
 mod tests {
     use super::*;
     use crate::driver::memory::MemorySpec;
+    use sluice_hugepages::pool::Owner;
 
     const COUNT: u32 = 2000;
 
@@ -356,6 +364,44 @@ mod tests {
         assert_eq!(
             (0u32..).zip(&received).map(flipped).sum::<u64>(),
             stats.corrupted
+        );
+    }
+
+    #[test]
+    fn what_a_gathered_packet_shares_is_never_spoilt() {
+        let mut pool = Pool::anonymous(8);
+        let run = pool.lease_pages(1, Owner::Tcp(0)).unwrap();
+        pool.run_bytes_mut(&run).fill(0x55);
+        let plan = FaultPlan {
+            seed: 3,
+            tx: rates(0, 1_000_000, 0, 1_000_000),
+            ..FaultPlan::default()
+        };
+        let mut port = Port::memory(&MemorySpec::default()).with_faults(&plan);
+        let mut whole = vec![0x66; 20];
+        whole.resize(20 + 900, 0x55);
+        let mut spoilt_behind = 0;
+        for _ in 0..50 {
+            let mut head = pool.alloc_frame().unwrap();
+            parts::write(&mut pool, &mut head, &[0x66; 20]);
+            assert!(pool.gather(&mut head, [(&run, 0, 400), (&run, 4096, 500)].into_iter()));
+            port.tx(Time::ZERO, &mut pool, &mut Burst::from_iter([head]));
+            let mut bytes = Vec::new();
+            // It and its duplicate, which are spoilt alike.
+            for _ in 0..2 {
+                assert!(port.memory_mut().unwrap().take(&mut pool, &mut bytes));
+                let flips: Vec<usize> = (0..bytes.len())
+                    .filter(|&at| bytes[at] != whole[at])
+                    .collect();
+                assert_eq!((bytes.len(), flips.len()), (whole.len(), 1));
+                spoilt_behind += usize::from(flips[0] >= 20);
+            }
+            assert!(pool.run_bytes(&run).iter().all(|&byte| byte == 0x55));
+        }
+        assert!(spoilt_behind > 50);
+        assert_eq!(
+            (pool.packets_gathered(), pool.stats().frames_in_use),
+            (0, 0)
         );
     }
 

@@ -8,30 +8,27 @@
 //! ```
 //!
 //! What always holds: slots stand in the stream's order without gaps, each but the
-//! last is full, and a slot is free again when its last byte is acknowledged.
+//! last is full, and a slot is free again when its last byte is acknowledged and no packet
+//! names any of it: what is lent to a packet ([`Chain::lend`]) is before the end, stays where it
+//! is while it is used, and is not filled again while the pool says that it is held.
 //!
 //! Not for: what of it was sent (the transport's scoreboard).
 
 use std::collections::VecDeque;
+use std::ops::Range;
 
-use sluice_hugepages::pool::{FRAME_LEN, Owner, PAGE_LEN, PageRun, Pool};
+use sluice_hugepages::pool::{FRAME_LEN, Frame, Owner, PAGE_LEN, PageRun, Pool};
 
-use super::lease::lend_page;
+use super::slot::Slot;
+use crate::checksum;
 
 const SLOT_LEN: u64 = FRAME_LEN as u64;
 const SLOTS_PER_PAGE: usize = PAGE_LEN / FRAME_LEN;
 
-/// A part of a leased page, by its place in the list of leases.
-#[derive(Debug)]
-struct Slot {
-    lease: u32,
-    bytes: &'static mut [u8],
-}
-
 #[derive(Debug)]
 struct Lease {
     run: PageRun,
-    /// Slots of it that hold something.
+    /// Slots of it that are used, or that packets still hold.
     used: usize,
     /// It is one too many: its slots are not filled again.
     leaving: bool,
@@ -42,6 +39,8 @@ struct Lease {
 pub(super) struct Chain {
     free: Vec<Slot>,
     used: VecDeque<Slot>,
+    /// Acknowledged, and still held by packets that wait.
+    held: Vec<Slot>,
     /// Of pages that are leaving.
     parked: Vec<Slot>,
     leases: Vec<Option<Lease>>,
@@ -59,6 +58,7 @@ impl Chain {
         let mut chain = Self {
             free: Vec::new(),
             used: VecDeque::new(),
+            held: Vec::new(),
             parked: Vec::new(),
             leases: Vec::new(),
             pages: 0,
@@ -75,6 +75,7 @@ impl Chain {
         let slots = pages as usize * SLOTS_PER_PAGE;
         self.free.reserve(slots.saturating_sub(self.free.len()));
         self.used.reserve(slots.saturating_sub(self.used.len()));
+        self.held.reserve(slots.saturating_sub(self.held.len()));
         while self.pages < pages {
             if self.call_back() {
                 continue;
@@ -92,23 +93,22 @@ impl Chain {
     }
 
     fn add(&mut self, pool: &Pool, run: PageRun) {
-        // SAFETY: lent once, here; `trim`, `release` and the order of fields drop the slots
-        // before the run, and a flow is dropped before the pool.
-        let page = unsafe { lend_page(pool, &run) };
         let vacant = self.leases.iter().position(Option::is_none);
         let at = vacant.unwrap_or_else(|| {
             self.leases.push(None);
             self.leases.len() - 1
         });
+        let lease = u32::try_from(at).expect("few pages");
+        // SAFETY: made once, here; `trim`, `release` and the order of fields drop the slots
+        // before the run, and a flow is dropped before the pool. `append` writes behind the
+        // end, and begins with a slot that was not held.
+        self.free.extend(unsafe { Slot::all(pool, &run, lease) });
         self.leases[at] = Some(Lease {
             run,
             used: 0,
             leaving: false,
         });
         self.pages += 1;
-        let lease = u32::try_from(at).expect("few pages");
-        let slots = page.chunks_exact_mut(FRAME_LEN);
-        self.free.extend(slots.map(|bytes| Slot { lease, bytes }));
     }
 
     /// Fills no more than `pages` of its pages from now on; the emptiest go.
@@ -162,18 +162,20 @@ impl Chain {
     #[cfg(test)]
     pub const fn heap_len(pages: u32) -> usize {
         let slots = pages as usize * SLOTS_PER_PAGE;
-        slots * 2 * size_of::<Slot>() + pages as usize * size_of::<Option<Lease>>()
+        slots * 3 * size_of::<Slot>() + pages as usize * size_of::<Option<Lease>>()
     }
 
+    /// Pages that packets still hold stay leased until those are sent.
     pub fn release(self, pool: &mut Pool) {
         let Self {
             free,
             used,
+            held,
             parked,
             leases,
             ..
         } = self;
-        drop((free, used, parked));
+        drop((free, used, held, parked));
         for lease in leases.into_iter().flatten() {
             pool.release_pages(lease.run);
         }
@@ -217,7 +219,8 @@ impl Chain {
         }
         let slot = self.used.back_mut().expect("there is room in it");
         let max = room.min(max);
-        let written = write(&mut slot.bytes[FRAME_LEN - room..][..max]);
+        let from = FRAME_LEN - room;
+        let written = write(slot.room(from..from + max));
         assert!(written <= max, "{written} bytes into a room of {max}");
         self.end += written as u64;
         written
@@ -229,39 +232,119 @@ impl Chain {
     }
 
     /// Everything before `position` is acknowledged.
-    pub fn acknowledge(&mut self, position: u64) {
+    pub fn acknowledge(&mut self, pool: &Pool, position: u64) {
         while self.first + SLOT_LEN <= position {
             let Some(slot) = self.used.pop_front() else {
                 return;
             };
-            let lease = self.lease_mut(&slot);
-            lease.used -= 1;
-            let leaving = lease.leaving;
-            if leaving {
-                &mut self.parked
-            } else {
-                &mut self.free
-            }
-            .push(slot);
             self.first += SLOT_LEN;
+            if self.is_held(pool, &slot) {
+                self.held.push(slot);
+            } else {
+                self.empty(slot);
+            }
         }
+    }
+
+    /// Takes slots back that packets had when they were acknowledged; whether there was one.
+    pub fn take_back(&mut self, pool: &Pool) -> bool {
+        let before = self.held.len();
+        let mut at = 0;
+        while let Some(slot) = self.held.get(at) {
+            if self.is_held(pool, slot) {
+                at += 1;
+            } else {
+                let slot = self.held.swap_remove(at);
+                self.empty(slot);
+            }
+        }
+        self.held.len() < before
+    }
+
+    /// Whether packets have slots that are acknowledged.
+    pub const fn is_lent(&self) -> bool {
+        !self.held.is_empty()
+    }
+
+    fn lease(&self, slot: &Slot) -> &Lease {
+        let lease = self.leases[slot.lease as usize].as_ref();
+        lease.expect("a page is held while it has slots")
+    }
+
+    fn is_held(&self, pool: &Pool, slot: &Slot) -> bool {
+        pool.is_held(&self.lease(slot).run, slot.at())
+    }
+
+    /// Nobody needs what is in the slot.
+    fn empty(&mut self, slot: Slot) {
+        let lease = self.lease_mut(&slot);
+        lease.used -= 1;
+        let leaving = lease.leaving;
+        if leaving {
+            &mut self.parked
+        } else {
+            &mut self.free
+        }
+        .push(slot);
+    }
+
+    /// Where the `len` bytes from `position` on stand, slot by slot.
+    ///
+    /// # Panics
+    /// If they are not all here.
+    fn places(&self, position: u64, len: usize) -> impl Iterator<Item = (&Slot, Range<usize>)> {
+        assert!(position >= self.first && position + len as u64 <= self.end);
+        let at = usize::try_from(position - self.first).expect("within the chain");
+        let (mut slot, mut from, mut rest) = (at / FRAME_LEN, at % FRAME_LEN, len);
+        std::iter::from_fn(move || {
+            let len = rest.min(FRAME_LEN - from);
+            let piece = (len > 0).then(|| (&self.used[slot], from..from + len));
+            (slot, from, rest) = (slot + 1, 0, rest - len);
+            piece
+        })
+    }
+
+    fn pieces(&self, position: u64, len: usize) -> impl Iterator<Item = &[u8]> {
+        let places = self.places(position, len);
+        places.map(|(slot, range)| slot.bytes(range))
+    }
+
+    /// Makes the `len` bytes from `position` on the payload of the packet whose headers are in
+    /// `head`; false, and nothing is changed, if the pool cannot have another such packet.
+    ///
+    /// # Panics
+    /// If they are not all here, or more than a packet's.
+    #[must_use]
+    pub fn lend(&self, pool: &mut Pool, head: &mut Frame, position: u64, len: usize) -> bool {
+        let places = self.places(position, len);
+        let parts = places.map(|(slot, range)| {
+            let run = &self.lease(slot).run;
+            (run, slot.at() + range.start, range.len())
+        });
+        pool.gather(head, parts)
     }
 
     /// Copies the bytes from `position` on.
     ///
     /// # Panics
     /// If they are not all here.
-    pub fn copy(&self, position: u64, mut out: &mut [u8]) {
-        assert!(position >= self.first && position + out.len() as u64 <= self.end);
-        let at = usize::try_from(position - self.first).expect("within the chain");
-        let (mut slot, mut from) = (at / FRAME_LEN, at % FRAME_LEN);
-        while !out.is_empty() {
-            let len = out.len().min(FRAME_LEN - from);
-            let (piece, rest) = out.split_at_mut(len);
-            piece.copy_from_slice(&self.used[slot].bytes[from..from + len]);
-            out = rest;
-            (slot, from) = (slot + 1, 0);
+    pub fn copy(&self, position: u64, out: &mut [u8]) {
+        let mut at = 0;
+        for piece in self.pieces(position, out.len()) {
+            out[at..at + piece.len()].copy_from_slice(piece);
+            at += piece.len();
         }
+    }
+
+    /// As [`Chain::copy`]; and the Internet checksum's sum of them, in the same pass.
+    pub fn copy_and_sum(&self, position: u64, out: &mut [u8]) -> u16 {
+        let (mut at, mut sum) = (0, 0);
+        for piece in self.pieces(position, out.len()) {
+            let copied = checksum::copy_and_sum(piece, &mut out[at..at + piece.len()]);
+            sum = checksum::append(sum, at, copied);
+            at += piece.len();
+        }
+        sum
     }
 }
 
@@ -270,7 +353,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn held(chain: &Chain) -> usize {
+    fn leased(chain: &Chain) -> usize {
         chain.leases.iter().flatten().count()
     }
 
@@ -302,33 +385,37 @@ mod tests {
                         let len = len.min(model.len());
                         model.drain(..len);
                         acked += len as u64;
-                        chain.acknowledge(acked);
+                        chain.acknowledge(&pool, acked);
                     }
                     _ => {
                         let pages = u32::try_from(len % 8 + 1).expect("few");
-                        let before = (chain.pages, held(&chain));
+                        let before = (chain.pages, leased(&chain));
                         if chain.resize(&mut pool, 0, pages) {
                             prop_assert_eq!(chain.pages, pages);
                         } else {
                             prop_assert!(pool.stats().pages_free < pages as usize);
                             prop_assert_eq!(chain.pages, before.0, "all or nothing");
-                            prop_assert!(held(&chain) <= before.1);
+                            prop_assert!(leased(&chain) <= before.1);
                         }
                     }
                 }
                 chain.trim(&mut pool);
-                prop_assert_eq!(pool.stats().pages_leased, held(&chain));
+                prop_assert_eq!(pool.stats().pages_leased, leased(&chain));
                 prop_assert_eq!(chain.end(), acked + model.len() as u64);
                 let mut out = vec![0; model.len()];
                 chain.copy(acked, &mut out);
                 prop_assert_eq!(&out, model.make_contiguous());
+                out.fill(0);
+                let sum = chain.copy_and_sum(acked, &mut out);
+                prop_assert_eq!(sum, checksum::sum(&out));
+                prop_assert_eq!(&out, model.make_contiguous());
                 // What is acknowledged costs less than a slot.
                 prop_assert!(chain.room() + model.len() + FRAME_LEN > chain.capacity());
             }
-            chain.acknowledge(acked + model.len() as u64);
+            chain.acknowledge(&pool, acked + model.len() as u64);
             chain.trim(&mut pool);
             // The last slot is not full, so it stays in use.
-            prop_assert!(held(&chain) <= chain.pages as usize + 1);
+            prop_assert!(leased(&chain) <= chain.pages as usize + 1);
             chain.release(&mut pool);
             prop_assert_eq!(pool.stats().pages_leased, 0);
         }

@@ -24,6 +24,7 @@ use super::flow::Fill;
 use super::flow::Flow;
 use super::keyed::{FourTuple, Keyed};
 use super::lease::{Buffers, lend_received};
+use super::output::RETRY;
 use super::profile::Profile;
 use super::segment::{IPV4_HEADER_LEN, TCP_HEADER_LEN};
 use super::wire::Egress;
@@ -70,6 +71,10 @@ pub(super) struct Connected {
     window: usize,
     /// The port cuts bursts into segments and completes checksums.
     gso: bool,
+    /// When to look again whether packets have let go of what is acknowledged.
+    look_again: Option<Time>,
+    /// They have, and so there is room.
+    has_new_room: bool,
     /// Its owner closed it before it was answered.
     closed_early: bool,
     /// What was counted when [`Connected::count`] was last asked.
@@ -140,6 +145,8 @@ impl Connected {
             kept_max: config.receive_frames_max as usize,
             window: buffers.rx_pages as usize * PAGE_LEN,
             gso: profile.gso,
+            look_again: None,
+            has_new_room: false,
             closed_early: false,
             counted: sluice_transport::Counters::default(),
         }
@@ -245,7 +252,7 @@ impl Connected {
             None => self.kept += weight,
             Some(Received { frame, .. }) => pool.release(frame),
         }
-        self.free_acknowledged();
+        self.free_acknowledged(pool);
         // What an end lets go of makes no room.
         let acknowledged =
             self.connection.ended().is_none() && self.unacknowledged() < unacknowledged;
@@ -259,10 +266,12 @@ impl Connected {
         self.connection.on_packet_too_big(now, Seq(seq), mss)
     }
 
-    fn free_acknowledged(&mut self) {
+    fn free_acknowledged(&mut self, pool: &Pool) {
         while self.connection.next_released().is_some() {}
         let acknowledged = self.chain.end() - self.connection.unacknowledged();
-        self.chain.acknowledge(acknowledged);
+        self.chain.acknowledge(pool, acknowledged);
+        let is_open = self.connection.ended().is_none();
+        self.has_new_room |= self.chain.take_back(pool) && is_open;
     }
 
     pub fn unsent(&self) -> usize {
@@ -358,13 +367,20 @@ impl Connected {
             device,
         };
         let sent = self.connection.poll_transmit(now, budget, &mut emitter);
-        self.free_acknowledged();
+        self.free_acknowledged(device.pool);
         self.chain.trim(device.pool);
+        self.look_again = self.chain.is_lent().then(|| now + RETRY);
         sent
     }
 
     pub fn due(&self) -> Option<Time> {
-        self.connection.next_deadline()
+        let due = self.connection.next_deadline();
+        due.into_iter().chain(self.look_again).min()
+    }
+
+    /// Whether there is room for the owner to write that no acknowledgement has told it of.
+    pub const fn take_new_room(&mut self) -> bool {
+        std::mem::replace(&mut self.has_new_room, false)
     }
 
     /// Adds what happened since it was last asked.

@@ -7,11 +7,14 @@ use smoltcp::wire::{IpProtocol, Ipv4Packet};
 
 use super::chain::Chain;
 use super::keyed::FourTuple;
-use super::segment::{IPV4_HEADER_LEN, PARTIAL, fill_checksum, leave_partial_checksum};
+use super::segment::{IPV4_HEADER_LEN, PARTIAL, finish_checksum, leave_partial_checksum};
 use super::wire::{Egress, FRAME_ROOM};
 
 /// The longest packet that a page holds; an IPv4 packet is below 64 KiB anyway.
 const PAGE_ROOM: usize = PAGE_LEN - HEADROOM;
+/// Payload below this is copied also where it could be lent: that costs no more, and a port
+/// has fewer parts to send.
+const LENT_LEN_MIN: usize = 1024;
 
 pub(super) struct Emitter<'a, 'b> {
     pub chain: &'a Chain,
@@ -47,24 +50,26 @@ impl Emit<u64> for Emitter<'_, '_> {
         let mut done = 0;
         loop {
             let rest = total - done;
-            let page = (self.gso && rest > size)
-                .then(|| self.device.pool.alloc_page_frame())
+            let from = start + done as u64;
+            let burst =
+                rest.min((PAGE_ROOM - IPV4_HEADER_LEN - wire::HEADER_LEN_MAX) / size * size);
+            let room = (self.gso && rest > size)
+                .then(|| self.room(from, burst))
                 .flatten();
-            // Without a page for it, the burst goes one by one.
-            let len = match page {
-                Some(_) => {
-                    rest.min((PAGE_ROOM - IPV4_HEADER_LEN - wire::HEADER_LEN_MAX) / size * size)
-                }
-                None => rest.min(size),
+            // Without room for it, the burst goes one by one.
+            let len = if room.is_some() {
+                burst
+            } else {
+                rest.min(size)
             };
             let at = u32::try_from(done).expect("a burst is short");
             let segment = segment.of_burst(at, done + len >= total);
             let part = Part {
-                start: start + done as u64,
+                start: from,
                 len,
-                cut: segment_size.filter(|_| page.is_some() && len > size),
+                cut: segment_size.filter(|_| room.is_some() && len > size),
             };
-            self.packet(&segment, ecn, part, page);
+            self.packet(&segment, ecn, part, room);
             done += len;
             if done >= total {
                 return;
@@ -74,30 +79,52 @@ impl Emit<u64> for Emitter<'_, '_> {
 }
 
 impl Emitter<'_, '_> {
+    /// A buffer for a packet of `len` bytes from `position` on. Where the port sums, they may
+    /// be lent by the chain, and follow it already.
+    fn room(&mut self, position: u64, len: usize) -> Option<Frame> {
+        let pool = &mut *self.device.pool;
+        let fits = IPV4_HEADER_LEN + wire::HEADER_LEN_MAX + len <= FRAME_ROOM;
+        if !self.gso || len < LENT_LEN_MIN {
+            return if fits {
+                pool.alloc_frame()
+            } else {
+                pool.alloc_page_frame()
+            };
+        }
+        let mut frame = pool.alloc_frame()?;
+        if self.chain.lend(pool, &mut frame, position, len) || fits {
+            return Some(frame);
+        }
+        pool.release(frame);
+        pool.alloc_page_frame()
+    }
+
     /// A packet for which there is no frame is lost, as on any full queue; the caller saw
     /// to it that there are enough.
-    fn packet(&mut self, segment: &Segment, ecn: IpEcn, part: Part, page: Option<Frame>) {
-        let packet_len = IPV4_HEADER_LEN + wire::HEADER_LEN + segment.options.len() + part.len;
-        let pool = &mut *self.device.pool;
-        let frame = match page {
-            Some(page) => Some(page),
-            None if packet_len > FRAME_ROOM => pool.alloc_page_frame(),
-            None => pool.alloc_frame(),
-        };
-        let Some(mut frame) = frame else {
+    fn packet(&mut self, segment: &Segment, ecn: IpEcn, part: Part, room: Option<Frame>) {
+        let headers_len = IPV4_HEADER_LEN + wire::HEADER_LEN + segment.options.len();
+        let packet_len = headers_len + part.len;
+        let Some(mut frame) = room.or_else(|| self.room(part.start, part.len)) else {
             self.device.lost += 1;
             return;
         };
-        let packet = &mut pool.buffer_mut(&frame)[HEADROOM..];
+        let is_lent = frame.next.is_some();
+        let len = if is_lent { headers_len } else { packet_len };
+        let pool = &mut *self.device.pool;
+        let packet = &mut pool.buffer_mut(&frame)[HEADROOM..HEADROOM + len];
         let tcp = &mut packet[IPV4_HEADER_LEN..];
         let FourTuple { local, remote } = self.tuple;
         let header_len = wire::write(segment, local.port(), remote.port(), tcp);
-        if part.len > 0 {
-            self.chain
-                .copy(part.start, &mut tcp[header_len..][..part.len]);
-        }
-        let packet = &mut packet[..packet_len];
-        let mut ipv4 = Ipv4Packet::new_unchecked(&mut packet[..]);
+        let payload = &mut tcp[header_len..];
+        let sum = if payload.is_empty() {
+            0
+        } else if self.gso {
+            self.chain.copy(part.start, payload);
+            0
+        } else {
+            self.chain.copy_and_sum(part.start, payload)
+        };
+        let mut ipv4 = Ipv4Packet::new_unchecked(&mut *packet);
         ipv4.set_version(4);
         ipv4.set_header_len(u8::try_from(IPV4_HEADER_LEN).expect("20"));
         ipv4.set_dscp(0);
@@ -121,14 +148,14 @@ impl Emitter<'_, '_> {
             let [start, offset] = PARTIAL;
             frame.checksum = Checksum::Partial { start, offset };
         } else {
-            fill_checksum(packet);
+            finish_checksum(packet, IPV4_HEADER_LEN + header_len, sum);
         }
         frame.gso = part.cut.map(|size| Gso {
             size,
             header_len: u16::try_from(IPV4_HEADER_LEN + header_len).expect("at most 80"),
             kind: GsoKind::TcpV4,
         });
-        pool.set(&mut frame, HEADROOM, packet_len);
+        pool.set(&mut frame, HEADROOM, len);
         self.device.push(frame);
     }
 }

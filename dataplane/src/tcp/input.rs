@@ -256,18 +256,10 @@ fn gather(pool: &mut Pool, frame: Frame) -> Result<Frame, Frame> {
     pool.set(&mut whole, HEADROOM, len);
     (whole.checksum, whole.gso) = (frame.checksum, frame.gso);
     let mut piece = [0; 512];
-    let mut at = 0;
-    let mut rest = Some(frame);
-    while let Some(mut part) = rest {
-        rest = pool.unlink(&mut part);
-        let len = part.len as usize;
-        for from in (0..len).step_by(piece.len()) {
-            let count = (len - from).min(piece.len());
-            piece[..count].copy_from_slice(&pool.bytes(&part)[from..][..count]);
-            pool.bytes_mut(&whole)[at..][..count].copy_from_slice(&piece[..count]);
-            at += count;
-        }
-        pool.release(part);
+    for at in (0..len).step_by(piece.len()) {
+        let count = pool.read(&frame, at, &mut piece);
+        pool.bytes_mut(&whole)[at..][..count].copy_from_slice(&piece[..count]);
     }
+    pool.release(frame);
     Ok(whole)
 }

@@ -97,19 +97,6 @@ impl Lease {
     }
 }
 
-/// A leased page, to read and write for as long as the lease lasts.
-///
-/// # Safety
-/// `run` is one page, lent once, and the slice is gone before `run` is released and
-/// before `pool` is dropped.
-pub(super) unsafe fn lend_page(pool: &Pool, run: &PageRun) -> &'static mut [u8] {
-    let len = pool.run_bytes(run).len();
-    // SAFETY: the run spans `len` mapped, initialised bytes that the pool hands out to
-    // nobody else while it is leased; the caller holds that they are lent once, and not
-    // beyond the lease.
-    unsafe { std::slice::from_raw_parts_mut(pool.run_ptr(run), len) }
-}
-
 /// A part of the data of a received frame, to read for as long as the frame is held.
 ///
 /// # Safety

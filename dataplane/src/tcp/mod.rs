@@ -40,6 +40,7 @@ mod queue;
 mod rows;
 mod seed;
 mod segment;
+mod slot;
 mod stream;
 mod table;
 #[cfg(test)]

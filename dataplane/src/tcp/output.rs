@@ -13,8 +13,8 @@ use super::wire::Egress;
 use super::{CloseReason, Slot, Tcp};
 
 /// A flow that found the pool exhausted, or that wants a turn and then says
-/// nothing, tries again after this.
-const RETRY: Duration = Duration::from_micros(250);
+/// nothing, or whose acknowledged bytes packets still have, tries again after this.
+pub(super) const RETRY: Duration = Duration::from_micros(250);
 
 /// What made a flow's state change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,14 +95,19 @@ impl Tcp {
         device.exhausted = false;
         let written = flow.transmit(now, turn, device);
         self.counters.segments_out += written as u64;
+        let mut has_new_room = false;
         if let Stack::Connected(stack) = &mut flow.stack {
             stack.count(&mut self.counters);
+            has_new_room = stack.take_new_room();
         }
         let (aborted, linger) = (flow.aborted, flow.linger);
         let due = flow.due(now);
         let exhausted = device.exhausted;
         if exhausted {
             self.counters.waits_for_pool += 1;
+        }
+        if has_new_room {
+            self.raise(index, |pending| pending.ready = true);
         }
         if aborted {
             // Its RST is out; if the pool had no room for it, the peer's next

@@ -86,7 +86,7 @@ impl Segment {
         // crossed no wire; a verified one was the port's work.
         if checksum == Checksum::InPacket
             && add(
-                pseudo_sum(source, destination, ipv4.payload()),
+                pseudo_sum(source, destination, ipv4.payload().len()),
                 checksum::sum(ipv4.payload()),
             ) != 0xffff
         {
@@ -229,8 +229,10 @@ impl Control {
 pub(super) fn leave_partial_checksum(packet: &mut [u8]) {
     let ipv4 = Ipv4Packet::new_unchecked(&packet[..]);
     let (source, destination) = (ipv4.src_addr(), ipv4.dst_addr());
+    // The payload may stand elsewhere.
+    let segment_len = usize::from(ipv4.total_len()) - IPV4_HEADER_LEN;
     let segment = &mut packet[IPV4_HEADER_LEN..];
-    let sum = pseudo_sum(source, destination, segment);
+    let sum = pseudo_sum(source, destination, segment_len);
     segment[TCP_CHECKSUM_OFFSET..][..2].copy_from_slice(&sum.to_be_bytes());
 }
 
@@ -247,8 +249,20 @@ pub(super) fn fill_checksum(packet: &mut [u8]) {
     );
 }
 
-fn pseudo_sum(source: Ipv4Addr, destination: Ipv4Addr, segment: &[u8]) -> u16 {
-    let len = u16::try_from(segment.len()).expect("a packet is below 64 KiB");
+/// As [`fill_checksum`], for a packet of which what stands from `payload_at` on, behind a
+/// header of whole words, was summed when it was put there.
+///
+/// # Panics
+/// If the packet is not one of ours.
+pub(super) fn finish_checksum(packet: &mut [u8], payload_at: usize, payload_sum: u16) {
+    leave_partial_checksum(packet);
+    let header = &mut packet[IPV4_HEADER_LEN..payload_at];
+    let sum = !checksum::append(checksum::sum(header), header.len(), payload_sum);
+    header[TCP_CHECKSUM_OFFSET..][..2].copy_from_slice(&sum.to_be_bytes());
+}
+
+fn pseudo_sum(source: Ipv4Addr, destination: Ipv4Addr, segment_len: usize) -> u16 {
+    let len = u16::try_from(segment_len).expect("a packet is below 64 KiB");
     let ends = add(
         checksum::sum(&source.octets()),
         checksum::sum(&destination.octets()),

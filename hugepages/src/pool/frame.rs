@@ -44,7 +44,16 @@ pub enum GsoKind {
     UdpL4,
 }
 
-/// A received or outgoing packet: one buffer, or a chain of them.
+/// Where a packet goes on behind its first buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// In the next buffer of a chain.
+    Buffer(BufId),
+    /// In pieces of leased pages, by the number of their list ([`Pool::gather`](super::Pool::gather)).
+    Gathered(u16),
+}
+
+/// A received or outgoing packet: one buffer, a chain of them, or one and pieces of pages.
 ///
 /// A frame is a handle: whoever holds it owns the buffer, and must hand it on
 /// or give it back with [`Pool::release`](super::Pool::release).
@@ -55,8 +64,8 @@ pub struct Frame {
     pub offset: u16,
     /// Bytes of the packet in this buffer (64 KiB GSO frames need more than 16 bits).
     pub len: u32,
-    /// Next buffer of the chain.
-    pub next: Option<BufId>,
+    /// What of the packet is not in this buffer.
+    pub next: Option<Next>,
     /// The worker whose lists the buffer belongs to.
     pub home: u8,
     pub checksum: Checksum,

@@ -6,7 +6,7 @@
 use super::word::{State, Word};
 use super::{
     ALL_FREE, BufId, Checksum, FRAME_LEN, FRAMES_KEPT, FRAMES_PER_PAGE, Frame, HEADROOM_OFFSET,
-    NOWHERE, Owner, PAGE_LEN, Pool, PoolStats, index,
+    NOWHERE, Next, Owner, PAGE_LEN, Pool, PoolStats, index,
 };
 
 use crate::prefetch::prefetch_at;
@@ -62,20 +62,21 @@ impl Pool {
         Some(self.handle(frame))
     }
 
-    /// Gives a frame and its whole chain back where it came from (B-9).
+    /// Gives a frame and its whole chain back where it came from (B-9), and lets go of what
+    /// it has gathered.
     ///
     /// # Panics
     /// When a buffer of it is not in use: it was given back before.
     #[inline]
     pub fn release(&mut self, frame: Frame) {
-        let mut next = Some(frame.buf);
+        self.release_buffer(frame.buf.0 as usize);
+        let mut next = match frame.next {
+            None => return,
+            Some(Next::Gathered(list)) => return self.release_list(list),
+            Some(Next::Buffer(buf)) => Some(buf),
+        };
         while let Some(buf) = next {
-            // Only the head's own link is in the handle.
-            next = if buf == frame.buf {
-                frame.next
-            } else {
-                self.links[buf.0 as usize].next
-            };
+            next = self.links[buf.0 as usize].next;
             self.release_buffer(buf.0 as usize);
         }
     }

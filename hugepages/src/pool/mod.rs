@@ -4,8 +4,9 @@
 //! What always holds: each frame is free, on a reserved list, in use, or part
 //! of a whole page that is free or leased, and its owner word (`word.rs`) says
 //! which; a move is one store, and data never moves for it (B-1). The lists
-//! here are private, rebuilt from the words by [`Pool::attach`]. One worker
-//! owns a pool. After [`Pool::new`] nothing is allocated.
+//! here are private, rebuilt from the words by [`Pool::attach`]. A page that
+//! packets hold parts of (`gather.rs`) stays leased until they are released,
+//! whoever gives it back. One worker owns a pool. After [`Pool::new`] nothing is allocated.
 //!
 //! Not for: what is in a buffer, or who may have one (reservations are made
 //! by control, B-6).
@@ -22,6 +23,7 @@
 mod chain;
 mod frame;
 mod frames;
+mod gather;
 mod pages;
 mod whole;
 mod word;
@@ -29,12 +31,14 @@ mod word;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
-pub use frame::{BURST_LEN, BufId, Burst, Checksum, Frame, Gso, GsoKind, HEADROOM};
+pub use frame::{BURST_LEN, BufId, Burst, Checksum, Frame, Gso, GsoKind, HEADROOM, Next};
+pub use gather::PIECES_MAX;
 pub use word::{Owner, Reservation};
 
 use crate::fuse::Fuse;
 use crate::region::Region;
 use chain::Link;
+use gather::Gathered;
 use whole::WholePages;
 use word::{State, Word};
 
@@ -106,6 +110,7 @@ pub struct Pool {
     /// A page: its index in `partial`.
     place: Box<[u32]>,
     links: Box<[Link]>,
+    gathered: Gathered,
     stats: PoolStats,
 }
 
@@ -191,6 +196,7 @@ impl Pool {
                 pages * FRAMES_PER_PAGE
             ]
             .into(),
+            gathered: Gathered::new(pages),
             stats: PoolStats {
                 pages,
                 ..PoolStats::default()

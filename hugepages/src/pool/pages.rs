@@ -26,15 +26,16 @@ impl Pool {
         })
     }
 
-    /// Gives a run back.
+    /// Gives a run back; a page that packets still hold is free when they are released
+    /// ([`Pool::gather`]).
     pub fn release_pages(&mut self, run: PageRun) {
         let (first, count) = (run.first as usize, run.count as usize);
         for page in first..first + count {
             self.check_leased(page);
-            self.store(page * FRAMES_PER_PAGE, Word::PAGE_FREE);
-            self.whole.insert(page);
+            if self.gathered.orphan(page) {
+                self.free_leased(page);
+            }
         }
-        self.stats.pages_leased -= count;
     }
 
     /// The bytes of a run.
@@ -62,7 +63,7 @@ impl Pool {
         self.at(first * PAGE_LEN)
     }
 
-    fn check_leased(&self, page: usize) {
+    pub(super) fn check_leased(&self, page: usize) {
         assert!(page < self.stats.pages, "page {page} is of another pool");
         let state = Word::state_of(self.load(page * FRAMES_PER_PAGE));
         assert_eq!(state, Some(State::PageLeased), "page {page} is not leased");

@@ -128,10 +128,10 @@ impl Model {
     fn forget_buffers(&mut self, frame: &Frame) {
         let mut next = Some(frame.buf);
         while let Some(buf) = next {
-            next = if buf == frame.buf {
-                frame.next
-            } else {
-                self.pool.links[buf.0 as usize].next
+            next = match frame.next {
+                Some(Next::Buffer(second)) if buf == frame.buf => Some(second),
+                _ if buf == frame.buf => None,
+                _ => self.pool.links[buf.0 as usize].next,
             };
             let len = self.pool.capacity_of(buf);
             let bytes = self.pool.part(buf, 0, len).to_vec();
@@ -336,4 +336,97 @@ fn a_second_release_is_a_bug() {
     };
     pool.release(frame);
     pool.release(same);
+}
+
+/// Two packets over the two pages of a run, the first over all but the ends of three slots.
+fn gathered(pool: &mut Pool, run: &PageRun) -> [Frame; 2] {
+    let slots = [
+        (100, FRAME_LEN - 100),
+        (FRAME_LEN, FRAME_LEN),
+        (2 * FRAME_LEN, 7),
+    ];
+    let parts = [&slots[..], &[(PAGE_LEN - 10, 10), (PAGE_LEN, 20)]];
+    parts.map(|parts| {
+        let mut head = pool.alloc_frame().unwrap();
+        pool.set(&mut head, HEADROOM, 40);
+        pool.bytes_mut(&head).fill(9);
+        let parts = parts.iter().map(|&(at, len)| (run, at, len));
+        assert!(pool.gather(&mut head, parts));
+        head
+    })
+}
+
+#[test]
+fn what_is_gathered_is_held_until_its_last_packet_is_released() {
+    let mut pool = Pool::anonymous(3);
+    let run = pool.lease_pages(2, Owner::Tcp(1)).unwrap();
+    for (byte, slot) in (0..).zip(pool.run_bytes_mut(&run).chunks_mut(FRAME_LEN)) {
+        slot.fill(byte);
+    }
+    let [first, second] = gathered(&mut pool, &run);
+    let lens: Vec<_> = pool
+        .parts(&first)
+        .map(|part| (part.len(), part[0]))
+        .collect();
+    assert_eq!(
+        lens,
+        [(40, 9), (FRAME_LEN - 100, 0), (FRAME_LEN, 1), (7, 2)]
+    );
+    assert_eq!(pool.packet_len(&first), 40 + 2 * FRAME_LEN - 100 + 7);
+    assert_eq!(pool.packet(&second).len(), 40 + 30);
+    let held = |pool: &Pool| {
+        (0..32)
+            .filter(|slot| pool.is_held(&run, slot * FRAME_LEN))
+            .collect()
+    };
+    let before: Vec<usize> = held(&pool);
+    assert_eq!(before, [0, 1, 2, 15, 16]);
+    let [again, third] = gathered(&mut pool, &run);
+    pool.release(first);
+    assert_eq!(held(&pool), before);
+    pool.release(again);
+    let after: Vec<usize> = held(&pool);
+    assert_eq!(after, [15, 16]);
+    pool.release(third);
+    // The run is given back with one packet left, and both its pages wait for it.
+    pool.release_pages(run);
+    assert_eq!((pool.stats().pages_leased, pool.stats().pages_free), (2, 0));
+    assert_eq!(
+        pool.packet(&second)[40..],
+        [[15; 10].as_slice(), &[16; 20]].concat()
+    );
+    pool.release(second);
+    assert_eq!((pool.stats().pages_leased, pool.packets_gathered()), (0, 0));
+    // And what was freed late is like any other.
+    assert!(pool.lease_pages(2, Owner::Tcp(2)).is_some());
+}
+
+#[test]
+fn without_a_list_nothing_is_gathered() {
+    let mut pool = Pool::anonymous(8);
+    let run = pool.lease_pages(1, Owner::Tcp(1)).unwrap();
+    let mut heads = Vec::new();
+    loop {
+        let mut head = pool.alloc_frame().unwrap();
+        let gathered = pool.gather(&mut head, std::iter::once((&run, 0, 5)));
+        assert_eq!(head.next.is_some(), gathered);
+        heads.push(head);
+        if !gathered {
+            break;
+        }
+    }
+    // The region was rounded up to 31 pages, and there is a list for each.
+    assert_eq!((heads.len(), pool.packets_gathered()), (32, 31));
+    heads.into_iter().for_each(|head| pool.release(head));
+    assert_eq!(pool.packets_gathered(), 0);
+    assert!(!pool.is_held(&run, 0));
+}
+
+#[test]
+#[should_panic(expected = "of a slot")]
+fn a_piece_is_within_a_slot() {
+    let mut pool = Pool::anonymous(2);
+    let run = pool.lease_pages(1, Owner::Tcp(1)).unwrap();
+    let mut head = pool.alloc_frame().unwrap();
+    let _ = pool.gather(&mut head, std::iter::once((&run, 4090, 7)));
 }

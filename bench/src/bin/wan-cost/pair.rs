@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use sluice_bench::tsc;
 use sluice_dataplane::tcp::{Buffers, FlowEvent, FlowId, Tcp, TcpConfig};
-use sluice_hugepages::pool::{Checksum, FRAME_LEN, Frame, Gso, HEADROOM, Pool};
+use sluice_hugepages::pool::{Checksum, FRAME_LEN, Frame, HEADROOM, Pool};
 use sluice_proto::Time;
 
 const NEAR: Ipv4Addr = Ipv4Addr::new(198, 19, 0, 1);
@@ -231,11 +231,11 @@ impl Pair {
         let (room, to) = if from == 0 { (near, far) } else { (far, near) };
         let (mut packets, mut segments) = (0, 0);
         for frame in room.out.drain(..) {
-            let bytes = room.pool.bytes(&frame);
-            let header_len = IPV4_LEN + usize::from(bytes[IPV4_LEN + 12] >> 4) * 4;
-            let has_payload = bytes.len() > header_len;
+            let header_len =
+                IPV4_LEN + usize::from(room.pool.bytes(&frame)[IPV4_LEN + 12] >> 4) * 4;
+            let has_payload = room.pool.packet_len(&frame) > header_len;
             packets += u64::from(has_payload);
-            for bytes in cut(bytes, header_len, frame.gso) {
+            for bytes in cut(&room.pool, &frame, header_len) {
                 segments += u64::from(has_payload);
                 let wire = Duration::from_nanos(bytes.len() as u64 * NANOS_PER_BYTE);
                 to.idle_from = to.idle_from.max(self.now) + wire;
@@ -251,19 +251,20 @@ impl Pair {
     }
 }
 
-/// The segments of a packet (their checksums are left to nobody, as between workers).
-fn cut(packet: &[u8], header_len: usize, gso: Option<Gso>) -> Vec<Vec<u8>> {
-    let Some(gso) = gso else {
-        return vec![packet.to_vec()];
-    };
-    let (header, payload) = packet.split_at(header_len);
-    let size = usize::from(gso.size);
+/// The segments of a packet (their checksums are left to nobody, as between workers), each
+/// copied from where the packet has it.
+fn cut(pool: &Pool, frame: &Frame, header_len: usize) -> Vec<Vec<u8>> {
+    let payload_len = pool.packet_len(frame) - header_len;
+    let size = frame.gso.map_or(payload_len, |gso| gso.size.into()).max(1);
+    let header = &pool.bytes(frame)[..header_len];
     let seq = u32::from_be_bytes(header[24..28].try_into().expect("four bytes"));
-    let cut = payload.chunks(size).enumerate().map(|(number, payload)| {
-        let mut segment = [header, payload].concat();
+    let cut = (0..payload_len.max(1)).step_by(size).map(|at| {
+        let mut segment = header.to_vec();
+        segment.resize(header_len + size.min(payload_len - at), 0);
+        pool.read(frame, header_len + at, &mut segment[header_len..]);
         let len = u16::try_from(segment.len()).expect("a segment");
         segment[2..4].copy_from_slice(&len.to_be_bytes());
-        let seq = seq.wrapping_add(u32::try_from(number * size).expect("a burst"));
+        let seq = seq.wrapping_add(u32::try_from(at).expect("a burst"));
         segment[24..28].copy_from_slice(&seq.to_be_bytes());
         segment
     });

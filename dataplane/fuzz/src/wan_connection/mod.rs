@@ -317,7 +317,7 @@ impl<'a> Play<'a> {
                 }
                 other => panic!("a checksum that is {other:?}"),
             };
-            let packet = self.pool.bytes(&frame);
+            let packet = &self.pool.packet(&frame)[..];
             assert!(packet.len() <= MTU || frame.gso.is_some_and(|_| self.gso));
             let tcp = tcp::unpack(self.local, STORAGE, packet, partial);
             let (start, end) = self.peer.hears(tcp, packet[1] & 3, frame.gso, view);

@@ -5,6 +5,7 @@ mod bulk;
 mod ecn;
 mod edges;
 mod idle;
+mod lent;
 mod lifecycle;
 mod path;
 mod too_big;
@@ -123,7 +124,7 @@ impl Host {
         let mut packets = Vec::new();
         for frame in frames {
             assert!(usize::from(frame.offset) >= 14, "room for a link header");
-            let bytes = self.pool.bytes(&frame).to_vec();
+            let bytes = self.pool.packet(&frame);
             let (checksum, gso) = (frame.checksum, frame.gso);
             packets.push(Packet {
                 bytes,
