@@ -70,6 +70,13 @@ impl<S> SendBuffer<S> {
         self.limit.saturating_sub(self.end - self.una)
     }
 
+    /// Whether its owner has given about all that it may: then it is the buffer that bounds
+    /// what is under way, and not what there is to send.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.room() <= self.limit / 4
+    }
+
     /// Takes a frame of `len` bytes, if there is room for all of it.
     ///
     /// # Errors

@@ -100,7 +100,8 @@ impl<S, R> Connection<S, R> {
             let unsent = self.tx.unsent();
             if unsent == 0 {
                 let in_flight = self.tx.board.in_flight();
-                if in_flight < self.tx.control.window() && self.tx.board.lost_bytes() == 0 {
+                let has_more_room = in_flight < self.tx.control.window();
+                if has_more_room && self.tx.board.lost_bytes() == 0 && !self.tx.buffer.is_full() {
                     self.tx.rate.set_app_limited(in_flight);
                 }
                 return Blocked::No;

@@ -170,3 +170,25 @@ fn the_send_limit_is_changed_live() {
     script.peer_data(1, 7001, 0);
     assert_eq!(script.connection.send_room(), 1000);
 }
+
+/// What bounds a sender whose buffer is full is not that it has too little to send: it
+/// would never leave the start, which waits for a round that the path bounds.
+#[test]
+fn a_full_buffer_is_not_too_little_to_send() {
+    for (lent, app_limited) in [(5999, true), (6000, false), (8000, false)] {
+        let mut script = Script::established(Config {
+            send_limit: 8000,
+            ..config()
+        });
+        script.lend(lent);
+        script.out();
+        script.pass(10);
+        script.peer_data(1, 1 + lent, 0);
+        script.lend(lent);
+        script.out();
+        assert_eq!(script.connection.unsent(), 0, "all of it is out");
+        let sample = script.connection.sample();
+        assert!(sample.in_flight < sample.window);
+        assert_eq!(sample.app_limited, app_limited, "{lent} of 8000 bytes");
+    }
+}
