@@ -1,6 +1,6 @@
-//! Packets for the relay itself: TCP of its own goes to the TCP room, and what
-//! a router says of its segments' size; echo requests are answered, the rest is the kernel's, or without a way there
-//! refused as a host does.
+//! Packets for the relay itself: TCP of its own goes to the TCP room, and what a router
+//! says of its segments' size; echo requests are answered, the rest is the kernel's, or
+//! without a way there refused as a host does.
 
 use sluice_hugepages::pool::Frame;
 

@@ -57,10 +57,11 @@ impl Relay {
     pub(super) fn lane_entered(&mut self, key: NexusKey) {
         let nexus = &self.nexuses[key.0];
         let lanes = &mut self.lanes[nexus.target];
-        if !nexus.is_lane() {
+        if nexus.is_lane() {
+            // One too many is of a start before: it is reinstated, and left.
+            let _ = lanes.keys.try_push(key);
+        } else {
             lanes.computers += 1;
-        } else if lanes.keys.try_push(key).is_err() {
-            // It was one of a start before, and is reinstated and left.
         }
     }
 

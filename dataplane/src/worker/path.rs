@@ -3,7 +3,8 @@
 //!
 //! What always holds: bandwidth is of one connection, and of a time at which it had
 //! enough to send: what it could not fill says nothing of the path, unless it is more
-//! than was known. The delay is the least that a round trip took of late, which is not
+//! than was known. (Where its send buffer is smaller than what the path holds, it is what
+//! the connection gets with that buffer.) The delay is the least that a round trip took of late, which is not
 //! what our own queue makes of it (B-13).
 //!
 //! Not for: idle paths, which nobody probes yet; what is reserved by it.
