@@ -208,7 +208,7 @@ fn run(mut writer: SegmentWriter, model: &Mutex<Model>, stop: &AtomicBool) {
                 | Command::FlushVolume { scope }
                 | Command::RetryFailed { scope }
                 | Command::DiscardFailed { scope, .. } => scope.clone(),
-                Command::Drain { .. } => Scope::All,
+                _ => Scope::All,
             };
             let mut luns = (1..=2)
                 .filter(|&lun| scope.covers(TARGET, lun << 48))
@@ -235,7 +235,7 @@ fn run(mut writer: SegmentWriter, model: &Mutex<Model>, stop: &AtomicBool) {
             }
             model.told.push(command);
             show_volumes(&mut writer, &model);
-            writer.complete(id, outcome, u32::try_from(luns).unwrap());
+            writer.complete(&Completion::new(id, outcome, u32::try_from(luns).unwrap()));
         }
         if flushed_at.is_some_and(|at| at.elapsed() > Duration::from_millis(50)) && !model.holds {
             model.dirty_bytes = [0; 2];
@@ -347,6 +347,14 @@ fn fill(writer: &mut SegmentWriter) {
             bandwidth_at_ns: Some(1),
             min_rtt_us: 40_100,
             min_rtt_at_ns: Some(1),
+            limit: PathLimit::Path,
+            rtt_us: 41_000,
+            typed_bytes_per_s: None,
+            typed_rtt_us: None,
+            changes: 0,
+            changed_at_ns: None,
+            probes: 0,
+            measured: 0,
             recommended_bytes: Some(1_002_500),
         },
     );
@@ -437,6 +445,7 @@ fn fill(writer: &mut SegmentWriter) {
             frames_free: 120,
             frames_reserved: 0,
             frames_in_use: 8,
+            free_bytes: 120 * 4096 + 100 * 65_536,
             log_backing: Backing::Hugepages,
             log_segments: 32,
             log_segments_free: 31,

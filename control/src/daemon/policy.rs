@@ -179,7 +179,11 @@ impl Policy {
                     "{name}: other writes are refused now than were listed, or one is on its way still; nothing was changed. Look again with `sluicectl volume failed`"
                 ),
             }),
-            Outcome::OutOfRange => Err(bad_request(format!(
+            Outcome::OutOfRange
+            | Outcome::OutOfMemory
+            | Outcome::UnknownReservation
+            | Outcome::UnknownPath
+            | Outcome::NoReservationLeft => Err(bad_request(format!(
                 "{name}: the data plane refused the value"
             ))),
             Outcome::Malformed => Err(bad_request(

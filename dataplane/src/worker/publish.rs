@@ -9,8 +9,11 @@ use std::time::Duration;
 
 use arrayvec::ArrayVec;
 use sluice_hugepages::log::SEGMENT_PAYLOAD_LEN;
+use sluice_hugepages::pool::{FRAME_LEN, PAGE_LEN};
 use sluice_hugepages::shm::SegmentWriter;
-use sluice_hugepages::tables::{self, Command, FlushSetting, Outcome, Scope, Table, text};
+use sluice_hugepages::tables::{
+    self, Command, Completion, FlushSetting, Outcome, Scope, Table, text,
+};
 use sluice_proto::Time;
 use sluice_proto::cache::flush::policy::FlushPolicy;
 
@@ -116,7 +119,8 @@ impl Publisher {
                 self.volumes(now, worker);
             }
             commanded = true;
-            self.segment.complete(id, outcome, volumes);
+            let completion = Completion::new(id, outcome, volumes);
+            self.segment.complete(&completion);
         }
         if now < self.next && !commanded {
             return;
@@ -305,6 +309,14 @@ impl Publisher {
                     bandwidth_at_ns: path.bandwidth_at.map(Time::as_nanos),
                     min_rtt_us: micros(path.round_trip),
                     min_rtt_at_ns: path.round_trip_at.map(Time::as_nanos),
+                    limit: tables::PathLimit::Idle,
+                    rtt_us: 0,
+                    typed_bytes_per_s: None,
+                    typed_rtt_us: None,
+                    changes: 0,
+                    changed_at_ns: None,
+                    probes: 0,
+                    measured: 0,
                     recommended_bytes: path.recommended_bytes(),
                 },
             );
@@ -326,6 +338,7 @@ impl Publisher {
                 frames_free: pool.frames_free as u64,
                 frames_reserved: pool.frames_reserved as u64,
                 frames_in_use: pool.frames_in_use as u64,
+                free_bytes: (pool.frames_free * FRAME_LEN + pool.pages_free * PAGE_LEN) as u64,
                 log_backing: self.facts.log_backing,
                 log_segments: room.segments_total as u64,
                 log_segments_free: room.segments_free as u64,
@@ -482,6 +495,12 @@ impl Relay {
                 self.end_drain();
                 (Outcome::Done, 0)
             }
+            Command::Reserve { .. }
+            | Command::CancelReservation { .. }
+            | Command::QueryBuffers { .. }
+            | Command::PresentBufferId { .. }
+            | Command::SetPath { .. }
+            | Command::MeasurePath { .. } => (Outcome::OutOfRange, 0),
         }
     }
 

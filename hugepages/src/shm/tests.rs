@@ -179,12 +179,17 @@ fn commands_go_over_and_are_answered() {
     }
     for (id, command) in (10..).zip(commands) {
         assert_eq!(writer.next_command(), Some((id, command)));
-        writer.complete(id, Outcome::UnknownVolume, 7);
         let answer = Completion {
             id,
             outcome: Outcome::UnknownVolume,
             volumes: 7,
+            buffers: BufferState {
+                buffer_id: 3,
+                free_bytes: 1 << 40,
+                ..BufferState::default()
+            },
         };
+        writer.complete(&answer);
         assert_eq!(link.next_completion(), Some(answer));
     }
     assert_eq!(writer.next_command(), None);
@@ -210,11 +215,7 @@ fn a_broken_command_is_refused_and_counted() {
     // The first slot's kind; then a tail that no producer can have reached.
     store(&path, layout::COMMANDS.start + 16 + 1, 77);
     assert_eq!(writer.next_command(), None);
-    let answer = Completion {
-        id: 9,
-        outcome: Outcome::Malformed,
-        volumes: 0,
-    };
+    let answer = Completion::new(9, Outcome::Malformed, 0);
     assert_eq!(link.next_completion(), Some(answer));
     store(&path, layout::COMMANDS.start, u64::MAX / 2);
     assert_eq!(writer.next_command(), None);
@@ -527,6 +528,9 @@ proptest! {
         one::<Buffers>(&words);
         one::<Runtime>(&words);
         one::<CounterName>(&words);
+        one::<crate::tables::Path>(&words);
+        one::<Reservation>(&words);
+        one::<Allocation>(&words);
         let message: [u64; MESSAGE_WORDS] = words[..MESSAGE_WORDS].try_into().unwrap();
         if let (id, Some(command)) = Command::decode(&message) {
             prop_assert_eq!(Command::decode(&command.encode(id)), (id, Some(command)));

@@ -289,7 +289,7 @@ impl SegmentWriter {
                     (id, Some(command)) => return Some((id, command)),
                     (id, None) => {
                         self.count(header::RING_FAULTS);
-                        self.complete(id, Outcome::Malformed, 0);
+                        self.complete(&Completion::new(id, Outcome::Malformed, 0));
                     }
                 },
                 Err(_) => self.count(header::RING_FAULTS),
@@ -298,14 +298,9 @@ impl SegmentWriter {
         None
     }
 
-    /// Answers a command that was about so many volumes. If the daemon does not
-    /// take its answers the newest are dropped and counted; it asks again.
-    pub fn complete(&mut self, id: u64, outcome: Outcome, volumes: u32) {
-        let completion = Completion {
-            id,
-            outcome,
-            volumes,
-        };
+    /// Answers a command. If the daemon does not take its answers the newest are
+    /// dropped and counted; it asks again.
+    pub fn complete(&mut self, completion: &Completion) {
         if self.completions.push(&completion.encode()).is_err() {
             self.count(header::COMPLETIONS_LOST);
         }
@@ -359,6 +354,8 @@ const TABLES_ALL: [Table; SPECS.len()] = [
     Table::Journals,
     Table::Events,
     Table::Paths,
+    Table::Reservations,
+    Table::Allocations,
 ];
 
 /// Takes the data plane's lock. One that was just killed may still be going:

@@ -4,7 +4,9 @@
 //! it checks every field; what cannot be decoded is refused as
 //! [`Outcome::Malformed`].
 
-use super::{Field, Name};
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use super::{BufferState, Field, Name, ReservationSize, ReservationTarget};
 
 /// Words of every message: id, kind, and the longest command: scope kind,
 /// target name (1 + 28), LUN, and what may be set of the flush policy (2 each);
@@ -94,6 +96,35 @@ pub enum Command {
     /// data plane's process. The volume rows tell how far it is, and have been
     /// brought up to date by the answer.
     Drain { on: bool },
+    /// Makes a reservation, or changes its size (B-6, B-7): all of it or nothing. Given
+    /// twice it changes nothing.
+    Reserve {
+        target: ReservationTarget,
+        size: ReservationSize,
+    },
+    /// Ends a reservation (B-10). What connections hold of it is free when they give it back.
+    CancelReservation { target: ReservationTarget },
+    /// What is free, and how a reservation is (B-5).
+    QueryBuffers { target: Option<ReservationTarget> },
+    /// The connections of this target present a buffer id from now on, or none (B-4).
+    PresentBufferId {
+        target: Name,
+        buffer_id: Option<u16>,
+    },
+    /// What is known of a path from elsewhere (B-14); what is `None` is measured again.
+    SetPath {
+        local: Ipv4Addr,
+        remote: SocketAddrV4,
+        bytes_per_s: Option<u64>,
+        min_rtt_us: Option<u64>,
+        /// It holds until it is taken back; else until the path is measured the next time.
+        typed: bool,
+    },
+    /// Measure a path now, with probes where it is idle.
+    MeasurePath {
+        local: Ipv4Addr,
+        remote: SocketAddrV4,
+    },
 }
 
 /// How a command ended.
@@ -108,6 +139,14 @@ pub enum Outcome {
     Malformed,
     /// It is not any more as it was when the command was given.
     Changed,
+    /// There are not so many free buffers; nothing was changed (B-6).
+    OutOfMemory,
+    UnknownReservation,
+    /// No port has the local address, or no target the remote one.
+    UnknownPath,
+    /// As many reservations as there can be, or connections still hold buffers of one that
+    /// had this id.
+    NoReservationLeft,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,6 +156,8 @@ pub struct Completion {
     pub outcome: Outcome,
     /// Volumes that the command was about; of a discard, writes.
     pub volumes: u32,
+    /// Of commands about reservations.
+    pub buffers: BufferState,
 }
 
 const SET_FLUSH: u64 = 1;
@@ -124,6 +165,12 @@ const FLUSH_VOLUME: u64 = 2;
 const RETRY_FAILED: u64 = 3;
 const DISCARD_FAILED: u64 = 4;
 const DRAIN: u64 = 5;
+const RESERVE: u64 = 6;
+const CANCEL_RESERVATION: u64 = 7;
+const QUERY_BUFFERS: u64 = 8;
+const PRESENT_BUFFER_ID: u64 = 9;
+const SET_PATH: u64 = 10;
+const MEASURE_PATH: u64 = 11;
 
 const NAME_WORDS: usize = <Name as Field>::WORDS;
 // Places in a message.
@@ -137,6 +184,8 @@ const STAMP: usize = LUN + 1;
 const ON: usize = LUN + 1;
 const SETTING_END: usize = SETTING + FlushSetting::WORDS;
 const _: () = assert!(SETTING_END <= MESSAGE_WORDS, "the longest command fits");
+// Of commands that have no scope.
+const FIELDS: usize = SCOPE;
 
 impl Scope {
     fn store(&self, message: &mut [u64; MESSAGE_WORDS]) {
@@ -207,6 +256,41 @@ impl Command {
                 message[KIND] = DRAIN;
                 on.store(&mut message[ON..=ON]);
             }
+            Self::Reserve { target, size } => {
+                message[KIND] = RESERVE;
+                Out(&mut message[FIELDS..]).put(target).put(size);
+            }
+            Self::CancelReservation { target } => {
+                message[KIND] = CANCEL_RESERVATION;
+                Out(&mut message[FIELDS..]).put(target);
+            }
+            Self::QueryBuffers { target } => {
+                message[KIND] = QUERY_BUFFERS;
+                Out(&mut message[FIELDS..]).put(target);
+            }
+            Self::PresentBufferId { target, buffer_id } => {
+                message[KIND] = PRESENT_BUFFER_ID;
+                Out(&mut message[FIELDS..]).put(target).put(buffer_id);
+            }
+            Self::SetPath {
+                local,
+                remote,
+                bytes_per_s,
+                min_rtt_us,
+                typed,
+            } => {
+                message[KIND] = SET_PATH;
+                Out(&mut message[FIELDS..])
+                    .put(local)
+                    .put(remote)
+                    .put(bytes_per_s)
+                    .put(min_rtt_us)
+                    .put(typed);
+            }
+            Self::MeasurePath { local, remote } => {
+                message[KIND] = MEASURE_PATH;
+                Out(&mut message[FIELDS..]).put(local).put(remote);
+            }
         }
         message
     }
@@ -215,20 +299,46 @@ impl Command {
     #[must_use]
     pub fn decode(message: &[u64; MESSAGE_WORDS]) -> (u64, Option<Self>) {
         let command = || {
-            let scope = Scope::load(message)?;
+            let scope = || Scope::load(message);
+            let mut fields = In(&message[FIELDS..]);
             match message[KIND] {
                 SET_FLUSH => Some(Self::SetFlush {
-                    scope,
+                    scope: scope()?,
                     setting: Field::load(&message[SETTING..SETTING_END])?,
                 }),
-                FLUSH_VOLUME => Some(Self::FlushVolume { scope }),
-                RETRY_FAILED => Some(Self::RetryFailed { scope }),
+                FLUSH_VOLUME => Some(Self::FlushVolume { scope: scope()? }),
+                RETRY_FAILED => Some(Self::RetryFailed { scope: scope()? }),
                 DISCARD_FAILED => Some(Self::DiscardFailed {
-                    scope,
+                    scope: scope()?,
                     stamp: message[STAMP],
                 }),
                 DRAIN => Some(Self::Drain {
                     on: Field::load(&message[ON..=ON])?,
+                }),
+                RESERVE => Some(Self::Reserve {
+                    target: fields.take()?,
+                    size: fields.take()?,
+                }),
+                CANCEL_RESERVATION => Some(Self::CancelReservation {
+                    target: fields.take()?,
+                }),
+                QUERY_BUFFERS => Some(Self::QueryBuffers {
+                    target: fields.take()?,
+                }),
+                PRESENT_BUFFER_ID => Some(Self::PresentBufferId {
+                    target: fields.take()?,
+                    buffer_id: fields.take()?,
+                }),
+                SET_PATH => Some(Self::SetPath {
+                    local: fields.take()?,
+                    remote: fields.take()?,
+                    bytes_per_s: fields.take()?,
+                    min_rtt_us: fields.take()?,
+                    typed: fields.take()?,
+                }),
+                MEASURE_PATH => Some(Self::MeasurePath {
+                    local: fields.take()?,
+                    remote: fields.take()?,
                 }),
                 _ => None,
             }
@@ -237,35 +347,97 @@ impl Command {
     }
 }
 
-impl Completion {
-    #[must_use]
-    pub fn encode(&self) -> [u64; 3] {
-        let outcome = match self.outcome {
-            Outcome::Done => 0,
-            Outcome::UnknownVolume => 1,
-            Outcome::OutOfRange => 2,
-            Outcome::Malformed => 3,
-            Outcome::Changed => 4,
+/// Stores fields one behind the other.
+struct Out<'a>(&'a mut [u64]);
+
+impl Out<'_> {
+    fn put<T: Field>(mut self, value: &T) -> Self {
+        let (own, rest) = self.0.split_at_mut(T::WORDS);
+        value.store(own);
+        self.0 = rest;
+        self
+    }
+}
+
+/// Takes them back.
+struct In<'a>(&'a [u64]);
+
+impl In<'_> {
+    fn take<T: Field>(&mut self) -> Option<T> {
+        let (own, rest) = self.0.split_at_checked(T::WORDS)?;
+        self.0 = rest;
+        T::load(own)
+    }
+}
+
+impl Field for Outcome {
+    const WORDS: usize = 1;
+
+    fn store(&self, words: &mut [u64]) {
+        words[0] = match self {
+            Self::Done => 0,
+            Self::UnknownVolume => 1,
+            Self::OutOfRange => 2,
+            Self::Malformed => 3,
+            Self::Changed => 4,
+            Self::OutOfMemory => 5,
+            Self::UnknownReservation => 6,
+            Self::UnknownPath => 7,
+            Self::NoReservationLeft => 8,
         };
-        [self.id, outcome, u64::from(self.volumes)]
+    }
+
+    fn load(words: &[u64]) -> Option<Self> {
+        Some(match words[0] {
+            0 => Self::Done,
+            1 => Self::UnknownVolume,
+            2 => Self::OutOfRange,
+            3 => Self::Malformed,
+            4 => Self::Changed,
+            5 => Self::OutOfMemory,
+            6 => Self::UnknownReservation,
+            7 => Self::UnknownPath,
+            8 => Self::NoReservationLeft,
+            _ => return None,
+        })
+    }
+}
+
+impl Completion {
+    /// Words of a completion: id, outcome, volumes, buffers.
+    pub const WORDS: usize = 3 + BufferState::WORDS;
+
+    /// The answer to a command that is not about buffers.
+    #[must_use]
+    pub fn new(id: u64, outcome: Outcome, volumes: u32) -> Self {
+        Self {
+            id,
+            outcome,
+            volumes,
+            buffers: BufferState::default(),
+        }
+    }
+
+    #[must_use]
+    pub fn encode(&self) -> [u64; Self::WORDS] {
+        let mut message = [0; Self::WORDS];
+        Out(&mut message)
+            .put(&self.id)
+            .put(&self.outcome)
+            .put(&self.volumes)
+            .put(&self.buffers);
+        message
     }
 
     /// `None` if no data plane stored this.
     #[must_use]
-    pub fn decode(message: &[u64; MESSAGE_WORDS]) -> Option<Self> {
-        let outcome = match message[1] {
-            0 => Outcome::Done,
-            1 => Outcome::UnknownVolume,
-            2 => Outcome::OutOfRange,
-            3 => Outcome::Malformed,
-            4 => Outcome::Changed,
-            _ => return None,
-        };
-        let volumes = u32::try_from(message[2]).ok()?;
+    pub fn decode(message: &[u64]) -> Option<Self> {
+        let mut fields = In(message);
         Some(Self {
-            id: message[0],
-            outcome,
-            volumes,
+            id: fields.take()?,
+            outcome: fields.take()?,
+            volumes: fields.take()?,
+            buffers: fields.take()?,
         })
     }
 }

@@ -6,18 +6,20 @@
 //! and [`LAYOUT_VERSION`]; a change of any row changes [`FINGERPRINT`] too, so
 //! that two builds that differ cannot misread each other.
 
+mod buffers;
 mod command;
 mod field;
 mod rows;
 
 use arrayvec::ArrayString;
 
+pub use buffers::{BufferState, RESERVATIONS_MAX, ReservationSize, ReservationTarget};
 pub use command::{Command, Completion, FlushSetting, MESSAGE_WORDS, Outcome, Scope};
 pub use field::{Field, text};
 pub use rows::{
-    Backing, Buffers, CounterName, Drain, Durability, Event, EventKind, FailedWrite, HeldUp,
-    Journal, JournalState, Latency, LinkState, Neighbour, NeighbourState, Path, Port, Route,
-    Runtime, Session, StartKind, Volume, VolumeState,
+    Allocation, Backing, Buffers, CounterName, Drain, Durability, Event, EventKind, FailedWrite,
+    HeldUp, Journal, JournalState, Latency, LinkState, Neighbour, NeighbourState, Path, PathLimit,
+    Port, Reservation, Route, Runtime, Session, StartKind, Volume, VolumeState,
 };
 
 /// Raised when what a word means changes without the shape changing.
@@ -45,10 +47,12 @@ pub enum Table {
     Journals,
     Events,
     Paths,
+    Reservations,
+    Allocations,
 }
 
 /// How many tables there are.
-pub const TABLES: usize = 12;
+pub const TABLES: usize = 14;
 
 /// Name and size of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,7 +73,9 @@ pub struct TableSpec {
 /// - failed writes: sixteen volumes that each list all they may;
 /// - journals: one a worker;
 /// - events: the newest [`EVENTS_MAX`], each in the row of its number modulo that;
-/// - paths: each target's own.
+/// - paths: each target's own;
+/// - reservations: as many as there can be;
+/// - allocations: a connection to a storage for each session, and the lanes.
 pub const SPECS: [TableSpec; TABLES] = [
     spec::<Port>("ports", 9),
     spec::<Route>("routes", 1024),
@@ -83,6 +89,8 @@ pub const SPECS: [TableSpec; TABLES] = [
     spec::<Journal>("journals", 16),
     spec::<Event>("events", EVENTS_MAX),
     spec::<Path>("paths", 256),
+    spec::<Reservation>("reservations", RESERVATIONS_MAX),
+    spec::<Allocation>("allocations", 8192),
 ];
 
 /// Events that are kept.

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 
 use arrayvec::ArrayString;
 
-use super::{Field, Label, Name, Row, Table, Why};
+use super::{Field, Label, Name, ReservationTarget, Row, Table, Why};
 
 macro_rules! row {
     ($(#[$doc:meta])* $name:ident in $table:ident {
@@ -174,6 +174,29 @@ word!(
         /// How far a drain of it is.
         Drain = 4 "drain",
         Journal = 5 "journal",
+        /// A connection, or a session, wanted buffers and there were none (B-20).
+        MemoryShort = 6 "memory-short",
+        /// A reservation was made, changed, cancelled.
+        Reservation = 7 "reservation",
+        /// One could not be: too little is free.
+        ReservationFailed = 8 "reservation-failed",
+        /// A path has another bandwidth or delay than it had (B-14).
+        Path = 9 "path",
+        /// The write cache runs short of room (B-16).
+        CacheShort = 10 "cache-short",
+    }
+);
+word!(
+    /// What bounds the connections of a path, as far as they can tell.
+    PathLimit {
+        /// Nothing was sent of late.
+        Idle = 0 "idle",
+        /// Too little is there to send.
+        Application = 1 "application",
+        /// The buffers: the path itself might carry more.
+        Buffers = 2 "buffers",
+        /// The path.
+        Path = 3 "path",
     }
 );
 word!(
@@ -297,8 +320,59 @@ row!(
         /// The least that a round trip took of late; 0: not known yet.
         min_rtt_us: u64,
         min_rtt_at_ns: Option<u64>,
-        /// Bandwidth x delay x sessions (B-13).
+        /// What bounds its connections now.
+        limit: PathLimit,
+        /// What a round trip takes now, our own queue included; 0: not known yet.
+        rtt_us: u64,
+        /// What was typed in, and goes before what is measured.
+        typed_bytes_per_s: Option<u64>,
+        typed_rtt_us: Option<u64>,
+        /// Times that it was found to be another path than before, and when last.
+        changes: u64,
+        changed_at_ns: Option<u64>,
+        /// Probes sent over it while it was idle, and measurements asked for that have ended.
+        probes: u64,
+        measured: u64,
+        /// Bandwidth x delay x sessions (B-13), of what is typed in or measured.
         recommended_bytes: Option<u64>,
+    }
+);
+row!(
+    /// A reservation (B-3). Its buffers are on its own list or in use by connections; while
+    /// connections hold more than its size, it has more.
+    Reservation in Reservations {
+        target: ReservationTarget,
+        buffer_id: u16,
+        /// What it is to have, and what it has.
+        reserved_bytes: u64,
+        held_bytes: u64,
+        /// Of what it has, in use by connections.
+        allocated_bytes: u64,
+        automatic: bool,
+        sessions: u16,
+        connections: u16,
+        /// Connections that take from it now.
+        flows: u32,
+        /// Times that one wanted more than there was.
+        refused: u64,
+        since_ns: u64,
+    }
+);
+row!(
+    /// What a connection to a storage holds of the memory buffers (B-3).
+    Allocation in Allocations {
+        local: SocketAddrV4,
+        remote: SocketAddrV4,
+        target: Name,
+        /// The reservation that it takes from; 0: the free list.
+        buffer_id: u16,
+        /// Buffers that it has, and the most that it may have.
+        allocated_bytes: u64,
+        limit_bytes: u64,
+        /// What is in them, not yet acknowledged.
+        unacknowledged_bytes: u64,
+        /// Times that it wanted more than there was.
+        refused: u64,
     }
 );
 row!(
@@ -452,8 +526,12 @@ row!(
         pages_divided: u64,
         /// 4 KiB frames of divided pages.
         frames_free: u64,
+        /// On the lists of reservations.
         frames_reserved: u64,
         frames_in_use: u64,
+        /// What a reservation could have (B-5): free frames and pages, less what packets on
+        /// their way need.
+        free_bytes: u64,
         log_backing: Backing,
         log_segments: u64,
         log_segments_free: u64,
