@@ -3,6 +3,7 @@
 //! first, so that one run shows all of them.
 
 mod net;
+mod reservation;
 mod target;
 
 use std::ops::Range;
@@ -87,8 +88,10 @@ impl Checker<'_> {
             flush,
             journal,
             targets: Vec::new(),
+            reservations: Vec::new(),
         };
         config.targets = self.targets(&raw.target, &config);
+        config.reservations = self.reservations(raw, &config);
         config
     }
 
@@ -250,7 +253,13 @@ impl Checker<'_> {
             );
         }
         let state = self.path("state", raw.state.as_ref(), "/var/lib/sluice/state.toml");
-        Control { socket, state }
+        let percent = raw.cache_warning_percent.as_ref();
+        let percent = self.number("cache_warning_percent", percent, 75, 1, 100);
+        Control {
+            socket,
+            state,
+            cache_warning_percent: u8::try_from(percent).expect("at most 100"),
+        }
     }
 
     /// Larger than the log, or it could not go round while the log is full.
