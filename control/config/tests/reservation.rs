@@ -108,7 +108,7 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     (
         "size_kib = 2049",
         "size_kib = 262145",
-        "config:31: size_kib = 262145: must be at most 262144, all of frames_mib = 256; raise that, or ask for less",
+        "KiB are left for it of frames_mib = 256; reserve less, or raise frames_mib",
     ),
     (
         "size_kib = 2049",
