@@ -25,7 +25,7 @@ use crate::driver::{self, Port, PortError, PortSpec, TunSpec};
 use crate::journal::thread::{JournalPort, LogBase};
 use crate::journal::{JournalError, Line};
 use crate::net::{PortConfig, RouteConfig, Router, RouterConfig, RouterError};
-use crate::tcp::{Buffers, Tcp, TcpConfig};
+use crate::tcp::{Tcp, TcpConfig, WanBuffers};
 use crate::worker::publish::{self, Facts, KERNEL_PORT, Publisher, StartFacts};
 use crate::worker::recovery::StartError as RelayError;
 use crate::worker::security::{ComputerChap, Security, StorageChap};
@@ -42,6 +42,7 @@ const SILENCE_MAX: Duration = Duration::from_secs(10);
 const JOURNAL_REQUESTS: usize = 4096;
 /// Bytes of a staging page.
 const PAGE_LEN: u32 = 64 * 1024;
+const FRAME_LEN: u32 = 4096;
 
 /// Why the data plane does not start. Each says what to change.
 #[derive(Debug, thiserror::Error)]
@@ -518,9 +519,9 @@ fn relay_config(
         wait_max: config.flush.held_write_max,
         sessions_max: config.iscsi.sessions_max as usize,
         staging_pages: config.dataplane.staging_pages(),
-        wan_buffers: Buffers {
+        wan_buffers: WanBuffers {
             rx_pages: config.iscsi.wan_receive_bytes / PAGE_LEN,
-            tx_pages: config.iscsi.wan_send_bytes / PAGE_LEN,
+            tx_frames: config.iscsi.wan_send_bytes / FRAME_LEN,
         },
         silence_max: SILENCE_MAX,
         lan_digests: digests(config.iscsi.lan_digests),

@@ -20,7 +20,7 @@ use sluice_dataplane::driver::memory::MemorySpec;
 use sluice_dataplane::journal::core::AREA_BLOCKS_MIN;
 use sluice_dataplane::journal::layout::HEADER_BLOCKS;
 use sluice_dataplane::net::{PortConfig, Router, RouterConfig};
-use sluice_dataplane::tcp::{Buffers, Tcp, TcpConfig};
+use sluice_dataplane::tcp::{Tcp, TcpConfig, WanBuffers};
 use sluice_dataplane::worker::publish::Publisher;
 use sluice_dataplane::worker::security::Security;
 use sluice_dataplane::worker::{Digests, Io, Mode, Relay, RelayConfig, Target, Usage, Worker};
@@ -798,9 +798,9 @@ fn start(
         wait_max: Duration::from_secs(10),
         sessions_max: size.sessions_max,
         staging_pages: 96,
-        wan_buffers: Buffers {
+        wan_buffers: WanBuffers {
             rx_pages: size.wan_pages,
-            tx_pages: size.wan_pages,
+            tx_frames: size.wan_pages * 16,
         },
         silence_max: size.silence_max,
         lan_digests: Digests::default(),

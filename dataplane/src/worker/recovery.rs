@@ -339,7 +339,7 @@ mod tests {
     use super::super::task::{Task, TaskKey, WanTask};
     use super::super::{lan::Lan, nexus::Nexus};
     use super::*;
-    use crate::tcp::Buffers;
+    use crate::tcp::WanBuffers;
 
     /// The configuration knows how many sessions a log has rows for.
     #[test]
@@ -381,9 +381,9 @@ mod tests {
             wait_max: Duration::from_secs(10),
             sessions_max,
             staging_pages: 16,
-            wan_buffers: Buffers {
+            wan_buffers: WanBuffers {
                 rx_pages: 1,
-                tx_pages: 1,
+                tx_frames: 16,
             },
             silence_max: Duration::from_secs(10),
             lan_digests: Digests::default(),
@@ -457,7 +457,11 @@ mod tests {
             "{session} bytes a session"
         );
         for (rx_pages, tx_pages) in [(1, 1), (3, 5), (4, 16), (16, 4), (64, 1024)] {
-            let flow = crate::tcp::heap_len(Buffers { rx_pages, tx_pages });
+            let tx_frames = tx_pages * 16;
+            let flow = crate::tcp::heap_len(WanBuffers {
+                rx_pages,
+                tx_frames,
+            });
             let kib = |pages: u32| u64::from(pages) * 64;
             let budget = MemoryBudget::WAN_FLOW_BYTES
                 + kib(tx_pages) * MemoryBudget::WAN_BYTES_PER_SEND_KIB

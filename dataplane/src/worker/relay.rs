@@ -35,7 +35,7 @@ use super::security::Security;
 use super::staging::Staging;
 use super::task::{LanKey, NexusKey, Task, TaskKey, VolumeKey, WanTask, Work};
 use super::volume::{Retired, Volume};
-use crate::tcp::{Buffers, FlowId, Tcp};
+use crate::tcp::{FlowId, Tcp, WanBuffers};
 use crate::wheel::Wheel;
 
 /// How computers reach the relay.
@@ -94,7 +94,7 @@ pub struct RelayConfig {
     pub wait_max: Duration,
     pub sessions_max: usize,
     pub staging_pages: u16,
-    pub wan_buffers: Buffers,
+    pub wan_buffers: WanBuffers,
     /// A connection that is silent this long is asked by NOP, and given up after as long again.
     pub silence_max: Duration,
     pub lan_digests: Digests,

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use arrayvec::ArrayVec;
+use sluice_hugepages::pool::Reservation;
 use sluice_proto::Time;
 use sluice_proto::iscsi::login_status::{self, Status};
 use sluice_proto::iscsi::{
@@ -108,6 +109,7 @@ impl Relay {
             target.wan_address,
             target.address,
             self.config.wan_buffers,
+            Reservation::NONE,
         ) {
             Ok(flow) => {
                 let chap = self.config.security.login(

@@ -3,10 +3,11 @@
 //! What always holds: taking and giving back are one store of an owner word
 //! and a few of private lists.
 
+use super::reserved::ReservedLists;
 use super::word::{State, Word};
 use super::{
-    ALL_FREE, BufId, Checksum, FRAME_LEN, FRAMES_KEPT, FRAMES_PER_PAGE, Frame, HEADROOM_OFFSET,
-    NOWHERE, Next, Owner, PAGE_LEN, Pool, PoolStats, index,
+    BufId, Checksum, FRAME_LEN, FRAMES_KEPT, FRAMES_PER_PAGE, Frame, HEADROOM_OFFSET, NOWHERE,
+    Next, Owner, PAGE_LEN, Pool, PoolStats, index,
 };
 
 use crate::prefetch::prefetch_at;
@@ -21,9 +22,21 @@ impl Pool {
     /// As [`Pool::alloc_frame`], with the owner for the allocation table.
     #[inline]
     pub fn alloc_frame_for(&mut self, owner: Owner) -> Option<Frame> {
-        if self.partial.is_empty() && self.divide().is_none() {
+        let Some(frame) = self.pop_free() else {
             self.stats.frames_refused += 1;
             return None;
+        };
+        self.stats.frames_in_use += 1;
+        self.store(frame, Word::held(State::InUse, owner));
+        Some(self.handle(frame))
+    }
+
+    /// Takes a frame off the free list, for which a page may be divided. Its word is the
+    /// caller's to store.
+    #[inline]
+    pub(super) fn pop_free(&mut self) -> Option<usize> {
+        if self.partial.is_empty() {
+            self.divide()?;
         }
         let page = *self.partial.last()? as usize;
         let frame = page * FRAMES_PER_PAGE + self.free[page].trailing_zeros() as usize;
@@ -32,9 +45,7 @@ impl Pool {
             self.delist(page);
         }
         self.stats.frames_free -= 1;
-        self.stats.frames_in_use += 1;
-        self.store(frame, Word::held(State::InUse, owner));
-        Some(self.handle(frame))
+        Some(frame)
     }
 
     /// A whole 64 KiB page as one buffer (GSO frames); data at [`HEADROOM`](super::HEADROOM), length 0.
@@ -84,7 +95,9 @@ impl Pool {
     /// Notes a new owner, the holder's business otherwise.
     pub fn set_owner(&mut self, frame: &Frame, owner: Owner) {
         let state = self.state(frame.buf);
-        self.store(frame.buf.0 as usize, Word::held(state, owner));
+        let frame = frame.buf.0 as usize;
+        let reservation = Word::reservation_of(self.load(frame));
+        self.store(frame, Word::held(state, owner).of(reservation));
     }
 
     /// Bytes of the first buffer: [`FRAME_LEN`] or [`PAGE_LEN`].
@@ -200,21 +213,27 @@ impl Pool {
     #[inline]
     fn release_buffer(&mut self, frame: usize) {
         match self.state(BufId(index(frame))) {
-            State::InUse => {
-                self.store(frame, Word::FREE);
-                self.stats.frames_in_use -= 1;
-                self.put_free(frame);
-                let page = frame / FRAMES_PER_PAGE;
-                let spare = self.stats.frames_free >= FRAMES_KEPT + FRAMES_PER_PAGE;
-                if self.free[page] == ALL_FREE && spare {
-                    self.unite(page);
-                }
-            }
+            State::InUse => self.free_frame(frame),
             _ => {
                 self.store(frame, Word::PAGE_FREE);
                 self.stats.page_frames_in_use -= 1;
                 self.whole.insert(frame / FRAMES_PER_PAGE);
             }
+        }
+    }
+
+    /// What was in use goes where it came from.
+    #[inline]
+    pub(super) fn free_frame(&mut self, frame: usize) {
+        self.stats.frames_in_use -= 1;
+        let reservation = Word::reservation_of(self.load(frame));
+        if ReservedLists::is_number(reservation) {
+            return self.bring_home(frame, reservation);
+        }
+        self.store(frame, Word::FREE);
+        self.put_free(frame);
+        if self.stats.frames_free >= FRAMES_KEPT + FRAMES_PER_PAGE {
+            self.unite_if_free(frame / FRAMES_PER_PAGE);
         }
     }
 

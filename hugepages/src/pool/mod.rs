@@ -25,6 +25,7 @@ mod frame;
 mod frames;
 mod gather;
 mod pages;
+mod reserved;
 mod whole;
 mod word;
 
@@ -33,12 +34,14 @@ use std::sync::atomic::Ordering::Relaxed;
 
 pub use frame::{BURST_LEN, BufId, Burst, Checksum, Frame, Gso, GsoKind, HEADROOM, Next};
 pub use gather::PIECES_MAX;
+pub use reserved::{OutOfBuffers, Reserved};
 pub use word::{Owner, Reservation};
 
 use crate::fuse::Fuse;
 use crate::region::Region;
 use chain::Link;
 use gather::Gathered;
+use reserved::ReservedLists;
 use whole::WholePages;
 use word::{State, Word};
 
@@ -92,6 +95,9 @@ pub struct PoolStats {
     pub frames_in_use: usize,
     /// Times that a frame was asked for and there was none.
     pub frames_refused: u64,
+    /// Times that a connection asked for one to keep, and its reservation, or what may be
+    /// borrowed, had none.
+    pub takes_refused: u64,
     /// Times that a page or run was asked for and there was none.
     pub pages_refused: u64,
 }
@@ -111,6 +117,9 @@ pub struct Pool {
     place: Box<[u32]>,
     links: Box<[Link]>,
     gathered: Gathered,
+    lists: ReservedLists,
+    transit_floor: usize,
+    borrow_floor: usize,
     stats: PoolStats,
 }
 
@@ -197,6 +206,9 @@ impl Pool {
             ]
             .into(),
             gathered: Gathered::new(pages),
+            lists: ReservedLists::new(pages * FRAMES_PER_PAGE),
+            transit_floor: 0,
+            borrow_floor: 0,
             stats: PoolStats {
                 pages,
                 ..PoolStats::default()
@@ -222,19 +234,11 @@ impl Pool {
                 }) => reservation,
                 _ => Reservation::NONE,
             };
-            if reservation == Reservation::NONE {
+            if ReservedLists::is_number(reservation) {
+                self.attach_reserved(frame, reservation);
+            } else {
                 self.store(frame, Word::FREE);
                 self.put_free(frame);
-            } else {
-                self.store(
-                    frame,
-                    Word {
-                        state: State::Reserved,
-                        owner: None,
-                        reservation,
-                    },
-                );
-                self.stats.frames_reserved += 1;
             }
         }
     }

@@ -80,6 +80,23 @@ impl Word {
         }
     }
 
+    pub const fn reserved(reservation: Reservation) -> Word {
+        Word::idle(State::Reserved).of(reservation)
+    }
+
+    pub const fn of(self, reservation: Reservation) -> Word {
+        Word {
+            reservation,
+            ..self
+        }
+    }
+
+    /// The reservation alone, which may be no number of one.
+    #[expect(clippy::cast_possible_truncation, reason = "its own bit field")]
+    pub const fn reservation_of(word: u64) -> Reservation {
+        Reservation((word >> 32) as u16)
+    }
+
     pub const fn encode(self) -> u64 {
         let state = match self.state {
             State::PageFree => 0,
@@ -132,7 +149,7 @@ impl Word {
         Some(Word {
             state,
             owner,
-            reservation: Reservation((word >> 32) as u16),
+            reservation: Word::reservation_of(word),
         })
     }
 }
