@@ -63,6 +63,8 @@ pub struct MemoryBudget {
     /// more than there is.
     pub frames_bytes: u64,
     pub ports_bytes: u64,
+    /// Of `ports_bytes`, what is for packets on their way.
+    pub transit_bytes: u64,
     pub staging_bytes: u64,
     /// With every buffer full, and what they must have.
     pub flows_bytes: u64,
@@ -143,6 +145,7 @@ impl MemoryBudget {
         Self {
             frames_bytes: dataplane.frames_bytes,
             ports_bytes: ports_bytes(ports, dataplane.frames_bytes),
+            transit_bytes: ports.len() as u64 * TRANSMIT_BYTES,
             staging_bytes: u64::from(staging_pages(dataplane.frames_bytes)) * PAGE_BYTES,
             flows_bytes: sessions * session_bytes(iscsi.wan_send_bytes, iscsi.wan_receive_bytes)
                 + lanes * wan_buffers_bytes(iscsi.wan_send_bytes, iscsi.wan_receive_bytes),
