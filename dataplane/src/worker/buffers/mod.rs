@@ -12,8 +12,9 @@
 //! control chooses, the others have theirs from the highest down.
 //!
 //! Not for: how large one should be (control's), frames (the pool's), flows
-//! (`super::reserve`).
+//! ([`flows`]).
 
+mod flows;
 mod pairs;
 #[cfg(test)]
 mod tests;
@@ -105,6 +106,18 @@ pub struct Counts {
     pub refused: u64,
 }
 
+impl Counts {
+    pub fn rows(&self) -> [(&'static str, u64); 5] {
+        [
+            ("reservation_made", self.made),
+            ("reservation_changed", self.changed),
+            ("reservation_cancelled", self.cancelled),
+            ("reservation_failed", self.failed),
+            ("command_refused", self.refused),
+        ]
+    }
+}
+
 #[derive(Debug)]
 pub struct Registry {
     /// Of our ports.
@@ -135,9 +148,7 @@ fn bytes_of(frames: usize) -> u64 {
 
 impl Registry {
     /// For connections to these storages: name, own address, and theirs.
-    pub fn new<'a>(
-        targets: impl IntoIterator<Item = (&'a str, Ipv4Addr, SocketAddrV4)>,
-    ) -> Self {
+    pub fn new<'a>(targets: impl IntoIterator<Item = (&'a str, Ipv4Addr, SocketAddrV4)>) -> Self {
         let clients: Vec<_> = targets
             .into_iter()
             .map(|(name, local, remote)| Client {
@@ -421,7 +432,11 @@ impl Registry {
             }
             ReservationTarget::Connection { buffer_id } => {
                 let is_id = (1..=NUMBER_MAX).contains(&buffer_id);
-                return if is_id { Ok(()) } else { Err(Outcome::OutOfRange) };
+                return if is_id {
+                    Ok(())
+                } else {
+                    Err(Outcome::OutOfRange)
+                };
             }
         };
         if leads && self.locals.contains(&local) {
