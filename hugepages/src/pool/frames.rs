@@ -94,9 +94,10 @@ impl Pool {
 
     /// Notes a new owner, the holder's business otherwise.
     pub fn set_owner(&mut self, frame: &Frame, owner: Owner) {
-        let state = self.state(frame.buf);
+        let word = self.in_use(frame.buf);
+        let state = Word::state_of(word).expect("in use");
+        let reservation = Word::reservation_of(word);
         let frame = frame.buf.0 as usize;
-        let reservation = Word::reservation_of(self.load(frame));
         self.store(frame, Word::held(state, owner).of(reservation));
     }
 
@@ -212,8 +213,10 @@ impl Pool {
 
     #[inline]
     fn release_buffer(&mut self, frame: usize) {
-        match self.state(BufId(index(frame))) {
-            State::InUse => self.free_frame(frame),
+        let word = self.in_use(BufId(index(frame)));
+        match Word::state_of(word) {
+            Some(State::InUse) if Word::may_be_held(word) => self.release_kept(frame, word),
+            Some(State::InUse) => self.free_frame(frame, word),
             _ => {
                 self.store(frame, Word::PAGE_FREE);
                 self.stats.page_frames_in_use -= 1;
@@ -224,9 +227,9 @@ impl Pool {
 
     /// What was in use goes where it came from.
     #[inline]
-    pub(super) fn free_frame(&mut self, frame: usize) {
+    pub(super) fn free_frame(&mut self, frame: usize, word: u64) {
         self.stats.frames_in_use -= 1;
-        let reservation = Word::reservation_of(self.load(frame));
+        let reservation = Word::reservation_of(word);
         if ReservedLists::is_number(reservation) {
             return self.bring_home(frame, reservation);
         }

@@ -30,15 +30,14 @@ impl Pool {
         })
     }
 
-    /// Gives a run back; a page that packets still hold is free when they are released
-    /// ([`Pool::gather`]).
+    /// Gives a run back.
     pub fn release_pages(&mut self, run: PageRun) {
         let (first, count) = (run.first as usize, run.count as usize);
         for page in first..first + count {
             self.check_leased(page);
-            if self.gathered.orphan(page) {
-                self.free_leased(page);
-            }
+            self.store(page * FRAMES_PER_PAGE, Word::PAGE_FREE);
+            self.whole.insert(page);
+            self.stats.pages_leased -= 1;
         }
     }
 

@@ -12,8 +12,7 @@
 //! made smaller, or cancelled, are free when they are given back. Taking and giving back
 //! cost the same however many there are.
 //!
-//! Not for: whom a reservation is for (the registry of the data plane's worker), and how large it is to be
-//! (control).
+//! Not for: whom a reservation is for (the worker's), and how large it is to be (control).
 
 use super::word::{State, Word};
 use super::{FRAMES_PER_PAGE, Frame, NOWHERE, Owner, Pool, Reservation, index};
@@ -42,28 +41,39 @@ impl Reserved {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Row {
-    reserved: Reserved,
+pub(super) struct Row {
+    goal: u32,
+    pub(super) listed: u32,
+    in_use: u32,
     /// The first frame of the list.
-    head: u32,
+    pub(super) head: u32,
+}
+
+impl Row {
+    const NONE: Row = Row {
+        goal: 0,
+        listed: 0,
+        in_use: 0,
+        head: NOWHERE,
+    };
+
+    const fn held(&self) -> u32 {
+        self.listed + self.in_use
+    }
 }
 
 #[derive(Debug)]
 pub(super) struct ReservedLists {
     /// By a reservation's number.
-    rows: Box<[Row]>,
+    pub(super) rows: Box<[Row]>,
     /// By frame, which counts while it is on a list.
-    next: Box<[u32]>,
+    pub(super) next: Box<[u32]>,
 }
 
 impl ReservedLists {
     pub fn new(frames: usize) -> ReservedLists {
-        let row = Row {
-            reserved: Reserved::default(),
-            head: NOWHERE,
-        };
         ReservedLists {
-            rows: vec![row; RESERVATIONS_MAX].into(),
+            rows: vec![Row::NONE; RESERVATIONS_MAX].into(),
             next: vec![NOWHERE; frames].into(),
         }
     }
@@ -81,14 +91,14 @@ impl ReservedLists {
         let row = &mut self.rows[usize::from(reservation.0)];
         self.next[frame] = row.head;
         row.head = index(frame);
-        row.reserved.listed += 1;
+        row.listed += 1;
     }
 
     fn pop(&mut self, reservation: Reservation) -> Option<usize> {
         let row = &mut self.rows[usize::from(reservation.0)];
         let frame = (row.head != NOWHERE).then_some(row.head as usize)?;
         row.head = self.next[frame];
-        row.reserved.listed -= 1;
+        row.listed -= 1;
         Some(frame)
     }
 }
@@ -120,12 +130,12 @@ impl Pool {
     /// When there can be no such reservation.
     pub fn reserve(&mut self, reservation: Reservation, frames: usize) -> Result<(), OutOfBuffers> {
         assert!(ReservedLists::is_number(reservation), "{reservation:?}");
-        let held = self.lists.row(reservation).reserved.held();
+        let held = self.lists.row(reservation).held() as usize;
         let free = self.available();
         if frames > held && frames - held > free {
             return Err(OutOfBuffers { free });
         }
-        self.lists.row(reservation).reserved.goal = frames;
+        self.lists.row(reservation).goal = index(frames);
         for _ in held..frames {
             let frame = self.pop_free().expect("as many as are available");
             self.stats.frames_reserved += 1;
@@ -156,7 +166,12 @@ impl Pool {
     /// is in use any more.
     pub fn reserved(&self, reservation: Reservation) -> Option<Reserved> {
         let row = self.lists.rows.get(usize::from(reservation.0))?;
-        (row.reserved != Reserved::default()).then_some(row.reserved)
+        let known = row.goal > 0 || row.held() > 0;
+        known.then_some(Reserved {
+            goal: row.goal as usize,
+            listed: row.listed as usize,
+            in_use: row.in_use as usize,
+        })
     }
 
     /// A frame for a connection to keep (B-8): of its reservation, or, without one, of what is
@@ -178,7 +193,7 @@ impl Pool {
             return None;
         };
         if reservation != Reservation::NONE {
-            self.lists.row(reservation).reserved.in_use += 1;
+            self.lists.row(reservation).in_use += 1;
         }
         self.stats.frames_in_use += 1;
         self.store(frame, Word::held(State::InUse, owner).of(reservation));
@@ -188,7 +203,7 @@ impl Pool {
     /// A frame that was in use goes home (B-9).
     #[inline]
     pub(super) fn bring_home(&mut self, frame: usize, reservation: Reservation) {
-        let row = &mut self.lists.row(reservation).reserved;
+        let row = self.lists.row(reservation);
         let too_many = row.held() > row.goal;
         row.in_use -= 1;
         if too_many {
@@ -208,7 +223,7 @@ impl Pool {
     /// As it was found in an earlier life's memory: the reservation is as large as it is found.
     pub(super) fn attach_reserved(&mut self, frame: usize, reservation: Reservation) {
         self.put_reserved(frame, reservation);
-        self.lists.row(reservation).reserved.goal += 1;
+        self.lists.row(reservation).goal += 1;
     }
 
     /// What no reservation has any more: of its page nothing is kept divided for it.
