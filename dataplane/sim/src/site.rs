@@ -796,6 +796,7 @@ fn start(
             load_limit_percent: 0,
         },
         wait_max: Duration::from_secs(10),
+        cache_warning_percent: 75,
         sessions_max: size.sessions_max,
         staging_pages: 96,
         wan_buffers: WanBuffers {

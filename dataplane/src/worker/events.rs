@@ -6,11 +6,13 @@
 //! between two rounds of publishing is not seen. The ring starts empty with
 //! each data plane.
 
+use std::fmt::Write;
+
 use arrayvec::ArrayString;
 use sluice_hugepages::shm::SegmentWriter;
 use sluice_hugepages::tables::{
-    Drain, Durability, EVENTS_MAX, Event, EventKind, HeldUp, JournalState, Volume, VolumeState,
-    text,
+    Drain, Durability, EVENTS_MAX, Event, EventKind, HeldUp, JournalState, Name, ReservationTarget,
+    Volume, VolumeState, Why, text,
 };
 use sluice_proto::Time;
 
@@ -113,6 +115,77 @@ impl Events {
         );
     }
 
+    /// A reservation was made, changed or cancelled: what it had, and has, in bytes.
+    pub fn reservation(
+        &mut self,
+        segment: &mut SegmentWriter,
+        now: Time,
+        target: &ReservationTarget,
+        before: Option<u64>,
+        is: Option<u64>,
+    ) {
+        let kind = EventKind::Reservation;
+        let before = before.map(number);
+        let is = is.map_or_else(|| text("cancelled"), number);
+        let why = named(target);
+        self.put(segment, now, kind, None, before.as_deref(), &is, &why);
+    }
+
+    /// One could not be made or made larger: it has what it had, and wants what there is not.
+    pub fn reservation_failed(
+        &mut self,
+        segment: &mut SegmentWriter,
+        now: Time,
+        target: &ReservationTarget,
+        before: Option<u64>,
+        (wanted, free): (u64, u64),
+    ) {
+        let kind = EventKind::ReservationFailed;
+        let before = before.map(number);
+        let mut why = named(target);
+        let _ = write!(why, ": {free} bytes are free");
+        let is = number(wanted);
+        self.put(segment, now, kind, None, before.as_deref(), &is, &why);
+    }
+
+    /// Buffers were asked for in vain, so many times since this was told the last time.
+    pub fn memory_short(
+        &mut self,
+        segment: &mut SegmentWriter,
+        now: Time,
+        refused: u64,
+        free: u64,
+    ) {
+        let kind = EventKind::MemoryShort;
+        let mut why = Why::new();
+        let _ = write!(why, "asked for in vain; {free} bytes are free");
+        self.put(segment, now, kind, None, None, &number(refused), &why);
+    }
+
+    /// The write cache is as full as the threshold; of the volume that has most in it.
+    pub fn cache_short(
+        &mut self,
+        segment: &mut SegmentWriter,
+        now: Time,
+        fullest: Option<(Name, u64)>,
+        (used_percent, warning_percent): (u64, u8),
+    ) {
+        let (mut before, mut is) = (ArrayString::new(), ArrayString::new());
+        let _ = write!(before, "{warning_percent} %");
+        let _ = write!(is, "{used_percent} %");
+        let event = Event {
+            number: self.next,
+            at_ns: now.as_nanos(),
+            kind: EventKind::CacheShort,
+            target: fullest.map(|(target, _)| target),
+            lun: fullest.map_or(0, |(_, lun)| lun),
+            before: Some(before),
+            now: is,
+            why: text("of the write cache is used; before: the threshold"),
+        };
+        self.enter(segment, &event);
+    }
+
     #[expect(clippy::too_many_arguments, reason = "the fields of an event")]
     fn put(
         &mut self,
@@ -134,16 +207,33 @@ impl Events {
             now: text(is),
             why: text(why),
         };
+        self.enter(segment, &event);
+    }
+
+    fn enter(&mut self, segment: &mut SegmentWriter, event: &Event) {
         let ring = EVENTS_MAX as u64;
         let row = usize::try_from(self.next % ring).expect("below EVENTS_MAX");
-        segment.put(row, &event);
+        segment.put(row, event);
         self.next += 1;
     }
 }
 
-fn number(number: u64) -> ArrayString<20> {
+fn number(number: u64) -> ArrayString<32> {
     let mut digits = ArrayString::new();
-    std::fmt::Write::write_fmt(&mut digits, format_args!("{number}"))
-        .expect("no number of 64 bits is longer");
+    write!(digits, "{number}").expect("no number of 64 bits is longer");
     digits
+}
+
+/// As operators name it.
+fn named(target: &ReservationTarget) -> Why {
+    let mut name = Why::new();
+    let written = match target {
+        ReservationTarget::Pair { local, remote } => write!(name, "pair {local} to {remote}"),
+        ReservationTarget::PairPort { local, remote } => {
+            write!(name, "pair-port {local} to {remote}")
+        }
+        ReservationTarget::Connection { buffer_id } => write!(name, "connection {buffer_id}"),
+    };
+    written.expect("two addresses fit");
+    name
 }

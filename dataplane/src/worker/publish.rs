@@ -4,18 +4,21 @@
 //! Only copies out; nothing here changes what a packet or a write does, but
 //! for the commands.
 
+mod buffers;
+
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use arrayvec::ArrayVec;
 use sluice_hugepages::log::SEGMENT_PAYLOAD_LEN;
-use sluice_hugepages::pool::{FRAME_LEN, PAGE_LEN};
 use sluice_hugepages::shm::SegmentWriter;
 use sluice_hugepages::tables::{
     self, Command, Completion, FlushSetting, Outcome, Scope, Table, text,
 };
 use sluice_proto::Time;
 use sluice_proto::cache::flush::policy::FlushPolicy;
+
+use buffers::Watch;
 
 use super::events::Events;
 use super::journal::Health;
@@ -83,6 +86,7 @@ pub struct Publisher {
     events: Events,
     /// Rows written last time, so that those gone are cleared.
     neighbours: usize,
+    watch: Watch,
 }
 
 /// The name of the port that leads to the host's kernel.
@@ -101,6 +105,7 @@ impl Publisher {
             journal_state: tables::JournalState::Good,
             events: Events::new(),
             neighbours: 0,
+            watch: Watch::default(),
         }
     }
 
@@ -113,14 +118,16 @@ impl Publisher {
         self.segment.heartbeat(now.as_nanos());
         let mut commanded = false;
         while let Some((id, command)) = self.segment.next_command() {
-            let (outcome, volumes) = worker.relay.command_from_control(now, &command);
+            let (outcome, volumes, buffers) = worker.command_from_control(now, &command);
             if !commanded {
                 // Whoever waits for a flush compares with rows of before his command's answer.
                 self.volumes(now, worker);
             }
             commanded = true;
-            let completion = Completion::new(id, outcome, volumes);
-            self.segment.complete(&completion);
+            self.segment.complete(&Completion {
+                buffers,
+                ..Completion::new(id, outcome, volumes)
+            });
         }
         if now < self.next && !commanded {
             return;
@@ -141,6 +148,8 @@ impl Publisher {
         self.volumes(now, worker);
         self.paths(worker);
         self.buffers(worker);
+        self.reservations(worker);
+        self.tell_of_buffers(now, worker);
         self.journal(now, worker);
         self.runtime(worker);
         self.counters(worker);
@@ -323,31 +332,6 @@ impl Publisher {
         }
     }
 
-    fn buffers(&mut self, worker: &Worker) {
-        let pool = worker.pool.stats();
-        let room = worker.relay.log.room();
-        let (backing, why) = &self.facts.frames_backing;
-        self.segment.put(
-            0,
-            &tables::Buffers {
-                backing: *backing,
-                why: text(why),
-                pages_free: pool.pages_free as u64,
-                pages_leased: pool.pages_leased as u64,
-                pages_divided: pool.pages_divided as u64,
-                frames_free: pool.frames_free as u64,
-                frames_reserved: pool.frames_reserved as u64,
-                frames_in_use: pool.frames_in_use as u64,
-                free_bytes: (pool.frames_free * FRAME_LEN + pool.pages_free * PAGE_LEN) as u64,
-                log_backing: self.facts.log_backing,
-                log_segments: room.segments_total as u64,
-                log_segments_free: room.segments_free as u64,
-                log_bytes: self.facts.log_bytes,
-                log_live_bytes: room.dirty_bytes,
-            },
-        );
-    }
-
     /// What it has to say is said in the log too, when it changes.
     fn journal(&mut self, now: Time, worker: &Worker) {
         let Some((path, size_bytes)) = &self.facts.journal else {
@@ -428,7 +412,7 @@ impl Publisher {
         );
     }
 
-    /// Every named drop and fault of router, TCP and relay.
+    /// Every named drop and fault of router, TCP, relay and reservations.
     fn counters(&mut self, worker: &Worker) {
         let drops = worker
             .router
@@ -446,7 +430,14 @@ impl Publisher {
             .rows()
             .into_iter()
             .map(|(name, count)| ("iscsi", name, count));
-        for ((room, name, count), index) in drops.chain(tcp).chain(relay).zip(0..) {
+        let buffers = worker
+            .relay
+            .reservations
+            .counts
+            .rows()
+            .into_iter()
+            .map(|(name, count)| ("buffers", name, count));
+        for ((room, name, count), index) in drops.chain(tcp).chain(relay).chain(buffers).zip(0..) {
             if !self.named {
                 let mut full = arrayvec::ArrayString::<48>::new();
                 // A name too long for its cell is cut; the names here are all shorter.
@@ -495,6 +486,7 @@ impl Relay {
                 self.end_drain();
                 (Outcome::Done, 0)
             }
+            // Those about buffers are the worker's ([`Worker::command_from_control`]).
             Command::Reserve { .. }
             | Command::CancelReservation { .. }
             | Command::QueryBuffers { .. }

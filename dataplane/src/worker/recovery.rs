@@ -11,6 +11,7 @@ use sluice_proto::cache::flush::{Entry, FlushQueue};
 use sluice_proto::cache::index::{Index, IndexCapacity};
 use sluice_proto::iscsi::chap::Challenges;
 
+use super::buffers::Registry;
 use super::compact::Compaction;
 use super::holding::Holding;
 use super::lan::SESSION_TASKS_MAX;
@@ -149,6 +150,12 @@ impl Relay {
             departing: Vec::with_capacity(nexuses_max),
             next_sweep: now,
             paths: Paths::new(&config.targets, now),
+            reservations: Registry::new(
+                config
+                    .targets
+                    .iter()
+                    .map(|target| (target.name.as_str(), target.wan_address, target.address)),
+            ),
             lanes: config.targets.iter().map(|_| Lanes::default()).collect(),
             astray: vec![0; config.targets.len()],
             lan_timers: Wheel::new(slots(lans.capacity())),
@@ -379,6 +386,7 @@ mod tests {
                 load_limit_percent: 0,
             },
             wait_max: Duration::from_secs(10),
+            cache_warning_percent: 75,
             sessions_max,
             staging_pages: 16,
             wan_buffers: WanBuffers {
