@@ -10,11 +10,16 @@
 mod commands;
 mod segment;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use sluice_hugepages::pool::{FRAMES_PER_PAGE, PoolStats};
+use sluice_hugepages::pool::{
+    FRAME_LEN, FRAMES_PER_PAGE, PoolStats, Reservation as Number, Reserved,
+};
 use sluice_hugepages::shm::SendError;
-use sluice_hugepages::tables::{Command, MESSAGE_WORDS, Outcome, Reservation, text};
+use sluice_hugepages::tables::{
+    Allocation, Command, MESSAGE_WORDS, Outcome, RESERVATIONS_MAX, Reservation, text,
+};
 use sluice_sim::site::{ELSEWHERE, Session, Site, Size, TARGETS};
 use sluice_sim::storage::Storage;
 
@@ -207,6 +212,55 @@ impl<'a> Play<'a> {
             frames_free + frames_reserved + frames_in_use,
             pages_divided * FRAMES_PER_PAGE
         );
+        let (listed, in_use) = self
+            .reserved()
+            .fold((0, 0), |(listed, in_use), (_, reserved)| {
+                (listed + reserved.listed, in_use + reserved.in_use)
+            });
+        assert_eq!(listed, frames_reserved, "on the lists of reservations");
+        assert!(in_use <= frames_in_use);
+    }
+
+    /// What the pool has, by number.
+    fn reserved(&self) -> impl Iterator<Item = (u16, Reserved)> {
+        let pool = &self.site.worker.pool;
+        let numbers = (0..RESERVATIONS_MAX).map(|number| u16::try_from(number).expect("16 bits"));
+        numbers.filter_map(|number| Some((number, pool.reserved(Number(number))?)))
+    }
+
+    /// The tables say what the lists are (B-3), when nothing moves.
+    fn tables_agree(&mut self) {
+        let bytes = |frames: usize| frames as u64 * FRAME_LEN as u64;
+        let rows = self.segment.link().rows::<Reservation>();
+        assert_eq!((rows.stale, rows.malformed), (0, 0), "of a new segment");
+        let mut shown: Vec<_> = rows
+            .rows
+            .into_iter()
+            .map(|(_, row)| {
+                let held = (row.reserved_bytes, row.held_bytes, row.allocated_bytes);
+                (row.buffer_id, held)
+            })
+            .collect();
+        shown.sort_unstable();
+        let kept: Vec<_> = self
+            .reserved()
+            .filter(|(_, reserved)| reserved.goal > 0)
+            .map(|(number, reserved)| {
+                let Reserved { goal, in_use, .. } = reserved;
+                let held = (bytes(goal), bytes(reserved.held()), bytes(in_use));
+                (number, held)
+            })
+            .collect();
+        assert_eq!(shown, kept);
+        let mut by_owner = BTreeMap::new();
+        for (_, row) in self.segment.link().rows::<Allocation>().rows {
+            *by_owner.entry(row.buffer_id).or_insert(0) += row.allocated_bytes;
+        }
+        for (number, reserved) in self.reserved() {
+            let allocated = by_owner.get(&number).copied().unwrap_or(0);
+            // A connection that was given another reservation holds of both for a while.
+            assert!(allocated >= bytes(reserved.in_use) || reserved.goal == 0);
+        }
     }
 
     fn free_bytes(&self) -> u64 {
@@ -265,8 +319,10 @@ impl<'a> Play<'a> {
             });
         }
         self.send(&Command::Drain { on: false });
+        self.site.run(END);
+        self.pass(ROUND);
+        self.tables_agree();
         loop {
-            self.pass(ROUND);
             let rows = self.segment.link().rows::<Reservation>();
             assert_eq!(
                 (rows.stale, rows.malformed),
@@ -279,6 +335,7 @@ impl<'a> Play<'a> {
             for (_, row) in rows.rows.iter().take(32) {
                 self.send(&Command::CancelReservation { target: row.target });
             }
+            self.pass(ROUND);
         }
         self.site.run(END);
         self.conserved();
