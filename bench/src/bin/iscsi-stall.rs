@@ -39,7 +39,7 @@ struct Arguments {
     /// The first of the addresses to dial from.
     #[arg(long, default_value = "198.18.0.20")]
     first: Ipv4Addr,
-    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=65_535))]
+    #[arg(long, default_value_t = 160, value_parser = clap::value_parser!(u32).range(1..=65_535))]
     addresses: u32,
     /// READs that each sends.
     #[arg(long, default_value_t = 4)]

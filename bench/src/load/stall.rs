@@ -23,7 +23,7 @@ const WORD_PERIOD: Duration = Duration::from_secs(4);
 /// What the kernel may keep for a computer: as little as it lets.
 const RECEIVE_BYTES: u32 = 4096;
 /// Addresses whose computers log in one after the other, each on a thread of its own.
-const THREADS_MAX: u32 = 64;
+const THREADS_MAX: u32 = 160;
 /// So little is asked again, so that a run ends soon after it is told to.
 const TURN: Duration = Duration::from_millis(50);
 
@@ -67,40 +67,52 @@ impl Stall {
         complain: impl Fn(&SessionError) + Sync,
     ) -> (Self, Standing) {
         let begun = Instant::now();
-        let (sockets, failed) = (Mutex::new(Vec::new()), AtomicU64::new(0));
+        let stall = Mutex::new(Self {
+            sockets: Vec::new(),
+            next_word: begun,
+            ended: 0,
+        });
+        let locked = || stall.lock().expect("nobody panics with it");
+        let (failed, over) = (AtomicU64::new(0), AtomicBool::new(false));
         let threads = plan.addresses.clamp(1, THREADS_MAX);
         std::thread::scope(|scope| {
-            for thread in 0..threads {
-                let (sockets, failed, complain) = (&sockets, &failed, &complain);
-                scope.spawn(move || {
-                    for number in (thread..plan.sessions).step_by(threads as usize) {
-                        let due = Duration::from_secs_f64(f64::from(number) / plan.per_second);
-                        std::thread::sleep(due.saturating_sub(begun.elapsed()));
-                        if stop.load(Relaxed) {
-                            return;
-                        }
-                        match stalled(plan, login, number) {
-                            Ok(socket) => {
-                                sockets.lock().expect("nobody panics with it").push(socket);
+            let all: Vec<_> = (0..threads)
+                .map(|thread| {
+                    let (locked, failed, complain) = (&locked, &failed, &complain);
+                    scope.spawn(move || {
+                        for number in (thread..plan.sessions).step_by(threads as usize) {
+                            let due = Duration::from_secs_f64(f64::from(number) / plan.per_second);
+                            std::thread::sleep(due.saturating_sub(begun.elapsed()));
+                            if stop.load(Relaxed) {
+                                return;
                             }
-                            Err(error) => {
-                                failed.fetch_add(1, Relaxed);
-                                complain(&error);
+                            match stalled(plan, login, number) {
+                                Ok(socket) => locked().sockets.push(socket),
+                                Err(error) => {
+                                    failed.fetch_add(1, Relaxed);
+                                    complain(&error);
+                                }
                             }
                         }
-                    }
-                });
+                    })
+                })
+                .collect();
+            // The first have long been silent when the last have logged in.
+            scope.spawn(|| {
+                while !over.load(Relaxed) {
+                    locked().speak_if_due();
+                    std::thread::sleep(TURN);
+                }
+            });
+            for thread in all {
+                thread.join().expect("a login does not panic");
             }
+            over.store(true, Relaxed);
         });
-        let sockets = sockets.into_inner().expect("nobody panics with it");
+        let stall = stall.into_inner().expect("nobody panics with it");
         let standing = Standing {
-            standing: sockets.len() as u64,
             failed: failed.into_inner(),
-        };
-        let stall = Self {
-            sockets,
-            next_word: Instant::now(),
-            ended: 0,
+            ..stall.standing()
         };
         (stall, standing)
     }
@@ -109,10 +121,7 @@ impl Stall {
     pub fn stay(&mut self, time_max: Duration, stop: &AtomicBool) {
         let until = Instant::now() + time_max;
         while Instant::now() < until && !stop.load(Relaxed) {
-            if Instant::now() >= self.next_word {
-                self.next_word += WORD_PERIOD;
-                self.say_a_word();
-            }
+            self.speak_if_due();
             std::thread::sleep(TURN);
         }
     }
@@ -126,7 +135,11 @@ impl Stall {
     }
 
     /// A NOP-Out that is not answered, from each (RFC 7143 11.18).
-    fn say_a_word(&mut self) {
+    fn speak_if_due(&mut self) {
+        if Instant::now() < self.next_word {
+            return;
+        }
+        self.next_word += WORD_PERIOD;
         let word = NopOut {
             immediate: true,
             lun: 0,
