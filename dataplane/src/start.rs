@@ -285,7 +285,10 @@ pub fn start(
 
 /// Makes all reservations of the configuration and the state file, before any packet is
 /// taken (B-6): all of them, or the data plane does not start.
-fn reserve(
+///
+/// # Errors
+/// The first that cannot be made.
+pub fn reserve(
     worker: &mut Worker,
     config: &Config,
     state: &State,

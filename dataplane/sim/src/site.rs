@@ -40,7 +40,7 @@ pub const TARGETS: [&str; 2] = [
 ];
 const COMPUTERS: [Ipv4Addr; 2] = [Ipv4Addr::new(198, 18, 0, 10), Ipv4Addr::new(198, 18, 0, 11)];
 pub const RELAY_LAN: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
-const RELAY_WAN: Ipv4Addr = Ipv4Addr::new(198, 19, 0, 1);
+pub const RELAY_WAN: Ipv4Addr = Ipv4Addr::new(198, 19, 0, 1);
 pub const STORAGE: Ipv4Addr = Ipv4Addr::new(198, 19, 0, 10);
 pub const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(198, 19, 0, 11);
 
