@@ -613,7 +613,8 @@ impl Site {
         assert_eq!(
             (answer.opcode(), answer.header[36]),
             (op::LOGIN_RESPONSE, 0),
-            "login status class"
+            "login status class, detail {}",
+            answer.header[37]
         );
         // Takes the unit attention that every new session is met with.
         let ready = Self::command(&mut session, 0, 0, &[0; 6]);

@@ -27,7 +27,7 @@ pub(super) const FLOORS: (usize, usize) = (256, 128);
 #[derive(Debug)]
 pub(super) struct Reserver {
     random: Random,
-    next: Time,
+    pub next: Time,
     /// What there should be.
     made: BTreeMap<ReservationTarget, ReservationSize>,
     /// By target.
@@ -249,13 +249,12 @@ impl World {
             met.taken += u64::from(row.buffer_id != 0);
             met.full += u64::from(row.allocated_bytes == row.limit_bytes);
             met.more_than_limit += u64::from(row.allocated_bytes > row.limit_bytes);
+            let number = Reservation(row.buffer_id);
+            let is_there =
+                number == Reservation::NONE || worker.relay.reservations.limit(number).is_some();
             let holds = row.unacknowledged_bytes <= row.allocated_bytes
                 && row.allocated_bytes <= row.limit_bytes.max(before);
-            if !holds {
-                broken = Some((row, before));
-            }
-            let number = Reservation(row.buffer_id);
-            if number != Reservation::NONE && worker.relay.reservations.limit(number).is_none() {
+            if !holds || !is_there {
                 broken = Some((row, before));
             }
         }
@@ -265,14 +264,25 @@ impl World {
         }
     }
 
-    /// What reservations have and what there is are the same in the end.
+    /// What reservations have, listed and in use, is what they are to have in the end. (The
+    /// nexus of a computer that may be registered stays, with what it keeps.)
     pub(super) fn judge_reservations(&mut self) {
-        let pool = self.worker().pool.stats();
-        let made = self.reserver.made.values();
-        let frames = made.map(|size| size.bytes.div_ceil(FRAME_LEN as u64));
-        let expected = frames.sum::<u64>();
-        if expected != pool.frames_reserved as u64 {
-            let detail = format!("{expected} frames, {pool:?}");
+        let now = self.relay_now();
+        let targets: Vec<_> = self.reserver.made.keys().copied().collect();
+        let worker = self.worker();
+        let (mut reserved, mut in_use) = (0, 0);
+        for target in targets {
+            let query = Command::QueryBuffers {
+                target: Some(target),
+            };
+            let (_, _, buffers) = worker.command_from_control(now, &query);
+            reserved += buffers.reserved_bytes;
+            in_use += buffers.allocated_bytes;
+        }
+        let pool = worker.pool.stats();
+        let listed = (pool.frames_reserved * FRAME_LEN) as u64;
+        if reserved != listed + in_use {
+            let detail = format!("{reserved} bytes, {in_use} in use, {pool:?}");
             self.report("reserved lists are whole", detail);
         }
     }
