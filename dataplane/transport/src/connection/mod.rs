@@ -57,6 +57,11 @@ pub struct PathSample {
     pub pacing_rate: Rate,
     /// The sender has had too little to send for this to be the path's.
     pub app_limited: bool,
+    /// It has had too small a buffer, unless a queue has grown on the path all the same.
+    pub buffer_limited: bool,
+    /// What short flights over the idle path have shown: the last one, and how many.
+    pub train: Option<Rate>,
+    pub trains: u64,
 }
 
 /// One end of a TCP connection. `S` names a frame lent for sending, `R` one received.
@@ -191,6 +196,7 @@ impl<S, R> Connection<S, R> {
 
     #[must_use]
     pub fn sample(&self) -> PathSample {
+        let (train, trains) = self.tx.train.shown();
         PathSample {
             bandwidth: self.tx.control.bandwidth(),
             min_rtt: self.tx.control.min_rtt(),
@@ -202,6 +208,9 @@ impl<S, R> Connection<S, R> {
             window: self.tx.control.window(),
             pacing_rate: self.tx.control.pacing_rate(),
             app_limited: self.tx.rate.is_app_limited(),
+            buffer_limited: self.tx.rate.is_buffer_limited(),
+            train,
+            trains,
         }
     }
 

@@ -10,6 +10,7 @@ use crate::rtt::Rtt;
 use crate::scoreboard::Scoreboard;
 use crate::send_buffer::SendBuffer;
 use crate::seq::{DATA_AT, SYN_AT, Seq, Space};
+use crate::train::Train;
 use sluice_proto::Time;
 
 /// What a SYN without the option stands for (RFC 9293, 3.7.1).
@@ -47,6 +48,7 @@ pub(super) struct Sender<S> {
     pub tlp: Tlp,
     pub recovery: Recovery,
     pub rate: Sampler,
+    pub train: Train,
     pub control: Controller,
     pub pacer: Pacer,
     /// The congestion window held something back when this was next.
@@ -81,6 +83,7 @@ impl<S> Sender<S> {
             tlp: Tlp::default(),
             recovery: Recovery::new(),
             rate: Sampler::default(),
+            train: Train::default(),
             control: Controller::new(config.control, mss, config.seed),
             pacer: Pacer::default(),
             limited_until: 0,
