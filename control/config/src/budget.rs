@@ -17,7 +17,7 @@
 
 use thiserror::Error;
 
-use crate::{Config, DataPlane, Driver, Iscsi, Port, SESSIONS_MAX};
+use crate::{Config, DataPlane, Driver, Iscsi, LANES_SPARE, Port, SESSIONS_MAX};
 
 const PAGE_BYTES: u64 = 64 * 1024;
 const HUGEPAGE_BYTES: u64 = 2 << 20;
@@ -124,6 +124,7 @@ impl MemoryBudget {
         let log_pages = dataplane.log_bytes / FRAME_BYTES;
         let sessions = u64::from(iscsi.sessions_max);
         let lanes = u64::from(iscsi.lanes_beside);
+        let lanes_kept = lanes + u64::from(LANES_SPARE);
         let tasks = (sessions * Self::TASKS_PER_SESSION).min(Self::TASKS_MAX);
         Self {
             frames_bytes: dataplane.frames_bytes,
@@ -135,7 +136,7 @@ impl MemoryBudget {
             index_bytes: log_pages
                 * (INDEX_BYTES_PER_LOG_PAGE + volumes as u64 * VOLUME_BYTES_PER_LOG_PAGE),
             tables_bytes: sessions * (Self::SESSION_BYTES + 2 * Self::wan_flow_bytes(iscsi))
-                + lanes * (Self::NEXUS_BYTES + Self::wan_flow_bytes(iscsi))
+                + lanes_kept * (Self::NEXUS_BYTES + Self::wan_flow_bytes(iscsi))
                 + tasks * Self::TASK_BYTES
                 + (volumes as u64).min(Self::VOLUMES_MAX) * Self::VOLUME_BYTES,
             segment_bytes: SEGMENT_BYTES_MAX,
