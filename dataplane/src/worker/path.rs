@@ -20,6 +20,7 @@ use std::time::Duration;
 use sluice_hugepages::tables::{Outcome, PathLimit};
 use sluice_proto::Time;
 use sluice_transport::PathSample;
+use sluice_transport::train::Shown;
 
 use super::relay::{Net, Relay, Target};
 use super::task::NexusKey;
@@ -188,13 +189,16 @@ impl Path {
         }
     }
 
-    /// What the flight of a probe has shown. It was sent no faster than was known.
-    fn take_train(&mut self, now: Time, bytes_per_s: u64, remembered: u64) {
-        let known = self.bytes_per_s;
-        if bytes_per_s > known || bytes_per_s < known / 5 * 4 {
+    /// What the flight of a probe has shown.
+    fn take_train(&mut self, now: Time, shown: Shown, remembered: u64) {
+        let (known, bytes_per_s) = (self.bytes_per_s, shown.rate.bytes_per_s());
+        let is_slower = !shown.at_least && bytes_per_s < known / 5 * 4;
+        if bytes_per_s > known || is_slower {
             (self.bytes_per_s, self.overruled) = (bytes_per_s, remembered);
         }
-        self.bandwidth_at = Some(now);
+        if bytes_per_s >= known || !shown.at_least {
+            self.bandwidth_at = Some(now);
+        }
     }
 
     fn look_for_change(&mut self, now: Time) {
@@ -375,7 +379,7 @@ impl Relay {
     }
 
     /// Asks the connections to the storages what they have measured, now and then.
-    pub(super) fn look_at_paths(&mut self, net: &Net<'_>, now: Time) {
+    pub(super) fn look_at_paths(&mut self, net: &mut Net<'_>, now: Time) {
         let Self { paths, nexuses, .. } = self;
         if now < paths.next_look {
             return;
@@ -414,8 +418,8 @@ impl Relay {
             path.probe = None;
             return;
         };
-        if let (true, Some(rate)) = (sample.trains > probe.trains, sample.train) {
-            path.take_train(now, rate.bytes_per_s(), self.paths.sums[row].others_max);
+        if let (true, Some(shown)) = (sample.trains > probe.trains, sample.train) {
+            path.take_train(now, shown, self.paths.sums[row].others_max);
         } else if now.since(probe.begun) < MEASURED_WITHIN {
             return;
         }
@@ -424,7 +428,7 @@ impl Relay {
         path.delivered = self.paths.sums[row].delivered;
     }
 
-    fn probe_path(&mut self, net: &Net<'_>, now: Time, row: usize) {
+    fn probe_path(&mut self, net: &mut Net<'_>, now: Time, row: usize) {
         let Self { paths, nexuses, .. } = self;
         let path = &mut paths.rows[row];
         path.used_at = now;
@@ -432,13 +436,16 @@ impl Relay {
             .iter_mut()
             .filter(|(_, nexus)| nexus.is_ready() && paths.of_target[nexus.target] == row);
         for (at, nexus) in ready {
-            let sample = nexus.flow.and_then(|flow| net.tcp.path_sample(flow));
-            let (Some(sample), Some(conn)) = (sample, nexus.conn.as_mut()) else {
+            let (Some(flow), Some(conn)) = (nexus.flow, nexus.conn.as_mut()) else {
                 continue;
             };
-            if !conn.probe() {
+            let Some(sample) = net.tcp.path_sample(flow) else {
                 continue;
-            }
+            };
+            let Some(bytes) = conn.probe() else {
+                continue;
+            };
+            net.tcp.send_unpaced(flow, bytes);
             let nexus = NexusKey(at);
             path.probes += 1;
             path.probe = Some(Probe {
@@ -479,6 +486,13 @@ mod tests {
         samples.iter().for_each(|sample| sum.add(sample));
         sum.delivered = at_ms * TRAFFIC_MIN;
         path.enter(Time::from_millis(at_ms), &sum);
+    }
+
+    fn shown(bytes_per_s: u64, at_least: bool) -> Shown {
+        Shown {
+            rate: Rate::from_bytes_per_s(bytes_per_s),
+            at_least,
+        }
     }
 
     fn path() -> Path {
@@ -533,9 +547,11 @@ mod tests {
     fn b14_a_probe_shows_a_path_that_has_become_slower() {
         let mut path = path();
         enter(&mut path, 1, &[sample(10_000, 40, false)]);
-        path.take_train(Time::from_millis(2), 9000, 10_000);
+        path.take_train(Time::from_millis(2), shown(9000, false), 10_000);
         assert_eq!(path.bytes_per_s, 10_000, "near enough for a flight");
-        path.take_train(Time::from_millis(3), 2000, 10_000);
+        path.take_train(Time::from_millis(2), shown(2000, true), 10_000);
+        assert_eq!(path.bytes_per_s, 10_000, "it was not sent faster");
+        path.take_train(Time::from_millis(3), shown(2000, false), 10_000);
         assert_eq!(path.bytes_per_s, 2000);
         assert_eq!(path.bandwidth_at, Some(Time::from_millis(3)));
         enter(&mut path, 4, &[sample(10_000, 40, true)]);

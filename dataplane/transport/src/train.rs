@@ -3,8 +3,8 @@
 //!
 //! What always holds: only a flight that began with nothing out and has ended counts, and of
 //! it what was acknowledged after the first acknowledgement; so neither the round trip nor a
-//! delayed acknowledgement of the last segment is in it. Our own pacing is: a path looks no
-//! faster than the flight was sent.
+//! delayed acknowledgement of the last segment is in it. A flight that took nearly as long to
+//! be sent as to be acknowledged shows only that the path is no slower.
 //!
 //! Not for: a sender with much to send ([`crate::rate`]).
 
@@ -21,22 +21,34 @@ const ACKS_MIN: u32 = 4;
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Train {
     begun: bool,
+    /// When it was begun, and when the last of it was sent.
+    first_sent: Time,
+    last_sent: Time,
     /// When the first acknowledgement of it came.
     first: Option<Time>,
     /// Acknowledged after that, and when last.
     bytes: u64,
     last: Time,
     acks: u32,
-    shown: Option<Rate>,
+    shown: Option<Shown>,
     count: u64,
+}
+
+/// What a flight has shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shown {
+    pub rate: Rate,
+    /// The path may be faster: it was not sent faster.
+    pub at_least: bool,
 }
 
 impl Train {
     /// Something is sent, with so much out before it.
-    pub const fn on_send(&mut self, in_flight: u64) {
+    pub const fn on_send(&mut self, now: Time, in_flight: u64) {
         if in_flight == 0 && !self.begun {
             *self = Self {
                 begun: true,
+                first_sent: now,
                 first: None,
                 bytes: 0,
                 last: Time::ZERO,
@@ -44,6 +56,7 @@ impl Train {
                 ..*self
             };
         }
+        self.last_sent = now;
     }
 
     /// An acknowledgement has delivered so much; `lost`: some of the flight is missing.
@@ -68,7 +81,11 @@ impl Train {
             self.begun = false;
             let elapsed = self.last.since(self.first.unwrap_or(now));
             if self.bytes >= BYTES_MIN && self.acks >= ACKS_MIN && !elapsed.is_zero() {
-                self.shown = Some(Rate::over(self.bytes, elapsed));
+                let sending = self.last_sent.since(self.first_sent);
+                self.shown = Some(Shown {
+                    rate: Rate::over(self.bytes, elapsed),
+                    at_least: sending > elapsed / 4 * 3,
+                });
                 self.count += 1;
             }
         }
@@ -76,7 +93,7 @@ impl Train {
 
     /// What the last flight has shown, and how many have shown something.
     #[must_use]
-    pub const fn shown(&self) -> (Option<Rate>, u64) {
+    pub const fn shown(&self) -> (Option<Shown>, u64) {
         (self.shown, self.count)
     }
 }
@@ -89,8 +106,8 @@ mod tests {
 
     /// A flight of so many pairs of segments, acknowledged each `gap_us`.
     fn flight(train: &mut Train, at_us: u64, pairs: u64, gap_us: u64) {
-        train.on_send(0);
-        train.on_send(MSS);
+        train.on_send(Time::from_micros(at_us), 0);
+        train.on_send(Time::from_micros(at_us + 1000), MSS);
         for pair in 1..=pairs {
             let now = Time::from_micros(at_us + pair * gap_us);
             let left = (pairs - pair) * 2 * MSS;
@@ -105,8 +122,13 @@ mod tests {
     fn b14_a_flight_is_as_fast_as_its_acknowledgements_come() {
         let mut train = Train::default();
         flight(&mut train, 100_000, 20, 250);
-        let (rate, count) = train.shown();
-        assert_eq!((rate, count), (Some(Rate::from_bytes_per_s(11_584_000)), 1));
+        let (shown, count) = train.shown();
+        let rate = Rate::from_bytes_per_s(11_584_000);
+        let at_least = false;
+        assert_eq!((shown, count), (Some(Shown { rate, at_least }), 1));
+        // Sent in as much time as it is acknowledged in.
+        flight(&mut train, 200_000, 20, 60);
+        assert!(train.shown().0.unwrap().at_least);
     }
 
     #[test]
@@ -116,7 +138,7 @@ mod tests {
         assert_eq!(train.shown(), (None, 0));
         flight(&mut train, 0, 200, 250);
         assert_eq!(train.shown(), (None, 0), "that is no probe");
-        train.on_send(0);
+        train.on_send(Time::ZERO, 0);
         for pair in 1..20 {
             let now = Time::from_micros(pair * 250);
             train.on_ack(now, 2 * MSS, MSS, MSS, pair == 10);

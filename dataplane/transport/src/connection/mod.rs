@@ -37,6 +37,7 @@ use crate::rate::Rate;
 use crate::receive::Part;
 use crate::segment::Segment;
 use crate::seq::{DATA_AT, Seq};
+use crate::train::Shown;
 use open::Opening;
 use receiver::Receiver;
 use sender::Sender;
@@ -60,7 +61,7 @@ pub struct PathSample {
     /// It has had too small a buffer, unless a queue has grown on the path all the same.
     pub buffer_limited: bool,
     /// What short flights over the idle path have shown: the last one, and how many.
-    pub train: Option<Rate>,
+    pub train: Option<Shown>,
     pub trains: u64,
 }
 
@@ -120,6 +121,12 @@ impl<S, R> Connection<S, R> {
             return Err(frame);
         }
         self.tx.buffer.push(frame, len)
+    }
+
+    /// The next so many bytes to be lent are a probe of the path: they go out close together,
+    /// as fast as the window allows.
+    pub fn send_unpaced(&mut self, bytes: u32) {
+        self.tx.unpaced_until = self.tx.buffer.end() + u64::from(bytes);
     }
 
     /// A frame that was lent for sending and is acknowledged.

@@ -51,6 +51,8 @@ pub(super) struct Sender<S> {
     pub train: Train,
     pub control: Controller,
     pub pacer: Pacer,
+    /// What is before this goes out as fast as the window allows.
+    pub unpaced_until: u64,
     /// The congestion window held something back when this was next.
     pub limited_until: u64,
     /// Since when nothing is in flight.
@@ -86,6 +88,7 @@ impl<S> Sender<S> {
             train: Train::default(),
             control: Controller::new(config.control, mss, config.seed),
             pacer: Pacer::default(),
+            unpaced_until: 0,
             limited_until: 0,
             idle_since: None,
         }

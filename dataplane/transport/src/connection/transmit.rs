@@ -113,7 +113,7 @@ impl<S, R> Connection<S, R> {
             if *left == 0 {
                 return Blocked::Budget;
             }
-            if !self.tx.pacer.is_ready(now) {
+            if !self.tx.pacer.is_ready(now) && self.tx.nxt >= self.tx.unpaced_until {
                 return Blocked::Pacer;
             }
             if self.send_mtu_probe(now, unsent, emit) {
@@ -175,7 +175,7 @@ impl<S, R> Connection<S, R> {
         let mss = self.tx.mss();
         let (start, limit) = (self.tx.nxt, self.tx.nxt + len);
         self.on_sending(now, len);
-        self.tx.train.on_send(self.tx.board.in_flight());
+        self.tx.train.on_send(now, self.tx.board.in_flight());
         while self.tx.nxt < limit && self.tx.board.has_room() {
             let end = limit.min(self.tx.nxt + mss);
             let snapshot = self.tx.rate.on_send(now, self.tx.board.in_flight());

@@ -19,7 +19,7 @@ use super::inbound::Inbound;
 use super::negotiate::{Offers, Parameters};
 use super::outbound::Outbound;
 use super::violation::{Counters, Violation};
-use super::wire::{Cdb, Residual, TaskAttribute, TaskFunction, TaskFunctionResponse};
+use super::wire::{BHS_LEN, Cdb, Residual, TaskAttribute, TaskFunction, TaskFunctionResponse};
 use super::{IscsiName, SENSE_LEN_MAX, text};
 use crate::scsi::ScsiStatus;
 use arrayvec::ArrayVec;
@@ -365,11 +365,14 @@ impl InitiatorConn {
     }
 
     /// Sends pings with data, close together, for what they show of the path (Spec B,
-    /// B-14); a `Pong` answers each. Nothing happens, and it says so, while one is under way.
-    pub fn probe(&mut self) -> bool {
+    /// B-14); a `Pong` answers each. How many bytes they have; nothing happens while one is
+    /// under way.
+    pub fn probe(&mut self) -> Option<u32> {
         let len = self.parameters.peer_max_recv_data_segment_length;
         let len = u16::try_from(len).unwrap_or(u16::MAX).min(PROBE_PING_LEN);
+        let bytes = usize::from(PROBE_PINGS) * (BHS_LEN + usize::from(len));
         self.send_pings(PROBE_PINGS, len)
+            .then(|| u32::try_from(bytes).expect("a few KiB"))
     }
 
     fn send_pings(&mut self, count: u8, len: u16) -> bool {
