@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use log::{info, warn};
 use sluice_config::{
     Account, ChapAlgorithm, Config, Digest, Driver, Durability, FlushParameter, FlushSet,
-    IdentityPolicy, Initiators, MemoryBudget, Mode, ReservationTarget, Secrets, State,
+    IdentityPolicy, Initiators, LANES_SPARE, MemoryBudget, Mode, ReservationTarget, Secrets, State,
 };
 use sluice_hugepages::log::LogError;
 use sluice_hugepages::pool::Pool;
@@ -550,7 +550,7 @@ fn tcp(config: &Config, mtu: u16, gso: bool, isn_key: [u8; 16]) -> Tcp {
     // A session is a flow on either side, and a nexus may outlive its session;
     // as many again for those that close.
     let mut settings = TcpConfig::new(
-        config.iscsi.sessions_max * 4 + config.iscsi.lanes_beside,
+        config.iscsi.sessions_max * 4 + config.iscsi.lanes_beside + LANES_SPARE,
         mtu,
         isn_key,
     );
