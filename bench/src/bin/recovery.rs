@@ -267,6 +267,7 @@ fn config() -> RelayConfig {
             load_limit_percent: 0,
         },
         wait_max: Duration::from_secs(10),
+        cache_warning_percent: 75,
         sessions_max: 50,
         staging_pages: 96,
         wan_buffers: WanBuffers {

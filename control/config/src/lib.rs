@@ -14,6 +14,7 @@ mod error;
 mod flush;
 mod iscsi_name;
 mod raw;
+mod reservation;
 mod secrets;
 mod state;
 mod volume;
@@ -28,8 +29,12 @@ pub use cidr::{Cidr, CidrError};
 pub use error::{ConfigError, Fault};
 pub use flush::{FlushParameter, FlushSet, PolicyError};
 pub use iscsi_name::{ISCSI_NAME_LEN_MAX, IscsiNameError, check_iscsi_name};
+pub use reservation::{
+    Entry as ReservationEntry, RESERVATION_KIB_MIN, RESERVATIONS_MAX, Reservation,
+    ReservationError, ReservationTarget,
+};
 pub use secrets::{Account, ChapAlgorithm, ComputerChap, Secret, Secrets, StorageChap};
-pub use state::{State, StateError, VolumeChange};
+pub use state::{PathChange, ReservationChange, State, StateError, TargetChange, VolumeChange};
 pub use volume::{VolumeName, VolumeNameError, lun_from_number, lun_number};
 
 /// Where the programs look when neither `--config` nor `SLUICE_CONFIG` says otherwise.
@@ -48,6 +53,9 @@ pub const TARGETS_MAX: usize = 256;
 pub const SESSIONS_MAX: u32 = 8192;
 /// Sessions with a storage that carry the flush of one target, at most.
 pub const LANES_MAX: u32 = 8;
+/// Of those that a live reservation asks for beyond the configured ones, there is room for so
+/// many, of all targets together.
+pub const LANES_SPARE: u32 = LANES_MAX - 1;
 
 /// Everything the configuration file says, defaults filled in, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,6 +73,8 @@ pub struct Config {
     /// There is one if a target's durability is [`Durability::Journal`]; there may be one without.
     pub journal: Option<Journal>,
     pub targets: Vec<Target>,
+    /// In the order of the file, each target of one once; live changes are in [`State`].
+    pub reservations: Vec<Reservation>,
 }
 
 /// The poll-mode process and its memory.
@@ -105,6 +115,8 @@ pub struct Control {
     pub socket: PathBuf,
     /// Live changes ([`State`]); read by the data plane at start too.
     pub state: PathBuf,
+    /// The write cache is short of room when so much of the log is used (B-16).
+    pub cache_warning_percent: u8,
 }
 
 /// One router port.
@@ -210,6 +222,8 @@ pub struct Target {
     pub luns: Vec<u64>,
     /// Sessions with the storage that its flush goes by, 1 to [`LANES_MAX`].
     pub lanes: u32,
+    /// What its connections present, to take from a reservation of theirs (B-4).
+    pub buffer_id: Option<u16>,
 }
 
 /// What computers are told a target's units are (C-15).

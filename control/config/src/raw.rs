@@ -32,6 +32,8 @@ pub(crate) struct File {
     pub journal: Option<Spanned<Journal>>,
     #[serde(default)]
     pub target: Vec<Spanned<Target>>,
+    #[serde(default)]
+    pub reservation: Vec<Spanned<Reservation>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -53,6 +55,7 @@ pub(crate) struct DataPlane {
 pub(crate) struct Control {
     pub socket: Option<Text>,
     pub state: Option<Text>,
+    pub cache_warning_percent: Option<Number>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -114,4 +117,20 @@ pub(crate) struct Target {
     pub chap: Option<bool>,
     pub luns: Option<Vec<Spanned<i64>>>,
     pub lanes: Option<Number>,
+    pub buffer_id: Option<Number>,
+}
+
+/// [`crate::ReservationEntry`], with the places.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Reservation {
+    pub kind: Text,
+    pub local: Option<Text>,
+    pub remote: Option<Text>,
+    pub port: Option<Number>,
+    pub buffer_id: Option<Number>,
+    pub size: Option<Text>,
+    pub size_kib: Option<Number>,
+    pub sessions: Option<Number>,
+    pub connections: Option<Number>,
 }

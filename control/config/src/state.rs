@@ -4,14 +4,20 @@
 //! The file is replaced as a whole (a new file, synced, then renamed), so a
 //! reader sees the old or the new state, never a part.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::{Config, FlushSet, PolicyError, VolumeName};
+use crate::iscsi_name::check_iscsi_name;
+use crate::{
+    Config, FlushSet, PolicyError, RESERVATIONS_MAX, Reservation, ReservationEntry,
+    ReservationError, ReservationTarget, Target, VolumeName,
+};
 
 /// Version of the state file's shape.
 const VERSION: u32 = 1;
@@ -23,6 +29,52 @@ pub struct State {
     pub flush: FlushSet,
     /// Of single volumes, or of all of a target; in order of name, each name once.
     pub volumes: Vec<VolumeChange>,
+    /// Reservations of buffers; in order of target, each once.
+    pub reservations: Vec<ReservationChange>,
+    /// What was typed in of paths; in order, each path once.
+    pub paths: Vec<PathChange>,
+    /// What targets present; in order of name, each once.
+    pub targets: Vec<TargetChange>,
+}
+
+/// A live change of a reservation; it goes before what the configuration has for its target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReservationChange {
+    Made(Reservation),
+    /// There is none, though the configuration has one.
+    Cancelled(ReservationTarget),
+}
+
+impl ReservationChange {
+    #[must_use]
+    pub const fn target(&self) -> ReservationTarget {
+        match self {
+            Self::Made(reservation) => reservation.target,
+            Self::Cancelled(target) => *target,
+        }
+    }
+}
+
+/// What was typed in of a path, and goes before what is measured of it (B-14).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "PathFile", into = "PathFile")]
+pub struct PathChange {
+    pub local: Ipv4Addr,
+    pub remote: SocketAddrV4,
+    /// Of one connection.
+    pub bytes_per_s: Option<u64>,
+    pub min_rtt_us: Option<u64>,
+}
+
+/// The buffer id that a target's connections present, whatever the configuration says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TargetChange {
+    /// iSCSI name in lower case.
+    pub name: String,
+    /// None: they present none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub buffer_id: Option<u16>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,6 +105,47 @@ struct StateFile {
     flush: FlushSet,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     volume: Vec<VolumeFile>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    reservation: Vec<ReservationEntry>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    path: Vec<PathChange>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    target: Vec<TargetChange>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PathFile {
+    local: Ipv4Addr,
+    remote: Ipv4Addr,
+    port: u16,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    bytes_per_s: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    min_rtt_us: Option<u64>,
+}
+
+impl From<PathFile> for PathChange {
+    fn from(file: PathFile) -> Self {
+        Self {
+            local: file.local,
+            remote: SocketAddrV4::new(file.remote, file.port),
+            bytes_per_s: file.bytes_per_s,
+            min_rtt_us: file.min_rtt_us,
+        }
+    }
+}
+
+impl From<PathChange> for PathFile {
+    fn from(path: PathChange) -> Self {
+        Self {
+            local: path.local,
+            remote: *path.remote.ip(),
+            port: path.remote.port(),
+            bytes_per_s: path.bytes_per_s,
+            min_rtt_us: path.min_rtt_us,
+        }
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -90,7 +183,7 @@ impl State {
         }
         let mut state = Self {
             flush: file.flush,
-            volumes: Vec::new(),
+            ..Self::default()
         };
         for volume in file.volume {
             let name = volume
@@ -98,6 +191,27 @@ impl State {
                 .parse()
                 .map_err(|error| invalid(format!("{error}")))?;
             state.set(Some(&name), volume.flush);
+        }
+        // In one go, and of those for one target the last: there may be thousands.
+        let mut changes = BTreeMap::new();
+        for entry in file.reservation {
+            let change =
+                change_of(&entry).map_err(|error| invalid(format!("[[reservation]] {error}")))?;
+            changes.insert(change.target(), change);
+        }
+        state.reservations = changes.into_values().collect();
+        for path in file.path {
+            state.set_path(path);
+        }
+        for target in file.target {
+            check_iscsi_name(&target.name).map_err(|error| invalid(error.to_string()))?;
+            if let Some(id) = target.buffer_id
+                && !(1..RESERVATIONS_MAX).contains(&id)
+            {
+                let max = RESERVATIONS_MAX - 1;
+                return Err(invalid(format!("buffer_id = {id}: must be 1 to {max}")));
+            }
+            state.present(&target.name, target.buffer_id);
         }
         Ok(state)
     }
@@ -115,6 +229,9 @@ impl State {
             version: VERSION,
             flush: self.flush,
             volume: self.volumes.iter().map(volume).collect(),
+            reservation: self.reservations.iter().map(entry_of).collect(),
+            path: self.paths.clone(),
+            target: self.targets.clone(),
         };
         let text = toml::to_string(&file).expect("numbers and names can be written as TOML");
         let text =
@@ -154,6 +271,119 @@ impl State {
         }
     }
 
+    /// Notes a reservation that is made, or has another size.
+    pub fn reserve(&mut self, reservation: Reservation) {
+        self.change_reservation(ReservationChange::Made(reservation));
+    }
+
+    /// Notes that a reservation is cancelled: one of `config` is hidden, another forgotten.
+    pub fn cancel_reservation(&mut self, target: ReservationTarget, config: &Config) {
+        let mut configured = config.reservations.iter();
+        if configured.any(|reservation| reservation.target == target) {
+            self.change_reservation(ReservationChange::Cancelled(target));
+        } else {
+            self.reservations.retain(|change| change.target() != target);
+        }
+    }
+
+    fn change_reservation(&mut self, change: ReservationChange) {
+        let target = change.target();
+        let known = self
+            .reservations
+            .binary_search_by_key(&target, ReservationChange::target);
+        match known {
+            Ok(index) => self.reservations[index] = change,
+            Err(index) => self.reservations.insert(index, change),
+        }
+    }
+
+    /// The reservations in force, in order of target: those of `config`, and the live changes
+    /// over them. Those for what `config` has no more ([`State::stray_reservations`]) are left
+    /// out.
+    #[must_use]
+    pub fn effective_reservations(&self, config: &Config) -> Vec<Reservation> {
+        let mut all: BTreeMap<ReservationTarget, Reservation> = config
+            .reservations
+            .iter()
+            .map(|reservation| (reservation.target, *reservation))
+            .collect();
+        for change in &self.reservations {
+            match change {
+                ReservationChange::Made(reservation) => {
+                    all.insert(reservation.target, *reservation);
+                }
+                ReservationChange::Cancelled(target) => {
+                    all.remove(target);
+                }
+            }
+        }
+        all.into_values()
+            .filter(|reservation| reservation.target.check(config).is_ok())
+            .collect()
+    }
+
+    /// Live reservations for ports or targets that `config` has no more, with what is missing.
+    #[must_use]
+    pub fn stray_reservations(
+        &self,
+        config: &Config,
+    ) -> Vec<(ReservationTarget, ReservationError)> {
+        self.reservations
+            .iter()
+            .filter_map(|change| match change {
+                ReservationChange::Made(reservation) => {
+                    let error = reservation.target.check(config).err()?;
+                    Some((reservation.target, error))
+                }
+                ReservationChange::Cancelled(_) => None,
+            })
+            .collect()
+    }
+
+    /// Notes what was typed in of a path, both values; without any it is forgotten.
+    pub fn set_path(&mut self, change: PathChange) {
+        let known = self
+            .paths
+            .binary_search_by_key(&(change.local, change.remote), |path| {
+                (path.local, path.remote)
+            });
+        let empty = change.bytes_per_s.is_none() && change.min_rtt_us.is_none();
+        match (known, empty) {
+            (Ok(index), true) => {
+                self.paths.remove(index);
+            }
+            (Ok(index), false) => self.paths[index] = change,
+            (Err(_), true) => {}
+            (Err(index), false) => self.paths.insert(index, change),
+        }
+    }
+
+    /// Notes what the connections of a target present from now on.
+    pub fn present(&mut self, target: &str, buffer_id: Option<u16>) {
+        let known = self
+            .targets
+            .binary_search_by(|change| change.name.as_str().cmp(target));
+        match known {
+            Ok(index) => self.targets[index].buffer_id = buffer_id,
+            Err(index) => {
+                let name = target.to_owned();
+                self.targets.insert(index, TargetChange { name, buffer_id });
+            }
+        }
+    }
+
+    /// The buffer id that the connections of this target present.
+    #[must_use]
+    pub fn buffer_id(&self, target: &Target) -> Option<u16> {
+        match self
+            .targets
+            .binary_search_by(|change| change.name.cmp(&target.name))
+        {
+            Ok(index) => self.targets[index].buffer_id,
+            Err(_) => target.buffer_id,
+        }
+    }
+
     /// Whether every value is in the range that `config` gives it.
     ///
     /// # Errors
@@ -174,6 +404,23 @@ impl State {
             }
         }
         Ok(())
+    }
+}
+
+fn change_of(entry: &ReservationEntry) -> Result<ReservationChange, ReservationError> {
+    if entry.cancelled {
+        return entry.target().map(ReservationChange::Cancelled);
+    }
+    entry.read().map(ReservationChange::Made)
+}
+
+fn entry_of(change: &ReservationChange) -> ReservationEntry {
+    match change {
+        ReservationChange::Made(reservation) => reservation.entry(),
+        ReservationChange::Cancelled(target) => ReservationEntry {
+            cancelled: true,
+            ..target.entry()
+        },
     }
 }
 

@@ -290,6 +290,10 @@ impl Connected {
         usize::try_from(self.connection.unsent()).expect("within the chain")
     }
 
+    pub fn send_unpaced(&mut self, bytes: u32) {
+        self.connection.send_unpaced(bytes);
+    }
+
     pub fn path_sample(&self) -> PathSample {
         self.connection.sample()
     }

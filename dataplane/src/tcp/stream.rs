@@ -222,6 +222,16 @@ impl Tcp {
         }
     }
 
+    /// The next so many bytes of a flow that we have opened are a probe: they go out close
+    /// together.
+    pub fn send_unpaced(&mut self, flow: FlowId, bytes: u32) {
+        if let Some((_, flow)) = self.flow_mut(flow)
+            && let Stack::Connected(stack) = &mut flow.stack
+        {
+            stack.send_unpaced(bytes);
+        }
+    }
+
     /// Whether the peer has sent its FIN, and all before it has arrived.
     #[must_use]
     pub fn finished(&self, flow: FlowId) -> bool {

@@ -11,10 +11,11 @@ use sluice_proto::cache::flush::{Entry, FlushQueue};
 use sluice_proto::cache::index::{Index, IndexCapacity};
 use sluice_proto::iscsi::chap::Challenges;
 
+use super::buffers::Registry;
 use super::compact::Compaction;
 use super::holding::Holding;
 use super::lan::SESSION_TASKS_MAX;
-use super::lanes::{Lanes, NO_COMPUTER};
+use super::lanes::{LANES_SPARE, Lanes, NO_COMPUTER};
 use super::latency::Recorder;
 use super::path::Paths;
 use super::relay::{Counters, Relay, RelayConfig, VOLUMES_MAX};
@@ -101,7 +102,8 @@ impl Relay {
             });
         }
         // Those of before may be more, and are reinstated before they go.
-        let lanes_wanted = config.targets.iter().map(|target| target.lanes - 1).sum();
+        let lanes_wanted: usize = config.targets.iter().map(|target| target.lanes - 1).sum();
+        let lanes_wanted = lanes_wanted + LANES_SPARE;
         let nexuses_max = computers_max + lanes.len().max(lanes_wanted);
         let share_max = usize::from(super::login::target_config().max_data_items);
         let staging = Staging::new(pool, pages, nexuses_max, share_max)
@@ -149,6 +151,12 @@ impl Relay {
             departing: Vec::with_capacity(nexuses_max),
             next_sweep: now,
             paths: Paths::new(&config.targets, now),
+            reservations: Registry::new(
+                config
+                    .targets
+                    .iter()
+                    .map(|target| (target.name.as_str(), target.wan_address, target.address)),
+            ),
             lanes: config.targets.iter().map(|_| Lanes::default()).collect(),
             astray: vec![0; config.targets.len()],
             lan_timers: Wheel::new(slots(lans.capacity())),
@@ -379,6 +387,7 @@ mod tests {
                 load_limit_percent: 0,
             },
             wait_max: Duration::from_secs(10),
+            cache_warning_percent: 75,
             sessions_max,
             staging_pages: 16,
             wan_buffers: WanBuffers {

@@ -5,7 +5,6 @@
 use std::time::Duration;
 
 use arrayvec::ArrayVec;
-use sluice_hugepages::pool::Reservation;
 use sluice_proto::Time;
 use sluice_proto::iscsi::login_status::{self, Status};
 use sluice_proto::iscsi::{
@@ -102,14 +101,15 @@ impl Relay {
             self.nexuses[key.0].state = WanState::Backoff(now + PERSIST_PAUSE);
             return self.look_at_nexus(key);
         }
+        let (buffers, reservation) = self.buffers_for(nexus.target);
         let target = &self.config.targets[nexus.target];
         match net.tcp.connect(
             now,
             net.pool,
             target.wan_address,
             target.address,
-            self.config.wan_buffers,
-            Reservation::NONE,
+            buffers,
+            reservation,
         ) {
             Ok(flow) => {
                 let chap = self.config.security.login(
@@ -130,6 +130,7 @@ impl Relay {
                 nexus.flow = Some(flow);
                 nexus.conn = Some(Box::new(conn));
                 (nexus.sent, nexus.acknowledged, nexus.watched) = (0, 0, false);
+                nexus.draws_refused = 0;
                 nexus.leaving.clear();
                 nexus.leave_by = None;
                 nexus.state = WanState::Connecting;

@@ -6,7 +6,8 @@ use super::Checker;
 use crate::iscsi_name::check_iscsi_name;
 use crate::raw::{self, Number, Text};
 use crate::{
-    Config, Durability, IdentityPolicy, Initiators, LANES_MAX, TARGETS_MAX, Target, lun_from_number,
+    Config, Durability, IdentityPolicy, Initiators, LANES_MAX, RESERVATIONS_MAX, TARGETS_MAX,
+    Target, lun_from_number,
 };
 
 impl Checker<'_> {
@@ -50,6 +51,7 @@ impl Checker<'_> {
                 chap: raw.chap,
                 luns: self.luns(raw.luns.as_deref()),
                 lanes: self.lanes(raw.lanes.as_ref()),
+                buffer_id: self.buffer_id(raw.buffer_id.as_ref()),
             });
         }
         targets
@@ -69,6 +71,13 @@ impl Checker<'_> {
     fn lanes(&mut self, raw: Option<&Number>) -> u32 {
         let lanes = self.number("lanes", raw, 1, 1, u64::from(LANES_MAX));
         u32::try_from(lanes).expect("LANES_MAX")
+    }
+
+    fn buffer_id(&mut self, raw: Option<&Number>) -> Option<u16> {
+        let at = raw?;
+        let max = u64::from(RESERVATIONS_MAX) - 1;
+        let id = self.number("buffer_id", Some(at), 1, 1, max);
+        Some(u16::try_from(id).expect("below RESERVATIONS_MAX"))
     }
 
     fn luns(&mut self, raw: Option<&[Spanned<i64>]>) -> Vec<u64> {

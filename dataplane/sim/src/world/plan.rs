@@ -284,6 +284,7 @@ impl Plan {
                 load_limit_percent: 0,
             },
             wait_max: Duration::from_secs(if random.chance(30) { 2 } else { 10 }),
+            cache_warning_percent: 75,
             // Every computer under each of its names, and as many that leave.
             sessions_max: 18,
             staging_pages: u16::try_from(3 + random.of(61)).expect("small"),
