@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use log::{info, warn};
 use sluice_config::{
     Account, ChapAlgorithm, Config, Digest, Driver, Durability, FlushParameter, FlushSet,
-    IdentityPolicy, Initiators, MemoryBudget, Mode, ReservationTarget, Secrets, State,
+    IdentityPolicy, Initiators, LANES_SPARE, MemoryBudget, Mode, ReservationTarget, Secrets, State,
 };
 use sluice_hugepages::log::LogError;
 use sluice_hugepages::pool::Pool;
@@ -285,7 +285,10 @@ pub fn start(
 
 /// Makes all reservations of the configuration and the state file, before any packet is
 /// taken (B-6): all of them, or the data plane does not start.
-fn reserve(
+///
+/// # Errors
+/// The first that cannot be made.
+pub fn reserve(
     worker: &mut Worker,
     config: &Config,
     state: &State,
@@ -547,7 +550,7 @@ fn tcp(config: &Config, mtu: u16, gso: bool, isn_key: [u8; 16]) -> Tcp {
     // A session is a flow on either side, and a nexus may outlive its session;
     // as many again for those that close.
     let mut settings = TcpConfig::new(
-        config.iscsi.sessions_max * 4 + config.iscsi.lanes_beside,
+        config.iscsi.sessions_max * 4 + config.iscsi.lanes_beside + LANES_SPARE,
         mtu,
         isn_key,
     );

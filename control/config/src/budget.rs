@@ -22,7 +22,7 @@
 
 use thiserror::Error;
 
-use crate::{Config, DataPlane, Driver, Iscsi, Port, Reservation, SESSIONS_MAX};
+use crate::{Config, DataPlane, Driver, Iscsi, LANES_SPARE, Port, Reservation, SESSIONS_MAX};
 
 const PAGE_BYTES: u64 = 64 * 1024;
 const HUGEPAGE_BYTES: u64 = 2 << 20;
@@ -129,6 +129,13 @@ impl MemoryBudget {
         let bytes =
             |reservation: &Reservation| reservation.bytes(u64::from(config.iscsi.wan_send_bytes));
         budget.reservations_bytes = config.reservations.iter().map(bytes).sum();
+        // Lists of its connections, each of which may fill it.
+        let lists = config.reservations.iter().map(|reservation| {
+            let of = |count: Option<u16>| u64::from(count.unwrap_or(1));
+            let flows = of(reservation.sessions) * of(reservation.connections);
+            bytes(reservation) / 1024 * Self::WAN_BYTES_PER_SEND_KIB * flows
+        });
+        budget.tables_bytes += lists.sum::<u64>();
         budget
     }
 
@@ -141,6 +148,7 @@ impl MemoryBudget {
         let log_pages = dataplane.log_bytes / FRAME_BYTES;
         let sessions = u64::from(iscsi.sessions_max);
         let lanes = u64::from(iscsi.lanes_beside);
+        let lanes_kept = lanes + u64::from(LANES_SPARE);
         let tasks = (sessions * Self::TASKS_PER_SESSION).min(Self::TASKS_MAX);
         Self {
             frames_bytes: dataplane.frames_bytes,
@@ -155,7 +163,7 @@ impl MemoryBudget {
             index_bytes: log_pages
                 * (INDEX_BYTES_PER_LOG_PAGE + volumes as u64 * VOLUME_BYTES_PER_LOG_PAGE),
             tables_bytes: sessions * (Self::SESSION_BYTES + 2 * Self::wan_flow_bytes(iscsi))
-                + lanes * (Self::NEXUS_BYTES + Self::wan_flow_bytes(iscsi))
+                + lanes_kept * (Self::NEXUS_BYTES + Self::wan_flow_bytes(iscsi))
                 + tasks * Self::TASK_BYTES
                 + (volumes as u64).min(Self::VOLUMES_MAX) * Self::VOLUME_BYTES,
             segment_bytes: SEGMENT_BYTES_MAX,

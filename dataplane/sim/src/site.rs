@@ -40,7 +40,7 @@ pub const TARGETS: [&str; 2] = [
 ];
 const COMPUTERS: [Ipv4Addr; 2] = [Ipv4Addr::new(198, 18, 0, 10), Ipv4Addr::new(198, 18, 0, 11)];
 pub const RELAY_LAN: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
-const RELAY_WAN: Ipv4Addr = Ipv4Addr::new(198, 19, 0, 1);
+pub const RELAY_WAN: Ipv4Addr = Ipv4Addr::new(198, 19, 0, 1);
 pub const STORAGE: Ipv4Addr = Ipv4Addr::new(198, 19, 0, 10);
 pub const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(198, 19, 0, 11);
 
@@ -613,7 +613,8 @@ impl Site {
         assert_eq!(
             (answer.opcode(), answer.header[36]),
             (op::LOGIN_RESPONSE, 0),
-            "login status class"
+            "login status class, detail {}",
+            answer.header[37]
         );
         // Takes the unit attention that every new session is met with.
         let ready = Self::command(&mut session, 0, 0, &[0; 6]);

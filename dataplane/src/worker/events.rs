@@ -12,10 +12,11 @@ use arrayvec::ArrayString;
 use sluice_hugepages::shm::SegmentWriter;
 use sluice_hugepages::tables::{
     Drain, Durability, EVENTS_MAX, Event, EventKind, HeldUp, JournalState, Name, ReservationTarget,
-    Volume, VolumeState, Why, text,
+    SPECS, Table, Volume, VolumeState, Why, text,
 };
 use sluice_proto::Time;
 
+use super::path::{Measure, Path};
 use super::relay::VOLUMES_MAX;
 use super::task::VolumeKey;
 
@@ -44,14 +45,17 @@ impl Seen {
 #[derive(Debug)]
 pub(super) struct Events {
     volumes: [Option<Seen>; VOLUMES_MAX],
+    /// By path, its changes that were told.
+    paths: Vec<u64>,
     /// Number of the next one.
     next: u64,
 }
 
 impl Events {
-    pub const fn new() -> Self {
+    pub fn new() -> Self {
         Self {
             volumes: [None; VOLUMES_MAX],
+            paths: vec![0; SPECS[Table::Paths as usize].rows],
             next: 0,
         }
     }
@@ -186,6 +190,20 @@ impl Events {
         self.enter(segment, &event);
     }
 
+    /// A path, as it is published.
+    pub fn path(&mut self, segment: &mut SegmentWriter, now: Time, row: usize, path: &Path) {
+        let Some((before, is)) = path.change.filter(|_| self.paths[row] != path.changes) else {
+            return;
+        };
+        self.paths[row] = path.changes;
+        let mut of: ArrayString<160> = ArrayString::new();
+        let (local, remote) = (path.local, path.remote);
+        write!(of, "{local} to {remote}").expect("two addresses are shorter");
+        let (before, is) = (measure(before), measure(is));
+        let kind = EventKind::Path;
+        self.put(segment, now, kind, None, Some(&before), &is, &of);
+    }
+
     #[expect(clippy::too_many_arguments, reason = "the fields of an event")]
     fn put(
         &mut self,
@@ -216,6 +234,16 @@ impl Events {
         segment.put(row, event);
         self.next += 1;
     }
+}
+
+/// As `100.0 Mbit/s 40.0 ms`, cut to what an event has room for.
+fn measure(measure: Measure) -> ArrayString<32> {
+    let rate = measure.bytes_per_s as f64 * 8.0 / 1e6;
+    let round_trip = measure.round_trip.as_secs_f64() * 1e3;
+    let mut out = ArrayString::new();
+    // One that is longer than any path's is cut.
+    let _ = write!(out, "{rate:.1} Mbit/s {round_trip:.1} ms");
+    out
 }
 
 fn number(number: u64) -> ArrayString<32> {

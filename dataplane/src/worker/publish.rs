@@ -24,6 +24,7 @@ use super::events::Events;
 use super::journal::Health;
 use super::latency::Kind;
 use super::load::ms_until;
+use super::path::Known;
 use super::relay::{Mode, Relay, Target, VOLUMES_MAX};
 use super::step::Worker;
 use super::task::VolumeKey;
@@ -146,7 +147,7 @@ impl Publisher {
         self.neighbours(worker);
         self.sessions(worker);
         self.volumes(now, worker);
-        self.paths(worker);
+        self.paths(now, worker);
         self.buffers(worker);
         self.reservations(worker);
         self.tell_of_buffers(now, worker);
@@ -306,8 +307,9 @@ impl Publisher {
     }
 
     /// As many as there are targets at most, and they stay.
-    fn paths(&mut self, worker: &Worker) {
+    fn paths(&mut self, now: Time, worker: &Worker) {
         for (path, index) in worker.relay.paths.rows().iter().zip(0..) {
+            self.events.path(&mut self.segment, now, index, path);
             self.segment.put(
                 index,
                 &tables::Path {
@@ -318,14 +320,14 @@ impl Publisher {
                     bandwidth_at_ns: path.bandwidth_at.map(Time::as_nanos),
                     min_rtt_us: micros(path.round_trip),
                     min_rtt_at_ns: path.round_trip_at.map(Time::as_nanos),
-                    limit: tables::PathLimit::Idle,
-                    rtt_us: 0,
-                    typed_bytes_per_s: None,
-                    typed_rtt_us: None,
-                    changes: 0,
-                    changed_at_ns: None,
-                    probes: 0,
-                    measured: 0,
+                    limit: path.limit,
+                    rtt_us: micros(path.round_trip_now),
+                    typed_bytes_per_s: path.typed_bytes_per_s,
+                    typed_rtt_us: path.typed_round_trip.map(micros),
+                    changes: path.changes,
+                    changed_at_ns: path.changed_at.map(Time::as_nanos),
+                    probes: path.probes,
+                    measured: path.measured,
                     recommended_bytes: path.recommended_bytes(),
                 },
             );
@@ -490,9 +492,22 @@ impl Relay {
             Command::Reserve { .. }
             | Command::CancelReservation { .. }
             | Command::QueryBuffers { .. }
-            | Command::PresentBufferId { .. }
-            | Command::SetPath { .. }
-            | Command::MeasurePath { .. } => (Outcome::OutOfRange, 0),
+            | Command::PresentBufferId { .. } => (Outcome::OutOfRange, 0),
+            &Command::SetPath {
+                local,
+                remote,
+                bytes_per_s,
+                min_rtt_us,
+                typed,
+            } => {
+                let known = Known {
+                    bytes_per_s,
+                    round_trip: min_rtt_us.map(Duration::from_micros),
+                    typed,
+                };
+                (self.set_path(now, local, remote, known), 0)
+            }
+            &Command::MeasurePath { local, remote } => (self.measure_path(now, local, remote), 0),
         }
     }
 

@@ -15,7 +15,7 @@ use super::buffers::Registry;
 use super::compact::Compaction;
 use super::holding::Holding;
 use super::lan::SESSION_TASKS_MAX;
-use super::lanes::{Lanes, NO_COMPUTER};
+use super::lanes::{LANES_SPARE, Lanes, NO_COMPUTER};
 use super::latency::Recorder;
 use super::path::Paths;
 use super::relay::{Counters, Relay, RelayConfig, VOLUMES_MAX};
@@ -102,7 +102,8 @@ impl Relay {
             });
         }
         // Those of before may be more, and are reinstated before they go.
-        let lanes_wanted = config.targets.iter().map(|target| target.lanes - 1).sum();
+        let lanes_wanted: usize = config.targets.iter().map(|target| target.lanes - 1).sum();
+        let lanes_wanted = lanes_wanted + LANES_SPARE;
         let nexuses_max = computers_max + lanes.len().max(lanes_wanted);
         let share_max = usize::from(super::login::target_config().max_data_items);
         let staging = Staging::new(pool, pages, nexuses_max, share_max)

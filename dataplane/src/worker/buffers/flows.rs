@@ -64,44 +64,43 @@ impl Relay {
         }
     }
 
-    /// The connections to storages with what they hold, each as a row; who takes from which
-    /// reservation is counted on the way.
-    pub(in crate::worker) fn show_allocations(
-        &mut self,
-        tcp: &Tcp,
-        mut show: impl FnMut(tables::Allocation),
-    ) {
+    /// Counts who takes from which reservation.
+    pub(in crate::worker) fn count_flows(&mut self, tcp: &Tcp) {
         let Self {
             nexuses,
             reservations,
-            config,
             ..
         } = self;
         reservations.begin_count();
         for (_, nexus) in nexuses.iter_mut() {
-            let Some(held) = nexus.flow.and_then(|flow| tcp.held(flow)) else {
-                continue;
-            };
-            reservations.count(
-                held.reservation,
-                held.refused.saturating_sub(nexus.draws_refused),
-            );
-            nexus.draws_refused = held.refused;
-            let Some(ends) = nexus.flow.and_then(|flow| tcp.ends(flow)) else {
-                continue;
-            };
-            let bytes = |frames: u32| u64::from(frames) * FRAME_LEN as u64;
-            show(tables::Allocation {
+            if let Some(held) = nexus.flow.and_then(|flow| tcp.held(flow)) {
+                let refused = held.refused.saturating_sub(nexus.draws_refused);
+                nexus.draws_refused = held.refused;
+                reservations.count(held.reservation, refused);
+            }
+        }
+    }
+
+    /// The connections to storages with what they hold (B-3).
+    pub fn allocations<'a>(
+        &'a self,
+        tcp: &'a Tcp,
+    ) -> impl Iterator<Item = tables::Allocation> + 'a {
+        let bytes = |frames: u32| u64::from(frames) * FRAME_LEN as u64;
+        self.nexuses.iter().filter_map(move |(_, nexus)| {
+            let flow = nexus.flow?;
+            let (held, ends) = (tcp.held(flow)?, tcp.ends(flow)?);
+            Some(tables::Allocation {
                 local: ends.local,
                 remote: ends.remote,
-                target: text(&config.targets[nexus.target].name),
+                target: text(&self.config.targets[nexus.target].name),
                 buffer_id: held.reservation.0,
                 allocated_bytes: bytes(held.frames),
                 limit_bytes: bytes(held.limit_frames),
                 unacknowledged_bytes: held.unacknowledged,
                 refused: held.refused,
-            });
-        }
+            })
+        })
     }
 
     /// Rows of reservations by their places: those that have changed since they were shown,

@@ -32,7 +32,7 @@ use sluice_proto::Time;
 use pairs::Pairs;
 
 /// What one connection keeps of a reservation, whatever it sends.
-pub const BYTES_MIN: u64 = 4 * FRAME_LEN as u64;
+pub const FRAMES_MIN: u64 = 4;
 /// Changes that wait to be told; older ones are, one that finds no room is not.
 const NOTICES_MAX: usize = 256;
 
@@ -324,7 +324,8 @@ impl Registry {
         target: ReservationTarget,
         size: ReservationSize,
     ) -> Result<(u16, Concerned), Outcome> {
-        if size.bytes < BYTES_MIN {
+        let frames = size.bytes.div_ceil(FRAME_LEN as u64);
+        if frames < FRAMES_MIN {
             return Err(Outcome::OutOfRange);
         }
         self.check(&target)?;
@@ -335,7 +336,6 @@ impl Registry {
             self.counts.failed += 1;
             return Err(Outcome::NoReservationLeft);
         };
-        let frames = size.bytes.div_ceil(FRAME_LEN as u64);
         // What no machine has is more than is free.
         let frames = usize::try_from(frames).map_or(usize::MAX / FRAME_LEN, |frames| {
             frames.min(usize::MAX / FRAME_LEN)

@@ -277,7 +277,7 @@ fn b06_what_makes_no_sense_is_refused_and_counted() {
     let cancel = |target| Command::CancelReservation { target };
     let cases = [
         (reserve(pair(0), 0), Outcome::OutOfRange),
-        (reserve(pair(0), BYTES_MIN - 1), Outcome::OutOfRange),
+        (reserve(pair(0), 12 * KIB), Outcome::OutOfRange),
         (reserve(by_id(0), 64 * KIB), Outcome::OutOfRange),
         (reserve(by_id(10_240), 64 * KIB), Outcome::OutOfRange),
         (reserve(by_id(u16::MAX), 64 * KIB), Outcome::OutOfRange),
@@ -381,7 +381,7 @@ fn as_many_as_there_can_be() {
     let targets = (0..ADDRESSES * 2).map(pair_port);
     let mut made = 0_u32;
     for target in targets {
-        match make(&mut registry, &mut pool, target, BYTES_MIN) {
+        match make(&mut registry, &mut pool, target, 16 * KIB) {
             Ok(_) => made += 1,
             Err(outcome) => {
                 assert_eq!(outcome, Outcome::NoReservationLeft);
@@ -399,8 +399,8 @@ fn as_many_as_there_can_be() {
     assert_eq!(none, Reservation::NONE);
     // One is cancelled: its number is the next one's.
     assert!(registry.cancel(Time::ZERO, &mut pool, &pair_port(77)));
-    assert!(make(&mut registry, &mut pool, pair(10_300), BYTES_MIN).is_ok());
-    let full = make(&mut registry, &mut pool, pair(77), BYTES_MIN);
+    assert!(make(&mut registry, &mut pool, pair(10_300), 16 * KIB).is_ok());
+    let full = make(&mut registry, &mut pool, pair(77), 16 * KIB);
     assert_eq!(full, Err(Outcome::NoReservationLeft));
 }
 

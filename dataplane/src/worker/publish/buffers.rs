@@ -116,10 +116,11 @@ impl Publisher {
         } = worker;
         let segment = &mut self.segment;
         let mut allocations = 0;
-        relay.show_allocations(tcp, |row| {
+        for row in relay.allocations(tcp) {
             segment.put(allocations, &row);
             allocations += 1;
-        });
+        }
+        relay.count_flows(tcp);
         if allocations < self.watch.allocations {
             segment.clear_from(Table::Allocations, allocations);
         }
