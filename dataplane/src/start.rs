@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use log::{info, warn};
 use sluice_config::{
     Account, ChapAlgorithm, Config, Digest, Driver, Durability, FlushParameter, FlushSet,
-    IdentityPolicy, Initiators, Mode, Secrets, State,
+    IdentityPolicy, Initiators, LANES_SPARE, MemoryBudget, Mode, ReservationTarget, Secrets, State,
 };
 use sluice_hugepages::log::LogError;
 use sluice_hugepages::pool::Pool;
@@ -25,7 +25,7 @@ use crate::driver::{self, Port, PortError, PortSpec, TunSpec};
 use crate::journal::thread::{JournalPort, LogBase};
 use crate::journal::{JournalError, Line};
 use crate::net::{PortConfig, RouteConfig, Router, RouterConfig, RouterError};
-use crate::tcp::{Buffers, Tcp, TcpConfig};
+use crate::tcp::{Tcp, TcpConfig, WanBuffers};
 use crate::worker::publish::{self, Facts, KERNEL_PORT, Publisher, StartFacts};
 use crate::worker::recovery::StartError as RelayError;
 use crate::worker::security::{ComputerChap, Security, StorageChap};
@@ -42,6 +42,7 @@ const SILENCE_MAX: Duration = Duration::from_secs(10);
 const JOURNAL_REQUESTS: usize = 4096;
 /// Bytes of a staging page.
 const PAGE_LEN: u32 = 64 * 1024;
+const FRAME_LEN: u32 = 4096;
 
 /// Why the data plane does not start. Each says what to change.
 #[derive(Debug, thiserror::Error)]
@@ -85,6 +86,23 @@ pub enum StartError {
     Relay(#[from] RelayError),
     #[error(transparent)]
     Segment(#[from] SegmentError),
+    #[error(
+        "reservation {target}: it wants {wanted_kib} KiB and {free_kib} KiB are free, {} KiB too few; reserve \
+         less (`size_kib`, in the configuration or in {state:?}), lower iscsi.sessions_max, or raise \
+         dataplane.frames_mib",
+        wanted_kib.saturating_sub(*free_kib)
+    )]
+    Reservation {
+        target: ReservationTarget,
+        wanted_kib: u64,
+        free_kib: u64,
+        state: PathBuf,
+    },
+    #[error(
+        "reservation {target}: more than {} are asked for, or another one has its number; cancel some",
+        tables::RESERVATIONS_MAX - 1
+    )]
+    Reservations { target: ReservationTarget },
     #[error("target {target}: no port and no route leads to {address}; add a [[route]]")]
     NoWayTo { target: String, address: Ipv4Addr },
 }
@@ -256,11 +274,93 @@ pub fn start(
         ticks_per_second,
         start: found,
     };
+    let mut worker = Worker::new(pool, router, tcp, relay);
+    reserve(&mut worker, config, state, now)?;
     Ok(Started {
-        worker: Worker::new(pool, router, tcp, relay),
+        worker,
         ports,
         publisher: Publisher::new(segment, facts),
     })
+}
+
+/// Makes all reservations of the configuration and the state file, before any packet is
+/// taken (B-6): all of them, or the data plane does not start.
+///
+/// # Errors
+/// The first that cannot be made.
+pub fn reserve(
+    worker: &mut Worker,
+    config: &Config,
+    state: &State,
+    now: Time,
+) -> Result<(), StartError> {
+    let frames = |bytes: u64| usize::try_from(bytes).map_or(0, |bytes| bytes / FRAME_LEN as usize);
+    let budget = MemoryBudget::of(config);
+    // Who borrows leaves what computers need to log in, up to a quarter of it all.
+    let borrow_bytes = budget.flows_least_bytes.min(budget.frames_bytes / 4);
+    worker
+        .pool
+        .set_floors(frames(budget.transit_bytes), frames(borrow_bytes));
+    for (target, error) in state.stray_reservations(config) {
+        warn!("reservation {target} of the state file is left out: {error}");
+    }
+    for (target, index) in config.targets.iter().zip(0..) {
+        let buffer_id = state.buffer_id(target);
+        worker.relay.reservations.present(index, buffer_id);
+    }
+    let mut reservations = state.effective_reservations(config);
+    // A buffer id is what it is; the others have numbers of those that are left.
+    let has_id =
+        |target: &ReservationTarget| matches!(target, ReservationTarget::Connection { .. });
+    reservations.sort_by_key(|reservation| !has_id(&reservation.target));
+    for reservation in &reservations {
+        let target = reservation.target;
+        let size = tables::ReservationSize {
+            bytes: reservation.bytes(config.iscsi.wan_send_bytes.into()),
+            automatic: reservation.automatic,
+            sessions: reservation.sessions.unwrap_or(0),
+            connections: reservation.connections.unwrap_or(0),
+        };
+        let registry = &mut worker.relay.reservations;
+        match registry.reserve(now, &mut worker.pool, target_of(target), size) {
+            Ok(_) => {}
+            Err(tables::Outcome::OutOfMemory) => {
+                return Err(StartError::Reservation {
+                    target,
+                    wanted_kib: size.bytes / 1024,
+                    free_kib: (worker.pool.available() * FRAME_LEN as usize) as u64 / 1024,
+                    state: config.control.state.clone(),
+                });
+            }
+            Err(_) => return Err(StartError::Reservations { target }),
+        }
+    }
+    // They are what there was before.
+    while worker.relay.reservations.next_notice().is_some() {}
+    if !reservations.is_empty() {
+        info!("{} reservations of memory buffers", reservations.len());
+    }
+    if budget.borrows() {
+        info!(
+            "WAN send buffers, all full, are more than dataplane.frames_mib: connections without a \
+             reservation take what others leave"
+        );
+    }
+    Ok(())
+}
+
+fn target_of(target: ReservationTarget) -> tables::ReservationTarget {
+    match target {
+        ReservationTarget::Pair { local, remote } => {
+            tables::ReservationTarget::Pair { local, remote }
+        }
+        ReservationTarget::PairPort { local, remote } => {
+            tables::ReservationTarget::PairPort { local, remote }
+        }
+        ReservationTarget::Connection { buffer_id } => {
+            tables::ReservationTarget::Connection { buffer_id }
+        }
+    }
 }
 
 /// Tells those who wait for a start how far it is: in the control segment, and
@@ -450,7 +550,7 @@ fn tcp(config: &Config, mtu: u16, gso: bool, isn_key: [u8; 16]) -> Tcp {
     // A session is a flow on either side, and a nexus may outlive its session;
     // as many again for those that close.
     let mut settings = TcpConfig::new(
-        config.iscsi.sessions_max * 4 + config.iscsi.lanes_beside,
+        config.iscsi.sessions_max * 4 + config.iscsi.lanes_beside + LANES_SPARE,
         mtu,
         isn_key,
     );
@@ -516,11 +616,12 @@ fn relay_config(
         targets,
         flush,
         wait_max: config.flush.held_write_max,
+        cache_warning_percent: config.control.cache_warning_percent,
         sessions_max: config.iscsi.sessions_max as usize,
         staging_pages: config.dataplane.staging_pages(),
-        wan_buffers: Buffers {
+        wan_buffers: WanBuffers {
             rx_pages: config.iscsi.wan_receive_bytes / PAGE_LEN,
-            tx_pages: config.iscsi.wan_send_bytes / PAGE_LEN,
+            tx_frames: config.iscsi.wan_send_bytes / FRAME_LEN,
         },
         silence_max: SILENCE_MAX,
         lan_digests: digests(config.iscsi.lan_digests),

@@ -6,8 +6,8 @@ use std::cell::Cell;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
-use sluice_dataplane::tcp::{Buffers, FlowEvent, FlowId, Tcp, TcpConfig};
-use sluice_hugepages::pool::{Frame, Pool};
+use sluice_dataplane::tcp::{FlowEvent, FlowId, Tcp, TcpConfig, WanBuffers};
+use sluice_hugepages::pool::{Frame, Pool, Reservation};
 use sluice_proto::Time;
 
 struct Counting;
@@ -85,12 +85,19 @@ fn a_connection_allocates_nothing_once_it_is_open() {
         flows: [None; 2],
     };
     pair.ends[1].listen(SERVER);
-    let buffers = Buffers {
+    let buffers = WanBuffers {
         rx_pages: 1,
-        tx_pages: 1,
+        tx_frames: 16,
     };
     pair.ends[0]
-        .connect(pair.now, &mut pair.pool, CLIENT, SERVER, buffers)
+        .connect(
+            pair.now,
+            &mut pair.pool,
+            CLIENT,
+            SERVER,
+            buffers,
+            Reservation::NONE,
+        )
         .expect("connects");
     for _ in 0..10 {
         pair.step(|_, _, _| {});

@@ -23,8 +23,8 @@ use sluice_dataplane::driver::{Driver, PortSpec, open};
 use sluice_dataplane::net::{
     Local, LocalKind, PortConfig, RouteConfig, Router, RouterConfig, TxQueues,
 };
-use sluice_dataplane::tcp::{Buffers, Counters, FlowEvent, FlowId, FourTuple, Tcp, TcpConfig};
-use sluice_hugepages::pool::{BURST_LEN, Burst, Pool};
+use sluice_dataplane::tcp::{Counters, FlowEvent, FlowId, FourTuple, Tcp, TcpConfig, WanBuffers};
+use sluice_hugepages::pool::{BURST_LEN, Burst, Pool, Reservation};
 use sluice_proto::Time;
 use wire::{Namespaces, run, within};
 
@@ -67,12 +67,19 @@ fn echo_worker(namespace: &str, gso: bool, dial: Option<SocketAddrV4>, done: &At
     let start = Instant::now();
     let mut flows: Vec<FlowId> = Vec::new();
     if let Some(remote) = dial {
-        let buffers = Buffers {
+        let buffers = WanBuffers {
             rx_pages: 8,
-            tx_pages: 8,
+            tx_frames: 128,
         };
-        tcp.connect(Time::ZERO, &mut pool, RELAY, remote, buffers)
-            .unwrap();
+        tcp.connect(
+            Time::ZERO,
+            &mut pool,
+            RELAY,
+            remote,
+            buffers,
+            Reservation::NONE,
+        )
+        .unwrap();
     }
     let mut idle = Idle::new(IdlePolicy::default());
     let sources = [Source::readable(port.fd().unwrap())];
@@ -112,6 +119,7 @@ fn echo_worker(namespace: &str, gso: bool, dial: Option<SocketAddrV4>, done: &At
         }
         for &flow in &flows {
             loop {
+                tcp.draw(&mut pool, flow);
                 let room = tcp.send_room(flow).min(scratch.len());
                 let taken = tcp.recv(flow, |bytes| {
                     let len = bytes.len().min(room);

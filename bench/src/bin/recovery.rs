@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use serde::Serialize;
 use sluice_bench::tsc;
-use sluice_dataplane::tcp::Buffers;
+use sluice_dataplane::tcp::WanBuffers;
 use sluice_dataplane::worker::security::Security;
 use sluice_dataplane::worker::{Digests, Mode, Relay, RelayConfig, Target};
 use sluice_hugepages::log::{Log, RecordFlags, VolumeEntry, VolumeFlags, VolumeId};
@@ -267,11 +267,12 @@ fn config() -> RelayConfig {
             load_limit_percent: 0,
         },
         wait_max: Duration::from_secs(10),
+        cache_warning_percent: 75,
         sessions_max: 50,
         staging_pages: 96,
-        wan_buffers: Buffers {
+        wan_buffers: WanBuffers {
             rx_pages: 4,
-            tx_pages: 8,
+            tx_frames: 128,
         },
         silence_max: Duration::from_secs(10),
         lan_digests: Digests::default(),

@@ -3,6 +3,7 @@
 //! ```text
 //! frames ──┬─ ports:   what their receive rings and transmit queues hold at a time
 //!          ├─ staging: read data, parameters, held first bursts
+//!          ├─ reservations: what is on their lists, or in use by connections of theirs (B-6)
 //!          ├─ flows:   sessions_max x (LAN socket + WAN send buffer + WAN frames),
 //!          │           and the latter two for each lane of a target beyond its first
 //!          └─ rest:    packets on their way, flows that close
@@ -12,12 +13,16 @@
 //! segment ─── the control segment
 //! ```
 //!
+//! A WAN send buffer is drawn as it is filled: of it, and of the WAN frames, only a
+//! minimum must be there for each flow. Beyond what all flows could fill at a time they
+//! borrow from each other ([`MemoryBudget::borrows`]), down to that minimum.
+//!
 //! The sizes are upper bounds of what the data plane's rooms allocate at start;
 //! this crate links none of them; a test there compares.
 
 use thiserror::Error;
 
-use crate::{Config, DataPlane, Driver, Iscsi, Port, SESSIONS_MAX};
+use crate::{Config, DataPlane, Driver, Iscsi, LANES_SPARE, Port, Reservation, SESSIONS_MAX};
 
 const PAGE_BYTES: u64 = 64 * 1024;
 const HUGEPAGE_BYTES: u64 = 2 << 20;
@@ -31,6 +36,8 @@ const TRANSMIT_BYTES: u64 = 1024 * FRAME_BYTES;
 /// A frame is kept for so much of the window to the storage: full segments of 1,448 bytes,
 /// and a quarter of the frames is for data in order.
 const WINDOW_BYTES_PER_FRAME: u64 = 1024;
+/// What a flow to the storage keeps to send from and to receive in, whatever others have.
+pub(crate) const WAN_FLOW_BYTES_LEAST: u64 = (4 + 16) * FRAME_BYTES;
 /// A LAN socket takes one page a direction.
 const LAN_FLOW_BYTES: u64 = 2 * PAGE_BYTES;
 /// Of each 4 KiB page of the log, which holds at most one record: two versions
@@ -52,11 +59,18 @@ const SEGMENT_BYTES_MAX: u64 = 16 << 20;
 /// What is needed of each kind, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemoryBudget {
-    /// The communication memory; `ports_bytes`, `staging_bytes` and `flows_bytes` are parts of it.
+    /// The communication memory; of its parts `flows_bytes` may be
+    /// more than there is.
     pub frames_bytes: u64,
     pub ports_bytes: u64,
+    /// Of `ports_bytes`, what is for packets on their way.
+    pub transit_bytes: u64,
     pub staging_bytes: u64,
+    /// With every buffer full, and what they must have.
     pub flows_bytes: u64,
+    pub flows_least_bytes: u64,
+    /// Of the configuration's reservations, automatic ones as they begin.
+    pub reservations_bytes: u64,
     pub log_bytes: u64,
     /// What the heap holds of the log's records: slab, index, flush queue, journal.
     pub index_bytes: u64,
@@ -112,6 +126,16 @@ impl MemoryBudget {
             let log_pages = config.dataplane.log_bytes / FRAME_BYTES;
             budget.index_bytes += log_pages * JOURNAL_BYTES_PER_LOG_PAGE;
         }
+        let bytes =
+            |reservation: &Reservation| reservation.bytes(u64::from(config.iscsi.wan_send_bytes));
+        budget.reservations_bytes = config.reservations.iter().map(bytes).sum();
+        // Lists of its connections, each of which may fill it.
+        let lists = config.reservations.iter().map(|reservation| {
+            let of = |count: Option<u16>| u64::from(count.unwrap_or(1));
+            let flows = of(reservation.sessions) * of(reservation.connections);
+            bytes(reservation) / 1024 * Self::WAN_BYTES_PER_SEND_KIB * flows
+        });
+        budget.tables_bytes += lists.sum::<u64>();
         budget
     }
 
@@ -124,18 +148,22 @@ impl MemoryBudget {
         let log_pages = dataplane.log_bytes / FRAME_BYTES;
         let sessions = u64::from(iscsi.sessions_max);
         let lanes = u64::from(iscsi.lanes_beside);
+        let lanes_kept = lanes + u64::from(LANES_SPARE);
         let tasks = (sessions * Self::TASKS_PER_SESSION).min(Self::TASKS_MAX);
         Self {
             frames_bytes: dataplane.frames_bytes,
             ports_bytes: ports_bytes(ports, dataplane.frames_bytes),
+            transit_bytes: ports.len() as u64 * TRANSMIT_BYTES,
             staging_bytes: u64::from(staging_pages(dataplane.frames_bytes)) * PAGE_BYTES,
             flows_bytes: sessions * session_bytes(iscsi.wan_send_bytes, iscsi.wan_receive_bytes)
                 + lanes * wan_buffers_bytes(iscsi.wan_send_bytes, iscsi.wan_receive_bytes),
+            flows_least_bytes: sessions * SESSION_BYTES_LEAST + lanes * WAN_FLOW_BYTES_LEAST,
+            reservations_bytes: 0,
             log_bytes: dataplane.log_bytes,
             index_bytes: log_pages
                 * (INDEX_BYTES_PER_LOG_PAGE + volumes as u64 * VOLUME_BYTES_PER_LOG_PAGE),
             tables_bytes: sessions * (Self::SESSION_BYTES + 2 * Self::wan_flow_bytes(iscsi))
-                + lanes * (Self::NEXUS_BYTES + Self::wan_flow_bytes(iscsi))
+                + lanes_kept * (Self::NEXUS_BYTES + Self::wan_flow_bytes(iscsi))
                 + tasks * Self::TASK_BYTES
                 + (volumes as u64).min(Self::VOLUMES_MAX) * Self::VOLUME_BYTES,
             segment_bytes: SEGMENT_BYTES_MAX,
@@ -156,6 +184,14 @@ impl MemoryBudget {
             + self.index_bytes
             + self.tables_bytes
             + self.segment_bytes
+    }
+
+    /// Whether WAN send buffers, all full at a time, would be more than there is: then
+    /// connections without a reservation take what others leave.
+    #[must_use]
+    pub const fn borrows(&self) -> bool {
+        self.frames_bytes
+            < self.ports_bytes + self.staging_bytes + self.reservations_bytes + self.flows_bytes
     }
 
     /// Compares with what the machine has to give.
@@ -182,7 +218,10 @@ pub(crate) fn session_bytes(wan_send_bytes: u32, wan_receive_bytes: u32) -> u64 
     LAN_FLOW_BYTES + wan_buffers_bytes(wan_send_bytes, wan_receive_bytes)
 }
 
-/// The same of a session with the storage, which is all that a lane is.
+/// What a session must have.
+pub(crate) const SESSION_BYTES_LEAST: u64 = LAN_FLOW_BYTES + WAN_FLOW_BYTES_LEAST;
+
+/// With full buffers, of a session with the storage, which is all that a lane is.
 pub(crate) fn wan_buffers_bytes(wan_send_bytes: u32, wan_receive_bytes: u32) -> u64 {
     u64::from(wan_send_bytes) + u64::from(wan_receive_bytes) / WINDOW_BYTES_PER_FRAME * FRAME_BYTES
 }
@@ -208,24 +247,23 @@ fn ports_bytes(ports: &[Port], frames_bytes: u64) -> u64 {
         .sum()
 }
 
-/// Most sessions whose buffers fit beside ports, staging and lanes.
-pub(crate) fn sessions_that_fit(
-    frames_bytes: u64,
-    ports: &[Port],
-    session_bytes: u64,
-    lanes_bytes: u64,
-) -> u32 {
+/// What ports and staging leave of the communication memory.
+pub(crate) fn room_bytes(frames_bytes: u64, ports: &[Port]) -> u64 {
     let staging = u64::from(staging_pages(frames_bytes)) * PAGE_BYTES;
-    let room =
-        frames_bytes.saturating_sub(ports_bytes(ports, frames_bytes) + staging + lanes_bytes);
-    u32::try_from(room / session_bytes).map_or(SESSIONS_MAX, |sessions| sessions.min(SESSIONS_MAX))
+    frames_bytes.saturating_sub(ports_bytes(ports, frames_bytes) + staging)
 }
 
-/// Smallest communication memory: ports, staging, lanes and one session.
+/// Most sessions of so many bytes that fit in `room_bytes`.
+pub(crate) fn sessions_that_fit(room_bytes: u64, session_bytes: u64) -> u32 {
+    let sessions = room_bytes / session_bytes;
+    u32::try_from(sessions).map_or(SESSIONS_MAX, |sessions| sessions.min(SESSIONS_MAX))
+}
+
+/// Smallest communication memory: ports, staging, lanes and one session, their buffers full.
 pub(crate) fn frames_bytes_min(ports: &[Port], session_bytes: u64, lanes_bytes: u64) -> u64 {
     // Parts grow with the whole, up to a bound: the first size that fits, in hugepages.
     let mut frames_bytes = HUGEPAGE_BYTES;
-    while sessions_that_fit(frames_bytes, ports, session_bytes, lanes_bytes) == 0 {
+    while room_bytes(frames_bytes, ports) < session_bytes + lanes_bytes {
         frames_bytes += HUGEPAGE_BYTES;
     }
     frames_bytes

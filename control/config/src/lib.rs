@@ -53,6 +53,9 @@ pub const TARGETS_MAX: usize = 256;
 pub const SESSIONS_MAX: u32 = 8192;
 /// Sessions with a storage that carry the flush of one target, at most.
 pub const LANES_MAX: u32 = 8;
+/// Of those that a live reservation asks for beyond the configured ones, there is room for so
+/// many, of all targets together.
+pub const LANES_SPARE: u32 = LANES_MAX - 1;
 
 /// Everything the configuration file says, defaults filled in, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -84,10 +84,10 @@ fn lanes_take_memory_and_rows_of_their_own() {
     let flows = |config: &Config| MemoryBudget::of(config).flows_bytes;
     let lane = u64::from(one.iscsi.wan_send_bytes) + (1 << 20);
     assert_eq!(flows(&eight) - flows(&one), 7 * lane);
-    let text = text.replace("sessions_max = 64", "sessions_max = 94");
+    let text = text.replace("sessions_max = 64", "sessions_max = 1012");
     let error = faults(&text);
     assert!(
-        error.contains("must be 1 to 90, what fits in frames_mib = 256 beside 7 lanes"),
+        error.contains("must be 1 to 1010, what fits in frames_mib = 256 beside 7 lanes"),
         "{error}"
     );
 }
@@ -202,7 +202,7 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     (
         "sessions_max = 64",
         "sessions_max = 5000",
-        "config:25: sessions_max = 5000: must be 1 to 96, what fits in frames_mib = 256 at 2176 KiB a session; raise frames_mib for more",
+        "config:25: sessions_max = 5000: must be 1 to 1013, what fits in frames_mib = 256 at 208 KiB a session; raise frames_mib for more",
     ),
     (
         "threshold_kib = 1024",

@@ -1,7 +1,9 @@
 //! Reservations as operators write them down: good ones, every kind of mistake with its
 //! message, and live changes over the configuration's.
 
-use sluice_config::{Config, PathChange, Reservation, ReservationEntry, ReservationTarget, State};
+use sluice_config::{
+    Config, MemoryBudget, PathChange, Reservation, ReservationEntry, ReservationTarget, State,
+};
 
 const BASE: &str = r#"[[port]]
 name = "lan"
@@ -49,7 +51,7 @@ const PAIR: ReservationTarget = ReservationTarget::Pair {
 const BY_ID: ReservationTarget = ReservationTarget::Connection { buffer_id: 7 };
 
 fn config() -> Config {
-    Config::parse(BASE).unwrap()
+    Config::parse(BASE).expect("a good file")
 }
 
 #[test]
@@ -88,17 +90,17 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     (
         "kind = \"pair\"",
         "kind = \"par\"",
-        "config:20: kind = \"par\": must be \"pair\", \"pair-port\" or \"connection\"",
+        "config:21: kind = \"par\": must be \"pair\", \"pair-port\" or \"connection\"",
     ),
     (
         "size_kib = 2049",
         "size_kib = 0",
-        "config:31: size_kib = 0: must be 16 to 4294967296; one connection keeps 16",
+        "config:32: size_kib = 0: must be 16 to 4294967296; one connection keeps 16",
     ),
     (
         "size_kib = 2049",
         "size_kib = -4",
-        "config:31: size_kib = -4: must be 16 to 4294967296; one connection keeps 16",
+        "config:32: size_kib = -4: must be 16 to 4294967296; one connection keeps 16",
     ),
     (
         "size_kib = 2049",
@@ -108,47 +110,47 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     (
         "size_kib = 2049",
         "size_kib = 262145",
-        "config:31: size_kib = 262145: must be at most 262144, all of frames_mib = 256; raise that, or ask for less",
+        "KiB are left for it of frames_mib = 256; reserve less, or raise frames_mib",
     ),
     (
         "size_kib = 2049",
         "size = \"manual\"",
-        "config:26: size_kib: is missing: a manual size is typed in",
+        "config:27: size_kib: is missing: a manual size is typed in",
     ),
     (
         "size_kib = 2049",
         "size = \"2M\"",
-        "config:31: size = \"2M\": must be \"automatic\" or \"manual\"; a size goes into size_kib",
+        "config:32: size = \"2M\": must be \"automatic\" or \"manual\"; a size goes into size_kib",
     ),
     (
         "local = \"198.19.0.1\"\nremote = \"198.19.0.10\"\nport",
         "local = \"198.19.0.2\"\nremote = \"198.19.0.10\"\nport",
-        "config:28: local = \"198.19.0.2\": is no port's address; use one of 198.18.0.1, 198.19.0.1",
+        "config:29: local = \"198.19.0.2\": is no port's address; use one of 198.18.0.1, 198.19.0.1",
     ),
     (
         "remote = \"198.19.0.10\"\nport",
         "remote = \"198.19.0.12\"\nport",
-        "config:29: remote = \"198.19.0.12\": is no target's address; use one of 198.19.0.10, 198.19.0.11",
+        "config:30: remote = \"198.19.0.12\": is no target's address; use one of 198.19.0.10, 198.19.0.11",
     ),
     (
         "port = 3260\n",
         "port = 3261\n",
-        "config:30: port = 3261: no target of 198.19.0.10 has this port; use one of 3260",
+        "config:31: port = 3261: no target of 198.19.0.10 has this port; use one of 3260",
     ),
     (
         "port = 3260\n",
         "port = 65536\n",
-        "config:30: port = 65536: must be 1 to 65535",
+        "config:31: port = 65536: must be 1 to 65535",
     ),
     (
         "port = 3260\n",
         "",
-        "config:26: port: is missing: a reservation of kind \"pair-port\" needs it",
+        "config:27: port: is missing: a reservation of kind \"pair-port\" needs it",
     ),
     (
         "kind = \"pair-port\"",
         "kind = \"pair\"",
-        "config:30: port = 3260: a reservation of kind \"pair\" has none; leave it out",
+        "config:31: port = 3260: a reservation of kind \"pair\" has none; leave it out",
     ),
     (
         "kind = \"connection\"\nbuffer_id = 7",
@@ -158,32 +160,32 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     (
         "kind = \"connection\"\nbuffer_id = 7",
         "kind = \"connection\"\nbuffer_id = 0",
-        "config:34: buffer_id = 0: must be 1 to 10239",
+        "config:35: buffer_id = 0: must be 1 to 10239",
     ),
     (
         "kind = \"connection\"\nbuffer_id = 7",
         "kind = \"connection\"\nbuffer_id = 10240",
-        "config:34: buffer_id = 10240: must be 1 to 10239",
+        "config:35: buffer_id = 10240: must be 1 to 10239",
     ),
     (
         "kind = \"connection\"\nbuffer_id = 7",
         "kind = \"connection\"\nbuffer_id = 8",
-        "config:18: buffer_id = 7: is not reserved; add a [[reservation]] with kind = \"connection\" and buffer_id = 7",
+        "config:19: buffer_id = 7: is not reserved; add a [[reservation]] with kind = \"connection\" and buffer_id = 7",
     ),
     (
         "size = \"automatic\"\nsize_kib = 512",
         "sessions = 2",
-        "config:35: sessions = 2: is for a pair; the connections that present a buffer id share one size",
+        "config:36: sessions = 2: is for a pair; the connections that present a buffer id share one size",
     ),
     (
         "sessions = 2",
         "sessions = 0",
-        "config:24: sessions = 0: must be 1 to 8192",
+        "config:25: sessions = 0: must be 1 to 8192",
     ),
     (
         "connections = 4",
         "connections = 9",
-        "config:25: connections = 9: must be 1 to 8",
+        "config:26: connections = 9: must be 1 to 8",
     ),
     (
         "connections = 4",
@@ -310,4 +312,35 @@ fn a_state_file_with_a_bad_reservation_says_which_value() {
         assert!(error.contains(message), "{error}");
     }
     std::fs::remove_dir_all(&directory).unwrap();
+}
+
+#[test]
+fn b06_reservations_are_part_of_the_memory() {
+    let config = config();
+    let budget = MemoryBudget::of(&config);
+    // One begins with what a connection has otherwise, one rounded up, one as it is.
+    assert_eq!(budget.reservations_bytes, (1024 + 2052 + 512) * 1024);
+    assert!(
+        !budget.borrows(),
+        "sessions_max is half of what fits with every buffer full"
+    );
+    let with = |frames_mib, sessions: u32, size_kib: u32| {
+        let text = BASE.replace("size_kib = 2049", &format!("size_kib = {size_kib}"));
+        let head =
+            format!("[dataplane]\nframes_mib = {frames_mib}\n[iscsi]\nsessions_max = {sessions}\n");
+        Config::parse(&format!("{head}{text}"))
+    };
+    // More sessions than could fill their buffers at a time: they borrow.
+    let many = with(256, 500, 16).expect("208 KiB each");
+    assert!(MemoryBudget::of(&many).borrows());
+    // Large reservations leave less for sessions, and for those that say nothing fewer.
+    let error = with(256, 500, 160 << 10).expect_err("too many").to_string();
+    assert!(
+        error.contains("beside 162 MiB of reservations at 208 KiB a session"),
+        "{error}"
+    );
+    let large = BASE.replace("size_kib = 2049", &format!("size_kib = {}", 160 << 10));
+    let fewer = Config::parse(&large).expect("it fits");
+    assert!(fewer.iscsi.sessions_max < config.iscsi.sessions_max / 2);
+    assert!(!MemoryBudget::of(&fewer).borrows());
 }

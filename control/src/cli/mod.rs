@@ -212,14 +212,28 @@ fn check(file: &Path) -> Result<Answer, CliError> {
         "ports_bytes": budget.ports_bytes,
         "staging_bytes": budget.staging_bytes,
         "flows_bytes": budget.flows_bytes,
+        "flows_least_bytes": budget.flows_least_bytes,
+        "reservations_bytes": budget.reservations_bytes,
         "log_bytes": budget.log_bytes,
         "index_bytes": budget.index_bytes,
         "tables_bytes": budget.tables_bytes,
         "segment_bytes": budget.segment_bytes,
         "total_bytes": budget.total_bytes(),
     });
+    let reserved = match config.reservations.len() {
+        0 => "no reservation".to_owned(),
+        count => format!(
+            "{count} reservations of {}",
+            table::bytes(budget.reservations_bytes)
+        ),
+    };
+    let borrows = if budget.borrows() {
+        "; WAN send buffers, all full, are more than frames_mib: without a reservation they are borrowed"
+    } else {
+        ""
+    };
     let text = format!(
-        "{}: valid; {} ports, {} routes, {} targets, mode {}, at most {} sessions, CHAP of {} computers and to {} storages, {} of memory",
+        "{}: valid; {} ports, {} routes, {} targets, mode {}, at most {} sessions, {reserved}, CHAP of {} computers and to {} storages, {} of memory{borrows}",
         file.display(),
         config.ports.len(),
         config.routes.len(),
@@ -237,6 +251,8 @@ fn check(file: &Path) -> Result<Answer, CliError> {
         "targets": config.targets.len(),
         "mode": config.iscsi.mode.as_str(),
         "sessions_max": config.iscsi.sessions_max,
+        "reservations": config.reservations.len(),
+        "borrows_wan_buffers": budget.borrows(),
         "chap_computers": secrets.computers.len(),
         "chap_storages": secrets.storages.len(),
         "memory": memory,

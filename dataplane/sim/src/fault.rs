@@ -51,10 +51,12 @@ pub enum FaultKind {
     Management,
     /// A computer takes a volume for itself.
     Reservations,
+    /// Memory buffers are reserved, more or fewer, and not any more.
+    Buffers,
 }
 
 /// All kinds, with the names that `sim --without` takes.
-pub const KINDS: [(FaultKind, &str); 26] = [
+pub const KINDS: [(FaultKind, &str); 27] = [
     (FaultKind::Loss, "loss"),
     (FaultKind::Duplicate, "duplicate"),
     (FaultKind::Reorder, "reorder"),
@@ -81,6 +83,7 @@ pub const KINDS: [(FaultKind, &str); 26] = [
     (FaultKind::Departure, "departure"),
     (FaultKind::Management, "management"),
     (FaultKind::Reservations, "reservations"),
+    (FaultKind::Buffers, "buffers"),
 ];
 
 /// Kinds that are left out.

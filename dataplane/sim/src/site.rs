@@ -20,7 +20,7 @@ use sluice_dataplane::driver::memory::MemorySpec;
 use sluice_dataplane::journal::core::AREA_BLOCKS_MIN;
 use sluice_dataplane::journal::layout::HEADER_BLOCKS;
 use sluice_dataplane::net::{PortConfig, Router, RouterConfig};
-use sluice_dataplane::tcp::{Buffers, Tcp, TcpConfig};
+use sluice_dataplane::tcp::{Tcp, TcpConfig, WanBuffers};
 use sluice_dataplane::worker::publish::Publisher;
 use sluice_dataplane::worker::security::Security;
 use sluice_dataplane::worker::{Digests, Io, Mode, Relay, RelayConfig, Target, Usage, Worker};
@@ -40,7 +40,7 @@ pub const TARGETS: [&str; 2] = [
 ];
 const COMPUTERS: [Ipv4Addr; 2] = [Ipv4Addr::new(198, 18, 0, 10), Ipv4Addr::new(198, 18, 0, 11)];
 pub const RELAY_LAN: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
-const RELAY_WAN: Ipv4Addr = Ipv4Addr::new(198, 19, 0, 1);
+pub const RELAY_WAN: Ipv4Addr = Ipv4Addr::new(198, 19, 0, 1);
 pub const STORAGE: Ipv4Addr = Ipv4Addr::new(198, 19, 0, 10);
 pub const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(198, 19, 0, 11);
 
@@ -613,7 +613,8 @@ impl Site {
         assert_eq!(
             (answer.opcode(), answer.header[36]),
             (op::LOGIN_RESPONSE, 0),
-            "login status class"
+            "login status class, detail {}",
+            answer.header[37]
         );
         // Takes the unit attention that every new session is met with.
         let ready = Self::command(&mut session, 0, 0, &[0; 6]);
@@ -796,11 +797,12 @@ fn start(
             load_limit_percent: 0,
         },
         wait_max: Duration::from_secs(10),
+        cache_warning_percent: 75,
         sessions_max: size.sessions_max,
         staging_pages: 96,
-        wan_buffers: Buffers {
+        wan_buffers: WanBuffers {
             rx_pages: size.wan_pages,
-            tx_pages: size.wan_pages,
+            tx_frames: size.wan_pages * 16,
         },
         silence_max: size.silence_max,
         lan_digests: Digests::default(),

@@ -237,3 +237,25 @@ fn lanes_that_had_no_time_to_log_in_come_with_the_next_computer() {
     assert_eq!(course.site.storage.writes_by_session().len(), 3);
     course.drain();
 }
+
+#[test]
+fn b11_lanes_come_and_go_while_the_flush_goes_on() {
+    let mut course = Course::of(Size {
+        lanes: 1,
+        ..Size::SMALL
+    });
+    let target = 0;
+    course.write(20);
+    course.site.run(SECOND);
+    assert_eq!(course.site.usage().nexuses, 1);
+    for (asked, expected) in [(Some(4), 4), (Some(2), 2), (Some(100), 8), (None, 1)] {
+        course.site.worker.relay.set_lanes(target, asked);
+        for _ in 0..12 {
+            course.write(5);
+            course.site.run(SECOND / 2);
+        }
+        let nexuses = course.site.usage().nexuses;
+        assert_eq!(nexuses, expected, "{asked:?} asked for");
+        course.drain();
+    }
+}

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use sluice_hugepages::pool::{FRAME_LEN, Frame, PAGE_LEN, Pool};
+use sluice_hugepages::pool::{FRAME_LEN, Frame, PAGE_LEN, Pool, Reservation};
 use sluice_proto::Time;
 use sluice_transport::receive::Part;
 use sluice_transport::{
@@ -23,10 +23,11 @@ use super::flow::Fill;
 #[cfg(test)]
 use super::flow::Flow;
 use super::keyed::{FourTuple, Keyed};
-use super::lease::{Buffers, lend_received};
+use super::lease::{WanBuffers, lend_received};
 use super::output::RETRY;
 use super::profile::Profile;
 use super::segment::{IPV4_HEADER_LEN, TCP_HEADER_LEN};
+use super::stream::Held;
 use super::wire::Egress;
 
 /// SYNs without an answer: 1, 2, 4 and 8 s apart (RFC 6298 2, 5.5), 15 s in all.
@@ -87,7 +88,7 @@ fn weight(pool: &Pool, frame: &Frame) -> usize {
 }
 
 /// But for what is the flow's own.
-fn config(profile: &Profile, buffers: Buffers) -> Config {
+fn config(profile: &Profile, buffers: WanBuffers) -> Config {
     let bytes = |pages: u32| u64::from(pages) * PAGE_LEN as u64;
     let frames = bytes(buffers.rx_pages) / WINDOW_PER_FRAME;
     let timeout = profile.timeout.unwrap_or(Duration::MAX);
@@ -95,7 +96,7 @@ fn config(profile: &Profile, buffers: Buffers) -> Config {
         mss_max: profile.mtu - HEADERS_LEN,
         window_max: bytes(buffers.rx_pages),
         receive_frames_max: u32::try_from(frames).unwrap_or(u32::MAX).max(FRAMES_MIN),
-        send_limit: bytes(buffers.tx_pages),
+        send_limit: u64::from(buffers.tx_frames) * FRAME_LEN as u64,
         user_timeout: timeout,
         keep_alive: profile.keep_alive.map(|interval| KeepAlive {
             idle: interval,
@@ -110,12 +111,12 @@ fn config(profile: &Profile, buffers: Buffers) -> Config {
 
 /// Most heap that a flow which we open takes, itself included.
 #[cfg(test)]
-pub(crate) fn heap_len(buffers: Buffers) -> usize {
+pub(crate) fn heap_len(buffers: WanBuffers) -> usize {
     let config = config(&Profile::new(1500), buffers);
     size_of::<Flow>()
         + size_of::<Connected>()
         + config.heap_len::<u64, Received>()
-        + Chain::heap_len(buffers.tx_pages)
+        + Chain::heap_len(buffers.tx_frames.div_ceil(16))
         + config.receive_frames_max as usize * size_of::<Frame>()
 }
 
@@ -127,7 +128,7 @@ impl Connected {
         keyed: &Keyed,
         tuple: &FourTuple,
         chain: Chain,
-        buffers: Buffers,
+        buffers: WanBuffers,
     ) -> Self {
         let config = config(profile, buffers);
         let config = Config {
@@ -278,6 +279,10 @@ impl Connected {
         usize::try_from(self.connection.unsent()).expect("within the chain")
     }
 
+    pub fn send_unpaced(&mut self, bytes: u32) {
+        self.connection.send_unpaced(bytes);
+    }
+
     pub fn path_sample(&self) -> PathSample {
         self.connection.sample()
     }
@@ -331,6 +336,16 @@ impl Connected {
             self.connection.set_send_limit(self.chain.capacity() as u64);
         }
         done
+    }
+
+    pub fn held(&self) -> Held {
+        Held {
+            reservation: Reservation::NONE,
+            frames: u32::try_from(self.chain.capacity() / FRAME_LEN).expect("few"),
+            limit_frames: u32::try_from(self.chain.capacity() / FRAME_LEN).expect("few"),
+            unacknowledged: self.connection.unacknowledged(),
+            refused: 0,
+        }
     }
 
     pub fn close(&mut self) {

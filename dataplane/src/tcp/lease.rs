@@ -20,6 +20,14 @@ pub struct Buffers {
     pub tx_pages: u32,
 }
 
+/// Of a flow that we open: the window that it promises, in pages, and the most frames that it
+/// holds of what it sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WanBuffers {
+    pub rx_pages: u32,
+    pub tx_frames: u32,
+}
+
 impl Buffers {
     /// Bytes of an accepted flow's receive buffer.
     ///

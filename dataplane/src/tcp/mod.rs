@@ -57,10 +57,10 @@ pub(crate) use connected::heap_len;
 pub use counters::Counters;
 pub use flow::Flow;
 pub use keyed::FourTuple;
-pub use lease::Buffers;
+pub use lease::{Buffers, WanBuffers};
 pub use profile::Profile;
 pub use rows::Row;
-pub use stream::ConnectError;
+pub use stream::{ConnectError, Held};
 pub use table::FlowId;
 
 use crate::wheel::Wheel;

@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
-use sluice_hugepages::pool::Pool;
+use sluice_hugepages::pool::{Pool, Reservation};
 use sluice_proto::Time;
 use sluice_transport::PathSample;
 use smoltcp::socket::tcp::State;
@@ -11,7 +11,7 @@ use super::chain::Chain;
 use super::connected::Connected;
 use super::flow::{Flow, Stack};
 use super::keyed::FourTuple;
-use super::lease::Buffers;
+use super::lease::WanBuffers;
 use super::table::FlowId;
 use super::{Slot, Tcp};
 
@@ -33,9 +33,23 @@ pub enum ConnectError {
         remote: SocketAddrV4,
     },
     #[error(
-        "the pool has no {0} whole pages for the send buffer; give it more pages or the flow less"
+        "no frame is left to send from, in reservation {0:?} or without one in the pool; enlarge it"
     )]
-    Pages(u32),
+    Frames(Reservation),
+}
+
+/// What a flow that we have opened holds of what it sends (B-3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// Where it takes frames from now.
+    pub reservation: Reservation,
+    /// Those that it has, of an earlier reservation too, and the most that it may have.
+    pub frames: u32,
+    pub limit_frames: u32,
+    /// Bytes.
+    pub unacknowledged: u64,
+    /// Times that it asked for a frame and got none.
+    pub refused: u64,
 }
 
 impl Tcp {
@@ -43,18 +57,20 @@ impl Tcp {
     /// `local`. [`Connected`](super::FlowEvent::Connected) or
     /// [`Closed`](super::FlowEvent::Closed) says how it went.
     ///
-    /// The send buffer also bounds what is in flight: two bandwidth-delay products
-    /// leave the rate control room to measure the path and to repair losses.
+    /// What it may keep to send also bounds what is in flight: two bandwidth-delay products
+    /// leave the rate control room to measure the path and to repair losses. It keeps it in
+    /// frames of the reservation alone, or without one of the free list (B-8).
     ///
     /// # Errors
-    /// When an address is unusable, or flows, ports or pages have run out.
+    /// When an address is unusable, or flows, ports or frames have run out.
     pub fn connect(
         &mut self,
         now: Time,
         pool: &mut Pool,
         local: Ipv4Addr,
         remote: SocketAddrV4,
-        buffers: Buffers,
+        buffers: WanBuffers,
+        reservation: Reservation,
     ) -> Result<FlowId, ConnectError> {
         let unicast =
             |ip: &Ipv4Addr| !(ip.is_unspecified() || ip.is_multicast() || ip.is_broadcast());
@@ -67,8 +83,9 @@ impl Tcp {
         let tuple = self
             .free_port(local, remote)
             .ok_or(ConnectError::Ports { local, remote })?;
-        let chain = Chain::take(pool, self.table.next_index(), buffers.tx_pages)
-            .ok_or(ConnectError::Pages(buffers.tx_pages))?;
+        let pages = buffers.tx_frames.div_ceil(16);
+        let chain = Chain::take(pool, self.table.next_index(), pages)
+            .ok_or(ConnectError::Frames(reservation))?;
         let stack = Connected::new(
             now,
             &self.config.connect,
@@ -132,30 +149,42 @@ impl Tcp {
         self.flow(flow).map_or(0, Flow::send_room)
     }
 
-    /// Changes the send buffer of a flow that we have opened, and with it what can be in
-    /// flight. What was written stays; a smaller buffer takes nothing until so much is
-    /// acknowledged.
-    ///
-    /// # Errors
-    /// When the pool has no pages for a larger one, which then stays as it was.
+    /// Changes the most frames that a flow which we have opened may keep to send, and with it
+    /// what can be in flight, and where it takes them from. What was written stays; with fewer,
+    /// nothing is taken until so much is acknowledged. Frames of an earlier reservation go back
+    /// to it as they are released.
     pub fn set_send_buffer(
         &mut self,
         pool: &mut Pool,
         flow: FlowId,
-        tx_pages: u32,
-    ) -> Result<(), ConnectError> {
+        frames: u32,
+        _reservation: Reservation,
+    ) {
         let Some((index, flow)) = self.flow_mut(flow) else {
-            return Ok(());
+            return;
         };
         let Stack::Connected(stack) = &mut flow.stack else {
-            return Ok(());
+            return;
         };
-        if !stack.resize(pool, index, tx_pages) {
-            return Err(ConnectError::Pages(tx_pages));
-        }
+        stack.resize(pool, index, frames.div_ceil(16));
         self.ready.push(index);
         self.raise(index, |pending| pending.ready = true);
-        Ok(())
+    }
+
+    /// Gets a flow that we have opened room to write, if it has none and may have more: the
+    /// pool is lent to this, and not to [`send`](Self::send). Whether there is room; of a flow that a computer has
+    /// opened, always.
+    pub fn draw(&mut self, _pool: &mut Pool, _flow: FlowId) -> bool {
+        true
+    }
+
+    /// What a flow that we have opened holds of what it sends.
+    #[must_use]
+    pub fn held(&self, flow: FlowId) -> Option<Held> {
+        match self.flow(flow).map(|flow| &flow.stack) {
+            Some(Stack::Connected(stack)) => Some(stack.held()),
+            _ => None,
+        }
     }
 
     /// Bytes written and not yet acknowledged by the peer.
@@ -179,6 +208,16 @@ impl Tcp {
         match self.flow(flow).map(|flow| &flow.stack) {
             Some(Stack::Connected(stack)) => Some(stack.path_sample()),
             _ => None,
+        }
+    }
+
+    /// The next so many bytes of a flow that we have opened are a probe: they go out close
+    /// together.
+    pub fn send_unpaced(&mut self, flow: FlowId, bytes: u32) {
+        if let Some((_, flow)) = self.flow_mut(flow)
+            && let Stack::Connected(stack) = &mut flow.stack
+        {
+            stack.send_unpaced(bytes);
         }
     }
 

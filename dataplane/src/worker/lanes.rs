@@ -5,6 +5,9 @@
 //! nexuses under the same initiator name that are no computer's. As every nexus they are
 //! persisted before their first login, and reinstated (C-8).
 //!
+//! There are as many as the target is configured to have, or as a reservation of buffers that
+//! its connections take from says (B-13), which changes while they run.
+//!
 //! What always holds:
 //! * writes alone go by the other lanes: every sync goes by the carrier, which hears of
 //!   a reset before its sync is done (C-2);
@@ -29,6 +32,8 @@ use super::task::{NexusKey, VolumeKey};
 
 /// Sessions that flush to one target, at most.
 pub const LANES_MAX: usize = sluice_config::LANES_MAX as usize;
+/// Lanes beyond those that are configured that there is room for, of all targets together.
+pub(super) const LANES_SPARE: usize = sluice_config::LANES_SPARE as usize;
 /// Stands for the computer of a lane, which has none, also in the log's directory.
 pub(super) const NO_COMPUTER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0);
 /// Logins of a new lane in vain: the storage may let in no more than one.
@@ -44,6 +49,8 @@ pub(super) struct Lanes {
     computers: usize,
     /// None are opened before.
     opens_at: Time,
+    /// What a reservation says, the carrier among them; else the configuration does.
+    asked: Option<usize>,
 }
 
 impl Nexus {
@@ -75,7 +82,7 @@ impl Relay {
     pub(super) fn is_lane_needed(&self, key: NexusKey) -> bool {
         let nexus = &self.nexuses[key.0];
         let lanes = &self.lanes[nexus.target];
-        let wanted = self.config.targets[nexus.target].lanes - 1;
+        let wanted = self.lanes_wanted(nexus.target) - 1;
         let is_one = lanes.keys.iter().take(wanted).any(|lane| *lane == key);
         let attempts_max = match nexus.established {
             true => ATTEMPTS_BEFORE_RESET,
@@ -95,11 +102,32 @@ impl Relay {
         }
     }
 
-    /// Opens the lanes that the target is configured to have, as the carrier's initiator.
+    /// Sessions that are to flush to a target, the carrier's among them.
+    fn lanes_wanted(&self, target: usize) -> usize {
+        let asked = self.lanes[target].asked;
+        asked.unwrap_or(self.config.targets[target].lanes)
+    }
+
+    /// Has a target's flush go by so many sessions, at most [`LANES_MAX`] and as many as there is
+    /// room for; or by as many as it is configured to have. Those that are too many end when
+    /// what they have under way does.
+    pub fn set_lanes(&mut self, target: usize, lanes: Option<usize>) {
+        let lanes = lanes.map(|lanes| lanes.clamp(1, LANES_MAX));
+        let of = &mut self.lanes[target];
+        if of.asked == lanes {
+            return;
+        }
+        (of.asked, of.opens_at) = (lanes, Time::ZERO);
+        for lane in of.keys.clone() {
+            self.look_at_nexus(lane);
+        }
+    }
+
+    /// Opens the lanes that the target is to have, as the carrier's initiator.
     pub(super) fn open_lanes(&mut self, now: Time, carrier: NexusKey) {
         let nexus = &self.nexuses[carrier.0];
         let (target, initiator_name) = (nexus.target, nexus.initiator_name);
-        let wanted = self.config.targets[target].lanes - 1;
+        let wanted = self.lanes_wanted(target) - 1;
         while self.lanes[target].keys.len() < wanted && now >= self.lanes[target].opens_at {
             if self
                 .new_nexus(target, initiator_name, [0; 6], NO_COMPUTER)

@@ -11,7 +11,7 @@
 //! [`drain`] how it is emptied, [`upkeep`] what time brings, [`recovery`] what a start finds, [`publish`] what operators see, [`latency`] how long commands take,
 //! [`writable`] whether the storage takes writes at all, [`failure`] what follows
 //! when it does not take one that was acknowledged, [`reservation`] from
-//! whom, [`attention`] what it has to say of itself, and [`security`] who must
+//! whom, [`attention`] what it has to say of itself, [`buffers`] what memory its connections take, and [`security`] who must
 //! prove what.
 //!
 //! Not for: anything that reads a clock, or a byte of a protocol (that is
@@ -19,6 +19,7 @@
 
 pub mod admit;
 pub mod attention;
+pub mod buffers;
 mod compact;
 pub mod drain;
 mod events;

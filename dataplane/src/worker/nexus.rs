@@ -134,6 +134,8 @@ pub struct Nexus {
     pub resets: ArrayVec<u64, TARGET_LUNS_MAX>,
     /// Data-out of the commands that are out.
     pub out_bytes: u64,
+    /// Times that its connection wanted a buffer in vain, when that was last looked at.
+    pub draws_refused: u64,
     /// Bytes are, or may be, outstanding: it is looked at often enough to see a stall.
     pub watched: bool,
     pub pinged: Option<Time>,
@@ -259,6 +261,7 @@ impl Relay {
             acknowledged: 0,
             progressed: Time::ZERO,
             out_bytes: 0,
+            draws_refused: 0,
             watched: false,
             astray: false,
             fenced_by: None,

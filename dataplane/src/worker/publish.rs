@@ -4,12 +4,13 @@
 //! Only copies out; nothing here changes what a packet or a write does, but
 //! for the commands.
 
+mod buffers;
+
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use arrayvec::ArrayVec;
 use sluice_hugepages::log::SEGMENT_PAYLOAD_LEN;
-use sluice_hugepages::pool::{FRAME_LEN, PAGE_LEN};
 use sluice_hugepages::shm::SegmentWriter;
 use sluice_hugepages::tables::{
     self, Command, Completion, FlushSetting, Outcome, Scope, Table, text,
@@ -17,10 +18,13 @@ use sluice_hugepages::tables::{
 use sluice_proto::Time;
 use sluice_proto::cache::flush::policy::FlushPolicy;
 
+use buffers::Watch;
+
 use super::events::Events;
 use super::journal::Health;
 use super::latency::Kind;
 use super::load::ms_until;
+use super::path::Known;
 use super::relay::{Mode, Relay, Target, VOLUMES_MAX};
 use super::step::Worker;
 use super::task::VolumeKey;
@@ -83,6 +87,7 @@ pub struct Publisher {
     events: Events,
     /// Rows written last time, so that those gone are cleared.
     neighbours: usize,
+    watch: Watch,
 }
 
 /// The name of the port that leads to the host's kernel.
@@ -101,6 +106,7 @@ impl Publisher {
             journal_state: tables::JournalState::Good,
             events: Events::new(),
             neighbours: 0,
+            watch: Watch::default(),
         }
     }
 
@@ -113,14 +119,16 @@ impl Publisher {
         self.segment.heartbeat(now.as_nanos());
         let mut commanded = false;
         while let Some((id, command)) = self.segment.next_command() {
-            let (outcome, volumes) = worker.relay.command_from_control(now, &command);
+            let (outcome, volumes, buffers) = worker.command_from_control(now, &command);
             if !commanded {
                 // Whoever waits for a flush compares with rows of before his command's answer.
                 self.volumes(now, worker);
             }
             commanded = true;
-            let completion = Completion::new(id, outcome, volumes);
-            self.segment.complete(&completion);
+            self.segment.complete(&Completion {
+                buffers,
+                ..Completion::new(id, outcome, volumes)
+            });
         }
         if now < self.next && !commanded {
             return;
@@ -139,8 +147,10 @@ impl Publisher {
         self.neighbours(worker);
         self.sessions(worker);
         self.volumes(now, worker);
-        self.paths(worker);
+        self.paths(now, worker);
         self.buffers(worker);
+        self.reservations(worker);
+        self.tell_of_buffers(now, worker);
         self.journal(now, worker);
         self.runtime(worker);
         self.counters(worker);
@@ -297,8 +307,9 @@ impl Publisher {
     }
 
     /// As many as there are targets at most, and they stay.
-    fn paths(&mut self, worker: &Worker) {
+    fn paths(&mut self, now: Time, worker: &Worker) {
         for (path, index) in worker.relay.paths.rows().iter().zip(0..) {
+            self.events.path(&mut self.segment, now, index, path);
             self.segment.put(
                 index,
                 &tables::Path {
@@ -309,43 +320,18 @@ impl Publisher {
                     bandwidth_at_ns: path.bandwidth_at.map(Time::as_nanos),
                     min_rtt_us: micros(path.round_trip),
                     min_rtt_at_ns: path.round_trip_at.map(Time::as_nanos),
-                    limit: tables::PathLimit::Idle,
-                    rtt_us: 0,
-                    typed_bytes_per_s: None,
-                    typed_rtt_us: None,
-                    changes: 0,
-                    changed_at_ns: None,
-                    probes: 0,
-                    measured: 0,
+                    limit: path.limit,
+                    rtt_us: micros(path.round_trip_now),
+                    typed_bytes_per_s: path.typed_bytes_per_s,
+                    typed_rtt_us: path.typed_round_trip.map(micros),
+                    changes: path.changes,
+                    changed_at_ns: path.changed_at.map(Time::as_nanos),
+                    probes: path.probes,
+                    measured: path.measured,
                     recommended_bytes: path.recommended_bytes(),
                 },
             );
         }
-    }
-
-    fn buffers(&mut self, worker: &Worker) {
-        let pool = worker.pool.stats();
-        let room = worker.relay.log.room();
-        let (backing, why) = &self.facts.frames_backing;
-        self.segment.put(
-            0,
-            &tables::Buffers {
-                backing: *backing,
-                why: text(why),
-                pages_free: pool.pages_free as u64,
-                pages_leased: pool.pages_leased as u64,
-                pages_divided: pool.pages_divided as u64,
-                frames_free: pool.frames_free as u64,
-                frames_reserved: pool.frames_reserved as u64,
-                frames_in_use: pool.frames_in_use as u64,
-                free_bytes: (pool.frames_free * FRAME_LEN + pool.pages_free * PAGE_LEN) as u64,
-                log_backing: self.facts.log_backing,
-                log_segments: room.segments_total as u64,
-                log_segments_free: room.segments_free as u64,
-                log_bytes: self.facts.log_bytes,
-                log_live_bytes: room.dirty_bytes,
-            },
-        );
     }
 
     /// What it has to say is said in the log too, when it changes.
@@ -428,7 +414,7 @@ impl Publisher {
         );
     }
 
-    /// Every named drop and fault of router, TCP and relay.
+    /// Every named drop and fault of router, TCP, relay and reservations.
     fn counters(&mut self, worker: &Worker) {
         let drops = worker
             .router
@@ -446,7 +432,14 @@ impl Publisher {
             .rows()
             .into_iter()
             .map(|(name, count)| ("iscsi", name, count));
-        for ((room, name, count), index) in drops.chain(tcp).chain(relay).zip(0..) {
+        let buffers = worker
+            .relay
+            .reservations
+            .counts
+            .rows()
+            .into_iter()
+            .map(|(name, count)| ("buffers", name, count));
+        for ((room, name, count), index) in drops.chain(tcp).chain(relay).chain(buffers).zip(0..) {
             if !self.named {
                 let mut full = arrayvec::ArrayString::<48>::new();
                 // A name too long for its cell is cut; the names here are all shorter.
@@ -495,12 +488,26 @@ impl Relay {
                 self.end_drain();
                 (Outcome::Done, 0)
             }
+            // Those about buffers are the worker's ([`Worker::command_from_control`]).
             Command::Reserve { .. }
             | Command::CancelReservation { .. }
             | Command::QueryBuffers { .. }
-            | Command::PresentBufferId { .. }
-            | Command::SetPath { .. }
-            | Command::MeasurePath { .. } => (Outcome::OutOfRange, 0),
+            | Command::PresentBufferId { .. } => (Outcome::OutOfRange, 0),
+            &Command::SetPath {
+                local,
+                remote,
+                bytes_per_s,
+                min_rtt_us,
+                typed,
+            } => {
+                let known = Known {
+                    bytes_per_s,
+                    round_trip: min_rtt_us.map(Duration::from_micros),
+                    typed,
+                };
+                (self.set_path(now, local, remote, known), 0)
+            }
+            &Command::MeasurePath { local, remote } => (self.measure_path(now, local, remote), 0),
         }
     }
 

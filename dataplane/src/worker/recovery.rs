@@ -11,10 +11,11 @@ use sluice_proto::cache::flush::{Entry, FlushQueue};
 use sluice_proto::cache::index::{Index, IndexCapacity};
 use sluice_proto::iscsi::chap::Challenges;
 
+use super::buffers::Registry;
 use super::compact::Compaction;
 use super::holding::Holding;
 use super::lan::SESSION_TASKS_MAX;
-use super::lanes::{Lanes, NO_COMPUTER};
+use super::lanes::{LANES_SPARE, Lanes, NO_COMPUTER};
 use super::latency::Recorder;
 use super::path::Paths;
 use super::relay::{Counters, Relay, RelayConfig, VOLUMES_MAX};
@@ -101,7 +102,8 @@ impl Relay {
             });
         }
         // Those of before may be more, and are reinstated before they go.
-        let lanes_wanted = config.targets.iter().map(|target| target.lanes - 1).sum();
+        let lanes_wanted: usize = config.targets.iter().map(|target| target.lanes - 1).sum();
+        let lanes_wanted = lanes_wanted + LANES_SPARE;
         let nexuses_max = computers_max + lanes.len().max(lanes_wanted);
         let share_max = usize::from(super::login::target_config().max_data_items);
         let staging = Staging::new(pool, pages, nexuses_max, share_max)
@@ -149,6 +151,12 @@ impl Relay {
             departing: Vec::with_capacity(nexuses_max),
             next_sweep: now,
             paths: Paths::new(&config.targets, now),
+            reservations: Registry::new(
+                config
+                    .targets
+                    .iter()
+                    .map(|target| (target.name.as_str(), target.wan_address, target.address)),
+            ),
             lanes: config.targets.iter().map(|_| Lanes::default()).collect(),
             astray: vec![0; config.targets.len()],
             lan_timers: Wheel::new(slots(lans.capacity())),
@@ -339,7 +347,7 @@ mod tests {
     use super::super::task::{Task, TaskKey, WanTask};
     use super::super::{lan::Lan, nexus::Nexus};
     use super::*;
-    use crate::tcp::Buffers;
+    use crate::tcp::WanBuffers;
 
     /// The configuration knows how many sessions a log has rows for.
     #[test]
@@ -379,11 +387,12 @@ mod tests {
                 load_limit_percent: 0,
             },
             wait_max: Duration::from_secs(10),
+            cache_warning_percent: 75,
             sessions_max,
             staging_pages: 16,
-            wan_buffers: Buffers {
+            wan_buffers: WanBuffers {
                 rx_pages: 1,
-                tx_pages: 1,
+                tx_frames: 16,
             },
             silence_max: Duration::from_secs(10),
             lan_digests: Digests::default(),
@@ -457,7 +466,11 @@ mod tests {
             "{session} bytes a session"
         );
         for (rx_pages, tx_pages) in [(1, 1), (3, 5), (4, 16), (16, 4), (64, 1024)] {
-            let flow = crate::tcp::heap_len(Buffers { rx_pages, tx_pages });
+            let tx_frames = tx_pages * 16;
+            let flow = crate::tcp::heap_len(WanBuffers {
+                rx_pages,
+                tx_frames,
+            });
             let kib = |pages: u32| u64::from(pages) * 64;
             let budget = MemoryBudget::WAN_FLOW_BYTES
                 + kib(tx_pages) * MemoryBudget::WAN_BYTES_PER_SEND_KIB

@@ -23,6 +23,7 @@ use sluice_proto::iscsi::{DigestPolicy, Offers, TaskId};
 use sluice_proto::scsi::ScsiStatus;
 use sluice_proto::scsi::same_lun;
 
+use super::buffers::Registry;
 use super::compact::Compaction;
 use super::journal::Journal;
 use super::lan::Lan;
@@ -35,7 +36,7 @@ use super::security::Security;
 use super::staging::Staging;
 use super::task::{LanKey, NexusKey, Task, TaskKey, VolumeKey, WanTask, Work};
 use super::volume::{Retired, Volume};
-use crate::tcp::{Buffers, FlowId, Tcp};
+use crate::tcp::{FlowId, Tcp, WanBuffers};
 use crate::wheel::Wheel;
 
 /// How computers reach the relay.
@@ -92,9 +93,12 @@ pub struct RelayConfig {
     pub flush: FlushPolicy,
     /// How long a command may wait for room, the storage or durability before it ends BUSY (C-16).
     pub wait_max: Duration,
+    /// The write cache is short of room when so much of the log is used (B-16).
+    pub cache_warning_percent: u8,
     pub sessions_max: usize,
     pub staging_pages: u16,
-    pub wan_buffers: Buffers,
+    /// Of a connection to the storage that no reservation is for.
+    pub wan_buffers: WanBuffers,
     /// A connection that is silent this long is asked by NOP, and given up after as long again.
     pub silence_max: Duration,
     pub lan_digests: Digests,
@@ -185,10 +189,13 @@ pub struct Counters {
     /// Times that the journal stalled or its device failed, and that it was given up.
     pub journal_troubles: u64,
     pub journals_given_up: u64,
+    /// Events of memory, and of the write cache, that ran short (B-20, B-16).
+    pub memory_short: u64,
+    pub cache_short: u64,
 }
 
 impl Counters {
-    pub fn rows(&self) -> [(&'static str, u64); 43] {
+    pub fn rows(&self) -> [(&'static str, u64); 45] {
         [
             ("login_accepted", self.logins),
             ("login_refused", self.logins_refused),
@@ -233,6 +240,8 @@ impl Counters {
             ("volume_turned_write_through", self.thin_warnings),
             ("journal_trouble", self.journal_troubles),
             ("journal_given_up", self.journals_given_up),
+            ("memory_short", self.memory_short),
+            ("cache_short", self.cache_short),
         ]
     }
 }
@@ -295,6 +304,7 @@ pub struct Relay {
     /// By target.
     pub(super) lanes: Vec<Lanes>,
     pub(super) paths: Paths,
+    pub reservations: Registry,
     /// Nexuses that are astray, by target.
     pub(super) astray: Vec<u32>,
     /// When each session and nexus is to be looked at, though nothing arrives.

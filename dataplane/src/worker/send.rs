@@ -57,6 +57,7 @@ impl Relay {
             return;
         }
         while conn.has_output() {
+            net.tcp.draw(net.pool, flow);
             let pool = &*net.pool;
             let (stream_end, leaving) = (nexus.sent, &mut nexus.leaving);
             let sent = net.tcp.send(flow, |out| {

@@ -5,6 +5,7 @@
 use arrayvec::ArrayVec;
 use sluice_hugepages::log::Log;
 use sluice_hugepages::pool::{BURST_LEN, Burst, Frame, Pool};
+use sluice_hugepages::tables::{BufferState, Command, Outcome};
 use sluice_proto::Time;
 
 use super::publish::Publisher;
@@ -54,7 +55,9 @@ pub struct Worker {
 }
 
 impl Worker {
-    pub fn new(pool: Pool, router: Router, tcp: Tcp, relay: Relay) -> Self {
+    pub fn new(pool: Pool, router: Router, tcp: Tcp, mut relay: Relay) -> Self {
+        let locals = router.ports().map(|port| port.address);
+        relay.reservations.add_locals(locals);
         // The kernel's is behind the network's.
         let ports = router.ports().len() + usize::from(router.kernel_port().is_some());
         Self {
@@ -117,6 +120,24 @@ impl Worker {
             .deadline()
             .min(self.relay.deadline())
             .min(self.router.deadline())
+    }
+
+    /// Carries out a command of the control process: how it ended, how many volumes it was
+    /// about, and what there is of buffers if it was about those.
+    pub fn command_from_control(
+        &mut self,
+        now: Time,
+        command: &Command,
+    ) -> (Outcome, u32, BufferState) {
+        let mut net = Net {
+            tcp: &mut self.tcp,
+            pool: &mut self.pool,
+        };
+        if let Some((outcome, buffers)) = self.relay.command_about_buffers(&mut net, now, command) {
+            return (outcome, 0, buffers);
+        }
+        let (outcome, volumes) = self.relay.command_from_control(now, command);
+        (outcome, volumes, BufferState::default())
     }
 
     /// Asks every computer to log out, and lets none in: see [`Relay::begin_stop`].

@@ -101,13 +101,15 @@ impl Relay {
             self.nexuses[key.0].state = WanState::Backoff(now + PERSIST_PAUSE);
             return self.look_at_nexus(key);
         }
+        let (buffers, reservation) = self.buffers_for(nexus.target);
         let target = &self.config.targets[nexus.target];
         match net.tcp.connect(
             now,
             net.pool,
             target.wan_address,
             target.address,
-            self.config.wan_buffers,
+            buffers,
+            reservation,
         ) {
             Ok(flow) => {
                 let chap = self.config.security.login(
@@ -128,6 +130,7 @@ impl Relay {
                 nexus.flow = Some(flow);
                 nexus.conn = Some(Box::new(conn));
                 (nexus.sent, nexus.acknowledged, nexus.watched) = (0, 0, false);
+                nexus.draws_refused = 0;
                 nexus.leaving.clear();
                 nexus.leave_by = None;
                 nexus.state = WanState::Connecting;

@@ -38,6 +38,7 @@ pub mod scoreboard;
 pub mod segment;
 pub mod send_buffer;
 pub mod seq;
+pub mod train;
 pub mod wire;
 
 pub use connection::{Config, Connection, Emit, Ended, KeepAlive, PathSample, State, refuse};

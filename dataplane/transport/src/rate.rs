@@ -94,6 +94,8 @@ pub struct Sampler {
     first_sent_at: Time,
     /// Samples are limited by the sender until this much is delivered.
     app_limited_until: u64,
+    /// And by its buffer.
+    buffer_limited_until: u64,
     /// Of the newest segment that this acknowledgement delivered.
     newest: Option<(Time, u64, Snapshot)>,
 }
@@ -133,8 +135,10 @@ impl Sampler {
 
     /// Closes an acknowledgement: the sample of all that it delivered, if it delivered.
     pub fn sample(&mut self, min_rtt: Duration) -> Option<RateSample> {
-        if self.app_limited_until > 0 && self.delivered > self.app_limited_until {
-            self.app_limited_until = 0;
+        for until in [&mut self.app_limited_until, &mut self.buffer_limited_until] {
+            if self.delivered > *until {
+                *until = 0;
+            }
         }
         let (sent_at, _, snapshot) = self.newest.take()?;
         self.first_sent_at = self.first_sent_at.max(sent_at);
@@ -157,6 +161,17 @@ impl Sampler {
     /// There is nothing to send though there is room in the window.
     pub fn set_app_limited(&mut self, in_flight: u64) {
         self.app_limited_until = (self.delivered + in_flight).max(1);
+    }
+
+    /// All that the buffer holds is out though there is room in the window: what is
+    /// measured is the path's if a queue has grown on it, and else the buffer's.
+    pub fn set_buffer_limited(&mut self, in_flight: u64) {
+        self.buffer_limited_until = (self.delivered + in_flight).max(1);
+    }
+
+    #[must_use]
+    pub const fn is_buffer_limited(&self) -> bool {
+        self.buffer_limited_until > 0
     }
 
     /// Bytes delivered in all, each once.

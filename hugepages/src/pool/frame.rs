@@ -49,11 +49,11 @@ pub enum GsoKind {
 pub enum Next {
     /// In the next buffer of a chain.
     Buffer(BufId),
-    /// In pieces of leased pages, by the number of their list ([`Pool::gather`](super::Pool::gather)).
+    /// In pieces of frames that are kept, by the number of their list ([`Pool::gather`](super::Pool::gather)).
     Gathered(u16),
 }
 
-/// A received or outgoing packet: one buffer, a chain of them, or one and pieces of pages.
+/// A received or outgoing packet: one buffer, a chain of them, or one and pieces of frames that are kept.
 ///
 /// A frame is a handle: whoever holds it owns the buffer, and must hand it on
 /// or give it back with [`Pool::release`](super::Pool::release).

@@ -3,10 +3,11 @@
 //! What always holds: taking and giving back are one store of an owner word
 //! and a few of private lists.
 
+use super::reserved::ReservedLists;
 use super::word::{State, Word};
 use super::{
-    ALL_FREE, BufId, Checksum, FRAME_LEN, FRAMES_KEPT, FRAMES_PER_PAGE, Frame, HEADROOM_OFFSET,
-    NOWHERE, Next, Owner, PAGE_LEN, Pool, PoolStats, index,
+    BufId, Checksum, FRAME_LEN, FRAMES_KEPT, FRAMES_PER_PAGE, Frame, HEADROOM_OFFSET, NOWHERE,
+    Next, Owner, PAGE_LEN, Pool, PoolStats, index,
 };
 
 use crate::prefetch::prefetch_at;
@@ -21,9 +22,21 @@ impl Pool {
     /// As [`Pool::alloc_frame`], with the owner for the allocation table.
     #[inline]
     pub fn alloc_frame_for(&mut self, owner: Owner) -> Option<Frame> {
-        if self.partial.is_empty() && self.divide().is_none() {
+        let Some(frame) = self.pop_free() else {
             self.stats.frames_refused += 1;
             return None;
+        };
+        self.stats.frames_in_use += 1;
+        self.store(frame, Word::held(State::InUse, owner));
+        Some(self.handle(frame))
+    }
+
+    /// Takes a frame off the free list, for which a page may be divided. Its word is the
+    /// caller's to store.
+    #[inline]
+    pub(super) fn pop_free(&mut self) -> Option<usize> {
+        if self.partial.is_empty() {
+            self.divide()?;
         }
         let page = *self.partial.last()? as usize;
         let frame = page * FRAMES_PER_PAGE + self.free[page].trailing_zeros() as usize;
@@ -32,9 +45,7 @@ impl Pool {
             self.delist(page);
         }
         self.stats.frames_free -= 1;
-        self.stats.frames_in_use += 1;
-        self.store(frame, Word::held(State::InUse, owner));
-        Some(self.handle(frame))
+        Some(frame)
     }
 
     /// A whole 64 KiB page as one buffer (GSO frames); data at [`HEADROOM`](super::HEADROOM), length 0.
@@ -83,8 +94,11 @@ impl Pool {
 
     /// Notes a new owner, the holder's business otherwise.
     pub fn set_owner(&mut self, frame: &Frame, owner: Owner) {
-        let state = self.state(frame.buf);
-        self.store(frame.buf.0 as usize, Word::held(state, owner));
+        let word = self.in_use(frame.buf);
+        let state = Word::state_of(word).expect("in use");
+        let reservation = Word::reservation_of(word);
+        let frame = frame.buf.0 as usize;
+        self.store(frame, Word::held(state, owner).of(reservation));
     }
 
     /// Bytes of the first buffer: [`FRAME_LEN`] or [`PAGE_LEN`].
@@ -199,22 +213,30 @@ impl Pool {
 
     #[inline]
     fn release_buffer(&mut self, frame: usize) {
-        match self.state(BufId(index(frame))) {
-            State::InUse => {
-                self.store(frame, Word::FREE);
-                self.stats.frames_in_use -= 1;
-                self.put_free(frame);
-                let page = frame / FRAMES_PER_PAGE;
-                let spare = self.stats.frames_free >= FRAMES_KEPT + FRAMES_PER_PAGE;
-                if self.free[page] == ALL_FREE && spare {
-                    self.unite(page);
-                }
-            }
+        let word = self.in_use(BufId(index(frame)));
+        match Word::state_of(word) {
+            Some(State::InUse) if Word::may_be_held(word) => self.release_kept(frame, word),
+            Some(State::InUse) => self.free_frame(frame, word),
             _ => {
                 self.store(frame, Word::PAGE_FREE);
                 self.stats.page_frames_in_use -= 1;
                 self.whole.insert(frame / FRAMES_PER_PAGE);
             }
+        }
+    }
+
+    /// What was in use goes where it came from.
+    #[inline]
+    pub(super) fn free_frame(&mut self, frame: usize, word: u64) {
+        self.stats.frames_in_use -= 1;
+        let reservation = Word::reservation_of(word);
+        if ReservedLists::is_number(reservation) {
+            return self.bring_home(frame, reservation);
+        }
+        self.store(frame, Word::FREE);
+        self.put_free(frame);
+        if self.stats.frames_free >= FRAMES_KEPT + FRAMES_PER_PAGE {
+            self.unite_if_free(frame / FRAMES_PER_PAGE);
         }
     }
 

@@ -1,12 +1,15 @@
 //! The communication memory: 64 KiB pages, each whole or divided into sixteen
 //! 4 KiB frames (Spec B's memory buffers).
 //!
-//! What always holds: each frame is free, on a reserved list, in use, or part
-//! of a whole page that is free or leased, and its owner word (`word.rs`) says
-//! which; a move is one store, and data never moves for it (B-1). The lists
-//! here are private, rebuilt from the words by [`Pool::attach`]. A page that
-//! packets hold parts of (`gather.rs`) stays leased until they are released,
-//! whoever gives it back. One worker owns a pool. After [`Pool::new`] nothing is allocated.
+//! What always holds: each frame is free, on the list of one reservation
+//! (`reserved.rs`), in use, or part of a whole page that is free or leased, and its
+//! owner word (`word.rs`) says which; a move is one store, and data never moves for it
+//! (B-1). The lists here are private, rebuilt from the words by [`Pool::attach`]. A frame
+//! that packets hold (`gather.rs`) stays in use until they are released, whoever gives
+//! it back. One worker owns a pool. After [`Pool::new`] nothing is allocated.
+//!
+//! Some of what is free is for packets on their way alone ([`Pool::set_floors`]): with
+//! all else taken the worker still receives, forwards and acknowledges.
 //!
 //! Not for: what is in a buffer, or who may have one (reservations are made
 //! by control, B-6).
@@ -25,6 +28,7 @@ mod frame;
 mod frames;
 mod gather;
 mod pages;
+mod reserved;
 mod whole;
 mod word;
 
@@ -33,12 +37,14 @@ use std::sync::atomic::Ordering::Relaxed;
 
 pub use frame::{BURST_LEN, BufId, Burst, Checksum, Frame, Gso, GsoKind, HEADROOM, Next};
 pub use gather::PIECES_MAX;
+pub use reserved::{OutOfBuffers, Reserved};
 pub use word::{Owner, Reservation};
 
 use crate::fuse::Fuse;
 use crate::region::Region;
 use chain::Link;
 use gather::Gathered;
+use reserved::ReservedLists;
 use whole::WholePages;
 use word::{State, Word};
 
@@ -92,6 +98,9 @@ pub struct PoolStats {
     pub frames_in_use: usize,
     /// Times that a frame was asked for and there was none.
     pub frames_refused: u64,
+    /// Times that a connection asked for one to keep, and its reservation, or what may be
+    /// borrowed, had none.
+    pub takes_refused: u64,
     /// Times that a page or run was asked for and there was none.
     pub pages_refused: u64,
 }
@@ -111,6 +120,9 @@ pub struct Pool {
     place: Box<[u32]>,
     links: Box<[Link]>,
     gathered: Gathered,
+    lists: ReservedLists,
+    transit_floor: usize,
+    borrow_floor: usize,
     stats: PoolStats,
 }
 
@@ -196,7 +208,10 @@ impl Pool {
                 pages * FRAMES_PER_PAGE
             ]
             .into(),
-            gathered: Gathered::new(pages),
+            gathered: Gathered::new(pages, pages * FRAMES_PER_PAGE),
+            lists: ReservedLists::new(pages * FRAMES_PER_PAGE),
+            transit_floor: 0,
+            borrow_floor: 0,
             stats: PoolStats {
                 pages,
                 ..PoolStats::default()
@@ -222,19 +237,11 @@ impl Pool {
                 }) => reservation,
                 _ => Reservation::NONE,
             };
-            if reservation == Reservation::NONE {
+            if ReservedLists::is_number(reservation) {
+                self.attach_reserved(frame, reservation);
+            } else {
                 self.store(frame, Word::FREE);
                 self.put_free(frame);
-            } else {
-                self.store(
-                    frame,
-                    Word {
-                        state: State::Reserved,
-                        owner: None,
-                        reservation,
-                    },
-                );
-                self.stats.frames_reserved += 1;
             }
         }
     }
@@ -242,23 +249,24 @@ impl Pool {
 
 /// Where the memory is touched.
 impl Pool {
-    /// The state of a buffer that is in use as a frame's.
+    /// The word of a buffer that is in use as a frame's.
     #[inline]
-    fn state(&self, buf: BufId) -> State {
+    fn in_use(&self, buf: BufId) -> u64 {
         let frame = buf.0 as usize;
         assert!(
             frame < self.stats.pages * FRAMES_PER_PAGE,
             "frame {frame} is of another pool"
         );
-        match Word::state_of(self.load(frame)) {
-            Some(state @ (State::InUse | State::PageFrame)) => state,
+        let word = self.load(frame);
+        match Word::state_of(word) {
+            Some(State::InUse | State::PageFrame) => word,
             other => panic!("frame {frame} is used but its state is {other:?}"),
         }
     }
 
     #[inline]
     fn capacity_of(&self, buf: BufId) -> usize {
-        if self.state(buf) == State::PageFrame {
+        if Word::state_of(self.in_use(buf)) == Some(State::PageFrame) {
             PAGE_LEN
         } else {
             FRAME_LEN

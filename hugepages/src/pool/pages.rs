@@ -6,12 +6,16 @@ use super::word::{State, Word};
 use super::{ALL_FREE, FRAMES_PER_PAGE, Owner, PAGE_LEN, PageRun, Pool, index};
 
 impl Pool {
-    /// Leases `count` contiguous whole pages.
+    /// Leases `count` contiguous whole pages, of what packets on their way do not need.
     pub fn lease_pages(&mut self, count: usize, owner: Owner) -> Option<PageRun> {
-        let found = self.whole.take_run(count).or_else(|| {
-            self.unite_pages(0);
-            self.whole.take_run(count)
-        });
+        let found = if count * FRAMES_PER_PAGE <= self.available() {
+            self.whole.take_run(count).or_else(|| {
+                self.unite_pages(0);
+                self.whole.take_run(count)
+            })
+        } else {
+            None
+        };
         let Some(first) = found else {
             self.stats.pages_refused += 1;
             return None;
@@ -26,15 +30,14 @@ impl Pool {
         })
     }
 
-    /// Gives a run back; a page that packets still hold is free when they are released
-    /// ([`Pool::gather`]).
+    /// Gives a run back.
     pub fn release_pages(&mut self, run: PageRun) {
         let (first, count) = (run.first as usize, run.count as usize);
         for page in first..first + count {
             self.check_leased(page);
-            if self.gathered.orphan(page) {
-                self.free_leased(page);
-            }
+            self.store(page * FRAMES_PER_PAGE, Word::PAGE_FREE);
+            self.whole.insert(page);
+            self.stats.pages_leased -= 1;
         }
     }
 
@@ -79,7 +82,13 @@ impl Pool {
         }
     }
 
-    pub(super) fn unite(&mut self, page: usize) {
+    pub(super) fn unite_if_free(&mut self, page: usize) {
+        if self.free[page] == ALL_FREE {
+            self.unite(page);
+        }
+    }
+
+    fn unite(&mut self, page: usize) {
         self.delist(page);
         self.free[page] = 0;
         self.store(page * FRAMES_PER_PAGE, Word::PAGE_FREE);

@@ -52,6 +52,10 @@ pub(super) enum State {
     InUse,
 }
 
+/// The kind of owner that is a connection.
+const OWNER_TCP: u8 = 2;
+const OWNER_NONE: u8 = 0;
+
 /// A decoded owner word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Word {
@@ -63,6 +67,8 @@ pub(super) struct Word {
 impl Word {
     pub const PAGE_FREE: Word = Word::idle(State::PageFree);
     pub const FREE: Word = Word::idle(State::Free);
+    /// In use by packets that have not gone out yet alone.
+    pub const NOBODYS: Word = Word::idle(State::InUse);
 
     const fn idle(state: State) -> Word {
         Word {
@@ -80,6 +86,33 @@ impl Word {
         }
     }
 
+    pub const fn reserved(reservation: Reservation) -> Word {
+        Word::idle(State::Reserved).of(reservation)
+    }
+
+    pub const fn of(self, reservation: Reservation) -> Word {
+        Word {
+            reservation,
+            ..self
+        }
+    }
+
+    /// Whether a connection keeps it.
+    pub const fn is_kept(word: u64) -> bool {
+        (word >> 48) as u8 == OWNER_TCP
+    }
+
+    /// Whether one keeps it, or has kept it and packets alone have it.
+    pub const fn may_be_held(word: u64) -> bool {
+        matches!((word >> 48) as u8, OWNER_NONE | OWNER_TCP)
+    }
+
+    /// The reservation alone, which may be no number of one.
+    #[expect(clippy::cast_possible_truncation, reason = "its own bit field")]
+    pub const fn reservation_of(word: u64) -> Reservation {
+        Reservation((word >> 32) as u16)
+    }
+
     pub const fn encode(self) -> u64 {
         let state = match self.state {
             State::PageFree => 0,
@@ -90,9 +123,9 @@ impl Word {
             State::InUse => 5,
         };
         let (kind, value) = match self.owner {
-            None => (0, 0),
+            None => (OWNER_NONE as u64, 0),
             Some(Owner::Driver(port)) => (1, port as u32),
-            Some(Owner::Tcp(flow)) => (2, flow),
+            Some(Owner::Tcp(flow)) => (OWNER_TCP as u64, flow),
             Some(Owner::Staging) => (3, 0),
             Some(Owner::Forward) => (4, 0),
         };
@@ -122,9 +155,9 @@ impl Word {
             return None;
         };
         let owner = match (word >> 48) as u8 {
-            0 => None,
+            OWNER_NONE => None,
             1 => Some(Owner::Driver(word as u8)),
-            2 => Some(Owner::Tcp(word as u32)),
+            OWNER_TCP => Some(Owner::Tcp(word as u32)),
             3 => Some(Owner::Staging),
             4 => Some(Owner::Forward),
             _ => return None,
@@ -132,7 +165,7 @@ impl Word {
         Some(Word {
             state,
             owner,
-            reservation: Reservation((word >> 32) as u16),
+            reservation: Word::reservation_of(word),
         })
     }
 }

@@ -5,15 +5,15 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
 use sluice_bench::tsc;
-use sluice_dataplane::tcp::{Buffers, FlowEvent, FlowId, Tcp, TcpConfig};
-use sluice_hugepages::pool::{Checksum, Frame, HEADROOM, Pool};
+use sluice_dataplane::tcp::{FlowEvent, FlowId, Tcp, TcpConfig, WanBuffers};
+use sluice_hugepages::pool::{Checksum, Frame, HEADROOM, Pool, Reservation};
 use sluice_proto::Time;
 
 const LOCAL: Ipv4Addr = Ipv4Addr::new(198, 19, 0, 1);
 const STORAGE: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(198, 19, 0, 10), 3260);
-const BUFFERS: Buffers = Buffers {
+const BUFFERS: WanBuffers = WanBuffers {
     rx_pages: 1,
-    tx_pages: 1,
+    tx_frames: 16,
 };
 /// What a peer takes that offers no MSS (RFC 9293 3.7.1).
 const SEGMENT_LEN: usize = 536;
@@ -83,6 +83,7 @@ impl Idle {
         for _ in 0..SEGMENTS {
             self.now += ROUND_TRIP;
             let begin = tsc::now();
+            self.tcp.draw(&mut self.pool, self.busy);
             let written = self.tcp.send(self.busy, |room| {
                 let len = room.len().min(SEGMENT_LEN);
                 room[..len].fill(0x5a);
@@ -112,7 +113,7 @@ impl Idle {
 }
 
 fn open(now: Time, tcp: &mut Tcp, pool: &mut Pool) -> FlowId {
-    let flow = tcp.connect(now, pool, LOCAL, STORAGE, BUFFERS);
+    let flow = tcp.connect(now, pool, LOCAL, STORAGE, BUFFERS, Reservation::NONE);
     let flow = flow.expect("room for as many as there are");
     let mut out = Vec::new();
     tcp.poll(now, pool, &mut out);

@@ -6,8 +6,8 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
 use sluice_bench::tsc;
-use sluice_dataplane::tcp::{Buffers, FlowEvent, FlowId, Tcp, TcpConfig};
-use sluice_hugepages::pool::{Checksum, FRAME_LEN, Frame, HEADROOM, Pool};
+use sluice_dataplane::tcp::{Buffers, FlowEvent, FlowId, Tcp, TcpConfig, WanBuffers};
+use sluice_hugepages::pool::{Checksum, FRAME_LEN, Frame, HEADROOM, Pool, Reservation};
 use sluice_proto::Time;
 
 const NEAR: Ipv4Addr = Ipv4Addr::new(198, 19, 0, 1);
@@ -19,6 +19,10 @@ const LINK_LEN: usize = 14;
 const BUFFERS: Buffers = Buffers {
     rx_pages: 16,
     tx_pages: 16,
+};
+const WAN_BUFFERS: WanBuffers = WanBuffers {
+    rx_pages: 16,
+    tx_frames: 256,
 };
 const POOL_PAGES: usize = 512;
 /// One way.
@@ -114,9 +118,14 @@ impl Pair {
         };
         let [near, far] = &mut pair.rooms;
         far.tcp.listen(FAR);
-        let flow = near
-            .tcp
-            .connect(pair.now, &mut near.pool, NEAR, FAR, BUFFERS);
+        let flow = near.tcp.connect(
+            pair.now,
+            &mut near.pool,
+            NEAR,
+            FAR,
+            WAN_BUFFERS,
+            Reservation::NONE,
+        );
         near.flow = Some(flow.expect("there is room for one"));
         let mut cost = Cost::default();
         while pair.rooms[1].flow.is_none() {
@@ -204,6 +213,7 @@ impl Pair {
         let mut written = 0;
         while written < left {
             let most = usize::try_from(left - written).unwrap_or(usize::MAX);
+            room.tcp.draw(&mut room.pool, flow);
             let count = room.tcp.send(flow, |free| {
                 let count = free.len().min(PAYLOAD.len()).min(most);
                 free[..count].copy_from_slice(&PAYLOAD[..count]);

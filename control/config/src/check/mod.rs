@@ -132,23 +132,42 @@ impl Checker<'_> {
         let sessions_kept =
             u32::try_from(budget::sessions_in_directory(log_bytes)).unwrap_or(u32::MAX);
         let sessions_kept = sessions_kept.saturating_sub(lanes_beside).max(1);
+        let reserved_bytes = self.reserved_bytes(raw, wan_send_bytes);
+        let room_bytes = budget::room_bytes(frames_bytes, ports);
+        // With every buffer full: nobody borrows.
+        let full_bytes = room_bytes.saturating_sub(reserved_bytes + lanes_bytes);
+        let sessions_full = budget::sessions_that_fit(full_bytes, session_bytes).max(1);
+        // With the buffers that each must have.
+        let lanes_least_bytes = u64::from(lanes_beside) * budget::WAN_FLOW_BYTES_LEAST;
+        let least_bytes = room_bytes.saturating_sub(reserved_bytes + lanes_least_bytes);
         let sessions_fit =
-            budget::sessions_that_fit(frames_bytes, ports, session_bytes, lanes_bytes).max(1);
-        let beside = match lanes_beside {
-            0 => String::new(),
-            lanes => format!(" beside {lanes} lanes"),
+            budget::sessions_that_fit(least_bytes, budget::SESSION_BYTES_LEAST).max(1);
+        let reservable = room_bytes.saturating_sub(lanes_least_bytes + budget::SESSION_BYTES_LEAST);
+        self.reservations_fit(raw, wan_send_bytes, (reservable, frames_bytes));
+        let beside = match (lanes_beside, reserved_bytes) {
+            (0, 0) => String::new(),
+            (lanes, 0) => format!(" beside {lanes} lanes"),
+            (0, reserved) => format!(" beside {} MiB of reservations", reserved.div_ceil(MIB)),
+            (lanes, reserved) => format!(
+                " beside {lanes} lanes and {} MiB of reservations",
+                reserved.div_ceil(MIB)
+            ),
         };
         let sessions_max = match raw.iscsi.sessions_max.as_ref() {
             // Half of what fits: the rest is for packets on their way and for flows that close.
-            None => (sessions_fit / 2).max(1).min(sessions_kept),
+            None => (sessions_full / 2).max(1).min(sessions_kept),
             Some(at) => match u32::try_from(*at.get_ref()) {
                 Ok(sessions) if (1..=sessions_fit.min(sessions_kept)).contains(&sessions) => {
                     sessions
                 }
                 Ok(sessions) if (1..=sessions_fit).contains(&sessions) => {
                     let hint = format!(
-                        "must be 1 to {sessions_kept}, as many as log_mib = {} has rows for in its directory{beside}; raise log_mib for more",
+                        "must be 1 to {sessions_kept}, as many as log_mib = {} has rows for in its directory{}; raise log_mib for more",
                         log_bytes / MIB,
+                        match lanes_beside {
+                            0 => String::new(),
+                            lanes => format!(" beside {lanes} lanes"),
+                        }
                     );
                     self.bad("sessions_max", at, &hint);
                     1
@@ -157,7 +176,7 @@ impl Checker<'_> {
                     let hint = format!(
                         "must be 1 to {sessions_fit}, what fits in frames_mib = {}{beside} at {} KiB a session; raise frames_mib for more",
                         frames_bytes / MIB,
-                        session_bytes / 1024,
+                        budget::SESSION_BYTES_LEAST / 1024,
                     );
                     self.bad("sessions_max", at, &hint);
                     1
@@ -212,7 +231,7 @@ impl Checker<'_> {
         let budget = MemoryBudget::derive(&dataplane, &iscsi, ports, 0);
         assert!(
             !self.faults.is_empty()
-                || budget.ports_bytes + budget.staging_bytes + budget.flows_bytes
+                || budget.ports_bytes + budget.staging_bytes + budget.flows_least_bytes
                     <= budget.frames_bytes,
             "sessions_max was checked against the same sums"
         );

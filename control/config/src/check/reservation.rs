@@ -50,6 +50,45 @@ impl Checker<'_> {
         reservations
     }
 
+    /// What the reservations begin with, all together, as far as they can be read.
+    pub(super) fn reserved_bytes(&self, raw: &raw::File, wan_send_bytes: u32) -> u64 {
+        let sizes = raw
+            .reservation
+            .iter()
+            .map(|raw| begins_with(raw.get_ref(), wan_send_bytes));
+        sizes.fold(0, u64::saturating_add)
+    }
+
+    /// They are no more than this; said of the first that is too much.
+    pub(super) fn reservations_fit(
+        &mut self,
+        raw: &raw::File,
+        wan_send_bytes: u32,
+        (room, frames_bytes): (u64, u64),
+    ) {
+        let mut left = room;
+        for raw in &raw.reservation {
+            let (at, raw) = (raw.span(), raw.get_ref());
+            let bytes = begins_with(raw, wan_send_bytes);
+            if let Some(rest) = left.checked_sub(bytes) {
+                left = rest;
+                continue;
+            }
+            let (at, key) = match place(raw, "size_kib") {
+                Some((at, value)) => (at, format!("size_kib = {value}")),
+                None => (
+                    at,
+                    format!("size = \"automatic\", {} KiB at first", bytes / 1024),
+                ),
+            };
+            let (left, frames) = (left / 1024, frames_bytes >> 20);
+            let message = format!(
+                "{key}: {left} KiB are left for it of frames_mib = {frames}; reserve less, or raise frames_mib"
+            );
+            return self.fault(at, message);
+        }
+    }
+
     /// Every buffer id that a target presents is reserved.
     fn presented(&mut self, raw: &raw::File, targets: &HashSet<ReservationTarget>) {
         for at in raw
@@ -70,6 +109,12 @@ impl Checker<'_> {
             }
         }
     }
+}
+
+/// 0 of one that makes no sense, which is said elsewhere.
+fn begins_with(raw: &raw::Reservation, wan_send_bytes: u32) -> u64 {
+    let read = entry(raw).read();
+    read.map_or(0, |reservation| reservation.bytes(wan_send_bytes.into()))
 }
 
 fn entry(raw: &raw::Reservation) -> ReservationEntry {

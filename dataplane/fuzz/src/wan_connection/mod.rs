@@ -15,9 +15,9 @@ mod steps;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
-use sluice_dataplane::tcp::{Buffers, CloseReason, FlowEvent, FlowId, Tcp, TcpConfig};
+use sluice_dataplane::tcp::{CloseReason, FlowEvent, FlowId, Tcp, TcpConfig, WanBuffers};
 use sluice_hugepages::pool::{
-    Checksum, FRAME_LEN, FRAMES_PER_PAGE, Frame, HEADROOM, PAGE_LEN, Pool,
+    Checksum, FRAME_LEN, FRAMES_PER_PAGE, Frame, HEADROOM, PAGE_LEN, Pool, Reservation,
 };
 use sluice_proto::Time;
 
@@ -63,7 +63,7 @@ struct Play<'a> {
     hogs: Vec<Frame>,
     flow: FlowId,
     local: SocketAddrV4,
-    buffers: Buffers,
+    buffers: WanBuffers,
     gso: bool,
     peer: Peer,
     read: i64,
@@ -87,14 +87,14 @@ impl<'a> Play<'a> {
         let mut config = TcpConfig::new(2, u16::try_from(MTU).expect("1500"), [how; 16]);
         (config.half_open_max, config.time_wait_max) = (2, 2);
         config.connect.gso = gso;
-        let buffers = Buffers {
+        let buffers = WanBuffers {
             rx_pages: 1 + u32::from(pages & 15) % BUFFER_PAGES_MAX,
-            tx_pages: 1 + u32::from(pages >> 4) % BUFFER_PAGES_MAX,
+            tx_frames: (1 + u32::from(pages >> 4) % BUFFER_PAGES_MAX) * 16,
         };
         let now = Time::from_millis(5_000);
         let mut tcp = Tcp::new(config);
         let mut pool = Pool::anonymous(POOL_PAGES);
-        let flow = tcp.connect(now, &mut pool, LOCAL, STORAGE, buffers);
+        let flow = tcp.connect(now, &mut pool, LOCAL, STORAGE, buffers, Reservation::NONE);
         let flow = flow.expect("there is room for one");
         let local = tcp.ends(flow).expect("it was just made").local;
         let mut peer = Peer {
@@ -342,7 +342,7 @@ impl<'a> Play<'a> {
             return;
         }
         let unacknowledged = view.written - view.una;
-        assert!(unacknowledged <= i64::from(self.buffers.tx_pages) * PAGE_LEN as i64);
+        assert!(unacknowledged <= i64::from(self.buffers.tx_frames) * FRAME_LEN as i64);
         assert!(
             self.peer.blind || view.una <= self.peer.acked,
             "{view:?}, of which {} were acknowledged",
@@ -380,7 +380,7 @@ impl<'a> Play<'a> {
             "{kept} frames kept where {most} may be"
         );
         let pages = (
-            self.buffers.tx_pages as usize,
+            self.buffers.tx_frames as usize / 16,
             self.pool.stats().pages_leased,
         );
         assert!(pages.1 <= pages.0);

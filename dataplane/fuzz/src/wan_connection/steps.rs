@@ -334,6 +334,7 @@ impl Play<'_> {
     pub(super) fn owner_writes(&mut self, mut len: usize) {
         while len > 0 {
             let (start, ours) = (self.written, self.peer.ours);
+            self.tcp.draw(&mut self.pool, self.flow);
             let written = self.tcp.send(self.flow, |room| {
                 let take = room.len().min(len);
                 for (place, is) in (start..).zip(&mut room[..take]) {

@@ -13,7 +13,7 @@ use crate::storage::Volume;
 
 impl World {
     pub(super) fn outcome(mut self, seed: u64, rounds: u64) -> Outcome {
-        let (storage, met) = (self.storage.counters, self.met);
+        let (storage, met, buffers) = (self.storage.counters, self.met, self.reserver.met);
         let trouble = self.storage.trouble_counters;
         let worker = self.worker();
         let counters = worker.relay.counters.rows();
@@ -195,6 +195,16 @@ impl World {
                 "contracts_mixed_with_journal",
                 several(self.journal.is_some() && contract(Durability::Journal) == 0),
             ),
+            ("buffers_reserved", buffers.made),
+            ("buffers_changed", buffers.changed),
+            ("buffers_cancelled", buffers.cancelled),
+            ("buffers_out_of_memory", buffers.out_of_memory),
+            ("buffers_still_held", buffers.still_held),
+            ("buffers_presented", buffers.presented),
+            ("buffers_reserved_again", buffers.made_again),
+            ("buffers_taken", buffers.taken),
+            ("buffers_all_taken", buffers.full),
+            ("buffers_beyond_limit", buffers.more_than_limit),
             ("reads_checked", judged(|oracle| oracle.reads_checked)),
             ("images_checked", judged(|oracle| oracle.images_checked)),
         ];

@@ -53,6 +53,8 @@ impl World {
         }
         if let Some(held) = self.held() {
             self.report("no buffer leaked", held);
+        } else if self.holds() {
+            self.judge_reservations();
         }
     }
 }

@@ -3,7 +3,7 @@
 //!
 //! This room moves time and frames; [`plan`] draws the site and [`schedule`] what is to
 //! go wrong, [`trouble`] makes it so and [`rot`] damages what is kept, [`operator`] looks
-//! after what has failed, [`coverage`] counts what a run has met, [`leak`] looks whether
+//! after what has failed, [`buffers`] reserves memory, [`coverage`] counts what a run has met, [`leak`] looks whether
 //! anything is left in the end.
 //!
 //! The relay is the real [`Worker`] on memory ports. A crash of it is a drop
@@ -13,6 +13,7 @@
 //! log is gone then, and is made from the journal again; volumes of another contract
 //! beside it have lost what that allows (C-1).
 
+mod buffers;
 mod coverage;
 mod leak;
 mod operator;
@@ -45,6 +46,7 @@ use crate::narrow::Narrow;
 use crate::oracle::{Oracle, Violation};
 use crate::random::Random;
 use crate::storage::{PORT, Storage};
+use buffers::Reserver;
 use plan::{Plan, Side};
 use rot::{Rot, Rotten};
 use schedule::Scheduled;
@@ -137,6 +139,7 @@ const STORAGES: u64 = 2;
 const OPERATOR: u64 = 3;
 const ECN: u64 = 4;
 const NARROW: u64 = 5;
+const BUFFERS: u64 = 6;
 const LINKS: u64 = 8;
 const CLIENTS: u64 = 16;
 
@@ -214,6 +217,7 @@ struct World {
     rotten: Vec<Rotten>,
     operator_random: Random,
     operator_looks: Time,
+    reserver: Reserver,
     /// Nobody holds a volume any more.
     cleared: bool,
 }
@@ -335,6 +339,7 @@ impl World {
         wan.faults.marks = ecn.marks;
         wan.faults.drops_asking = ecn.drops_asking;
         let end = Time::ZERO + options.work.max(RUN);
+        let targets = plan.config.targets.len();
         let mut world = Self {
             now: Time::from_millis(1),
             worker: None,
@@ -379,6 +384,11 @@ impl World {
             rotten: Vec::new(),
             operator_random: chance(OPERATOR),
             operator_looks: Time::ZERO,
+            reserver: Reserver::new(
+                chance(BUFFERS),
+                targets,
+                options.without.has(FaultKind::Buffers),
+            ),
             cleared: false,
             options,
         };
@@ -460,6 +470,7 @@ impl World {
         }
         self.fresh = pool.stats();
         self.worker = Some(Worker::new(pool, router, tcp, relay));
+        self.reserve_again();
     }
 
     /// The process dies; its log memory stays, and nothing else does.
@@ -565,6 +576,7 @@ impl World {
             client.step(now, random, oracles);
         }
         self.operate();
+        self.reserve();
         self.storage.step(now, &mut self.storage_random);
         if self.storage_random.of(50) == 0 {
             self.storage.destage(&mut self.storage_random);
@@ -573,6 +585,7 @@ impl World {
         self.carry();
         if self.paused_until == Time::FAR {
             self.work();
+            self.judge_buffers();
         }
         self.carry();
         if let Some(late) = self
@@ -719,7 +732,7 @@ impl World {
             next = next.min(client.deadline(now));
         }
         next = next.min(self.storage.deadline(now));
-        next = next.min(self.operator_looks);
+        next = next.min(self.operator_looks).min(self.reserver.next);
         let [outward, inward] = self.cut_until;
         next = next.min(outward).min(inward).min(self.hangs_until);
         if now < self.faults_over {

@@ -4,7 +4,7 @@
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
-use sluice_dataplane::tcp::Buffers;
+use sluice_dataplane::tcp::WanBuffers;
 use sluice_dataplane::worker::security::Security;
 use sluice_dataplane::worker::{Digests, Mode, RelayConfig, Target};
 use sluice_hugepages::tables::Durability;
@@ -284,12 +284,13 @@ impl Plan {
                 load_limit_percent: 0,
             },
             wait_max: Duration::from_secs(if random.chance(30) { 2 } else { 10 }),
+            cache_warning_percent: 75,
             // Every computer under each of its names, and as many that leave.
             sessions_max: 18,
             staging_pages: u16::try_from(3 + random.of(61)).expect("small"),
-            wan_buffers: Buffers {
+            wan_buffers: WanBuffers {
                 rx_pages: 4,
-                tx_pages: 4,
+                tx_frames: 64,
             },
             silence_max: Duration::from_secs(5),
             lan_digests: digests(sides[0].target),

@@ -275,14 +275,21 @@ fn connect_says_why_it_failed() {
     let mut world = World::plain();
     let now = world.now;
     let nobody = SocketAddrV4::new(*STORAGE.ip(), 81);
-    let buffers = Buffers {
+    let buffers = WanBuffers {
         rx_pages: 1,
-        tx_pages: 1,
+        tx_frames: 16,
     };
     let client = &mut world.hosts[0];
     let refused = client
         .tcp
-        .connect(now, &mut client.pool, COMPUTER, nobody, buffers)
+        .connect(
+            now,
+            &mut client.pool,
+            COMPUTER,
+            nobody,
+            buffers,
+            Reservation::NONE,
+        )
         .unwrap();
     // What was written for it goes with it, and makes no room.
     let written = client.tcp.send(refused, |room| {
@@ -290,16 +297,6 @@ fn connect_says_why_it_failed() {
         1
     });
     assert_eq!(written, 1);
-    let huge = Buffers {
-        rx_pages: 1,
-        tx_pages: 10_000,
-    };
-    assert_eq!(
-        client
-            .tcp
-            .connect(now, &mut client.pool, COMPUTER, STORAGE, huge),
-        Err(ConnectError::Pages(10_000))
-    );
     assert!(
         client
             .tcp
@@ -308,7 +305,8 @@ fn connect_says_why_it_failed() {
                 &mut client.pool,
                 Ipv4Addr::UNSPECIFIED,
                 STORAGE,
-                buffers
+                buffers,
+                Reservation::NONE,
             )
             .is_err()
     );

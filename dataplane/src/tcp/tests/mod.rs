@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
-use sluice_hugepages::pool::{Checksum, Frame, Gso, HEADROOM, Pool, PoolStats};
+use sluice_hugepages::pool::{Checksum, Frame, Gso, HEADROOM, Pool, PoolStats, Reservation};
 use sluice_proto::Time;
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{
@@ -280,9 +280,9 @@ impl World {
     }
 
     pub fn connect(&mut self) -> FlowId {
-        let buffers = Buffers {
+        let buffers = WanBuffers {
             rx_pages: 1,
-            tx_pages: 1,
+            tx_frames: 16,
         };
         let Self {
             now,
@@ -291,7 +291,14 @@ impl World {
         } = self;
         client
             .tcp
-            .connect(*now, &mut client.pool, COMPUTER, STORAGE, buffers)
+            .connect(
+                *now,
+                &mut client.pool,
+                COMPUTER,
+                STORAGE,
+                buffers,
+                Reservation::NONE,
+            )
             .expect("connects")
     }
 

@@ -7,9 +7,9 @@ use sluice_transport::send_buffer::Pieces;
 use sluice_transport::{Config, Connection, Emit, IpEcn, Seq, wire};
 
 const DELAY: Duration = Duration::from_millis(20);
-pub(super) const BUFFERS: Buffers = Buffers {
+pub(super) const BUFFERS: WanBuffers = WanBuffers {
     rx_pages: 4,
-    tx_pages: 4,
+    tx_frames: 64,
 };
 const PEER_ISN: Seq = Seq(77_000);
 
@@ -187,7 +187,14 @@ impl<R: FnMut(Time, Way, Vec<u8>) -> Vec<(Way, Vec<u8>)>> Path<R> {
         let mut host = Host::new(config, 64);
         let flow = host
             .tcp
-            .connect(now, &mut host.pool, COMPUTER, STORAGE, BUFFERS)
+            .connect(
+                now,
+                &mut host.pool,
+                COMPUTER,
+                STORAGE,
+                BUFFERS,
+                Reservation::NONE,
+            )
             .expect("connects");
         let peer = Peer {
             config: Config {

@@ -67,7 +67,14 @@ fn segments_are_shorter_at_once() {
 fn under_way(host: &mut Host, now: Time) -> (FourTuple, u32, usize) {
     let flow = host
         .tcp
-        .connect(now, &mut host.pool, COMPUTER, STORAGE, path::BUFFERS)
+        .connect(
+            now,
+            &mut host.pool,
+            COMPUTER,
+            STORAGE,
+            path::BUFFERS,
+            Reservation::NONE,
+        )
         .unwrap();
     let tuple = host.tcp.ends(flow).unwrap();
     let (seq, _) = numbers(&host.poll(now)[0]);
@@ -147,7 +154,14 @@ fn a_flow_that_is_not_yet_one_or_a_computers_is_not_spoken_of() {
     let mut host = Host::new(config(), 64);
     let flow = host
         .tcp
-        .connect(now, &mut host.pool, COMPUTER, STORAGE, path::BUFFERS)
+        .connect(
+            now,
+            &mut host.pool,
+            COMPUTER,
+            STORAGE,
+            path::BUFFERS,
+            Reservation::NONE,
+        )
         .unwrap();
     let tuple = host.tcp.ends(flow).unwrap();
     let (seq, _) = numbers(&host.poll(now)[0]);

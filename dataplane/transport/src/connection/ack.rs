@@ -282,6 +282,14 @@ impl<S, R> Connection<S, R> {
     ) {
         let tx = &mut self.tx;
         let rate = tx.rate.sample(tx.rtt.min().unwrap_or_default());
+        let is_broken = lost > 0 || !tx.recovery.is_open();
+        tx.train.on_ack(
+            now,
+            heard.delivered,
+            tx.board.in_flight(),
+            tx.mss(),
+            is_broken,
+        );
         let window_limited =
             tx.una <= tx.limited_until || 2 * prior_in_flight > tx.control.window();
         tx.control.on_ack(&Ack {

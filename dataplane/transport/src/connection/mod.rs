@@ -37,6 +37,7 @@ use crate::rate::Rate;
 use crate::receive::Part;
 use crate::segment::Segment;
 use crate::seq::{DATA_AT, Seq};
+use crate::train::Shown;
 use open::Opening;
 use receiver::Receiver;
 use sender::Sender;
@@ -57,6 +58,11 @@ pub struct PathSample {
     pub pacing_rate: Rate,
     /// The sender has had too little to send for this to be the path's.
     pub app_limited: bool,
+    /// It has had too small a buffer, unless a queue has grown on the path all the same.
+    pub buffer_limited: bool,
+    /// What short flights over the idle path have shown: the last one, and how many.
+    pub train: Option<Shown>,
+    pub trains: u64,
 }
 
 /// One end of a TCP connection. `S` names a frame lent for sending, `R` one received.
@@ -115,6 +121,12 @@ impl<S, R> Connection<S, R> {
             return Err(frame);
         }
         self.tx.buffer.push(frame, len)
+    }
+
+    /// The next so many bytes to be lent are a probe of the path: they go out close together,
+    /// as fast as the window allows.
+    pub fn send_unpaced(&mut self, bytes: u32) {
+        self.tx.unpaced_until = self.tx.buffer.end() + u64::from(bytes);
     }
 
     /// A frame that was lent for sending and is acknowledged.
@@ -191,6 +203,7 @@ impl<S, R> Connection<S, R> {
 
     #[must_use]
     pub fn sample(&self) -> PathSample {
+        let (train, trains) = self.tx.train.shown();
         PathSample {
             bandwidth: self.tx.control.bandwidth(),
             min_rtt: self.tx.control.min_rtt(),
@@ -202,6 +215,9 @@ impl<S, R> Connection<S, R> {
             window: self.tx.control.window(),
             pacing_rate: self.tx.control.pacing_rate(),
             app_limited: self.tx.rate.is_app_limited(),
+            buffer_limited: self.tx.rate.is_buffer_limited(),
+            train,
+            trains,
         }
     }
 

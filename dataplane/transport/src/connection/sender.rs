@@ -10,6 +10,7 @@ use crate::rtt::Rtt;
 use crate::scoreboard::Scoreboard;
 use crate::send_buffer::SendBuffer;
 use crate::seq::{DATA_AT, SYN_AT, Seq, Space};
+use crate::train::Train;
 use sluice_proto::Time;
 
 /// What a SYN without the option stands for (RFC 9293, 3.7.1).
@@ -47,8 +48,11 @@ pub(super) struct Sender<S> {
     pub tlp: Tlp,
     pub recovery: Recovery,
     pub rate: Sampler,
+    pub train: Train,
     pub control: Controller,
     pub pacer: Pacer,
+    /// What is before this goes out as fast as the window allows.
+    pub unpaced_until: u64,
     /// The congestion window held something back when this was next.
     pub limited_until: u64,
     /// Since when nothing is in flight.
@@ -81,8 +85,10 @@ impl<S> Sender<S> {
             tlp: Tlp::default(),
             recovery: Recovery::new(),
             rate: Sampler::default(),
+            train: Train::default(),
             control: Controller::new(config.control, mss, config.seed),
             pacer: Pacer::default(),
+            unpaced_until: 0,
             limited_until: 0,
             idle_since: None,
         }

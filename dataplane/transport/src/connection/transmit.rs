@@ -101,15 +101,19 @@ impl<S, R> Connection<S, R> {
             if unsent == 0 {
                 let in_flight = self.tx.board.in_flight();
                 let has_more_room = in_flight < self.tx.control.window();
-                if has_more_room && self.tx.board.lost_bytes() == 0 && !self.tx.buffer.is_full() {
-                    self.tx.rate.set_app_limited(in_flight);
+                if has_more_room && self.tx.board.lost_bytes() == 0 {
+                    if self.tx.buffer.is_full() {
+                        self.tx.rate.set_buffer_limited(in_flight);
+                    } else {
+                        self.tx.rate.set_app_limited(in_flight);
+                    }
                 }
                 return Blocked::No;
             }
             if *left == 0 {
                 return Blocked::Budget;
             }
-            if !self.tx.pacer.is_ready(now) {
+            if !self.tx.pacer.is_ready(now) && self.tx.nxt >= self.tx.unpaced_until {
                 return Blocked::Pacer;
             }
             if self.send_mtu_probe(now, unsent, emit) {
@@ -171,6 +175,7 @@ impl<S, R> Connection<S, R> {
         let mss = self.tx.mss();
         let (start, limit) = (self.tx.nxt, self.tx.nxt + len);
         self.on_sending(now, len);
+        self.tx.train.on_send(now, self.tx.board.in_flight());
         while self.tx.nxt < limit && self.tx.board.has_room() {
             let end = limit.min(self.tx.nxt + mss);
             let snapshot = self.tx.rate.on_send(now, self.tx.board.in_flight());

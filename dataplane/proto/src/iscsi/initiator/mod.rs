@@ -19,7 +19,7 @@ use super::inbound::Inbound;
 use super::negotiate::{Offers, Parameters};
 use super::outbound::Outbound;
 use super::violation::{Counters, Violation};
-use super::wire::{Cdb, Residual, TaskAttribute, TaskFunction, TaskFunctionResponse};
+use super::wire::{BHS_LEN, Cdb, Residual, TaskAttribute, TaskFunction, TaskFunctionResponse};
 use super::{IscsiName, SENSE_LEN_MAX, text};
 use crate::scsi::ScsiStatus;
 use arrayvec::ArrayVec;
@@ -34,8 +34,12 @@ const TASK_MANAGEMENT_MAX: usize = 8;
 /// Answers to the storage's pings that may wait for room on the stream; beyond
 /// it, input waits.
 const CONTROL_MAX: usize = 16;
-/// Control PDUs of our own beside those: a ping, a text request.
-const CONTROL_OWN_MAX: usize = 2;
+/// Control PDUs of our own beside those: pings, a text request.
+const CONTROL_OWN_MAX: usize = PROBE_PINGS as usize + 1;
+/// Pings of a probe, and the most data of each: enough for the path to spread them out, and
+/// little beside what it carries.
+const PROBE_PINGS: u8 = 8;
+const PROBE_PING_LEN: u16 = 4096;
 /// Sense data with its length, as it comes in a data segment.
 const SENSE_SEGMENT_MAX: usize = 2 + SENSE_LEN_MAX;
 
@@ -210,7 +214,8 @@ pub struct InitiatorConn {
     task_managements: u32,
     sense: ArrayVec<u8, SENSE_SEGMENT_MAX>,
     targets: Vec<u8>,
-    ping_due: bool,
+    /// Pings without an answer.
+    pings_due: u8,
     text_due: bool,
     /// A Logout Request has gone out.
     logout_due: bool,
@@ -253,7 +258,7 @@ impl InitiatorConn {
             task_managements: 0,
             sense: ArrayVec::new(),
             targets: Vec::new(),
-            ping_due: false,
+            pings_due: 0,
             text_due: false,
             logout_due: false,
             cmd_sn: 1,
@@ -356,10 +361,27 @@ impl InitiatorConn {
     /// Asks whether the storage is alive; `Pong` is the answer. Nothing happens
     /// while one is under way.
     pub fn ping(&mut self) {
-        if self.phase == Phase::FullFeature && !self.is_leaving() && !self.ping_due {
-            self.ping_due = true;
-            self.control.push_back(Control::Ping);
+        self.send_pings(1, 0);
+    }
+
+    /// Sends pings with data, close together, for what they show of the path (Spec B,
+    /// B-14); a `Pong` answers each. How many bytes they have; nothing happens while one is
+    /// under way.
+    pub fn probe(&mut self) -> Option<u32> {
+        let len = self.parameters.peer_max_recv_data_segment_length;
+        let len = u16::try_from(len).unwrap_or(u16::MAX).min(PROBE_PING_LEN);
+        let bytes = usize::from(PROBE_PINGS) * (BHS_LEN + usize::from(len));
+        self.send_pings(PROBE_PINGS, len)
+            .then(|| u32::try_from(bytes).expect("a few KiB"))
+    }
+
+    fn send_pings(&mut self, count: u8, len: u16) -> bool {
+        let may = self.phase == Phase::FullFeature && !self.is_leaving() && self.pings_due == 0;
+        if may {
+            self.pings_due = count;
+            (0..count).for_each(|_| self.control.push_back(Control::Ping { len }));
         }
+        may
     }
 
     /// Leaves, after what was submitted before has gone out; `LoggedOut` is the

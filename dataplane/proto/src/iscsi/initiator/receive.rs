@@ -159,7 +159,7 @@ impl InitiatorConn {
             Opcode::NopIn => {
                 let pdu = NopIn::parse(&bhs);
                 advances = pdu.itt != RESERVED_TAG;
-                if advances && !(pdu.itt == PING_TAG && self.ping_due) {
+                if advances && !(pdu.itt == PING_TAG && self.pings_due > 0) {
                     return Err(Violation::UnknownTask);
                 }
                 Current::NopIn(pdu)
@@ -281,7 +281,8 @@ impl InitiatorConn {
                     let NopIn { lun, ttt, .. } = pdu;
                     self.control.push_back(Control::Pong { lun, ttt });
                 }
-                let ours = pdu.itt == PING_TAG && std::mem::take(&mut self.ping_due);
+                let ours = pdu.itt == PING_TAG && self.pings_due > 0;
+                self.pings_due -= u8::from(ours);
                 Ok(ours.then_some(InitiatorEvent::Pong))
             }
             Current::Async(pdu) => Ok(Some(InitiatorEvent::Async {

@@ -36,7 +36,10 @@ pub(super) enum Control {
         lun: u64,
         ttt: u32,
     },
-    Ping,
+    Ping {
+        /// Bytes of data that come back.
+        len: u16,
+    },
     /// SendTargets, or the request for the rest of its answer.
     SendTargets {
         go_on: Option<u32>,
@@ -111,7 +114,7 @@ impl InitiatorConn {
 
     fn begin_control(&mut self, control: Control) {
         match control {
-            Control::Pong { .. } | Control::Ping => {
+            Control::Pong { .. } | Control::Ping { .. } => {
                 let (lun, itt, ttt) = match control {
                     Control::Pong { lun, ttt } => (lun, RESERVED_TAG, ttt),
                     _ => (0, PING_TAG, RESERVED_TAG),
@@ -124,7 +127,16 @@ impl InitiatorConn {
                     cmd_sn: self.cmd_sn,
                     exp_stat_sn: self.exp_stat_sn,
                 };
-                self.outbound.begin(nop_out.emit(), Payload::None);
+                let data = match control {
+                    Control::Ping { len } if len > 0 => {
+                        let inline = &mut self.outbound.inline;
+                        inline.clear();
+                        inline.resize(usize::from(len), 0);
+                        Payload::Inline
+                    }
+                    _ => Payload::None,
+                };
+                self.outbound.begin(nop_out.emit(), data);
             }
             Control::SendTargets { go_on } => {
                 let inline = &mut self.outbound.inline;

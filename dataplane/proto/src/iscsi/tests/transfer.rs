@@ -275,6 +275,22 @@ fn pings_both_ways_and_logout() {
 }
 
 #[test]
+fn b14_a_probe_is_a_train_of_pings_with_data() {
+    let mut pair = Pair::logged_in(Offers::lan(), Offers::lan(), 9, 100);
+    assert_eq!(pair.initiator.probe(), Some(8 * (48 + 4096)));
+    assert_eq!(pair.initiator.probe(), None, "one is under way");
+    pair.initiator.ping();
+    let before = pair.initiator.counters().pdus_received;
+    pair.run();
+    let pongs = pair.seen.iter().filter(|seen| *seen == "initiator Pong");
+    assert_eq!(pongs.count(), 8, "{:?}", pair.seen);
+    assert_eq!(pair.initiator.counters().pdus_received, before + 8);
+    assert!(pair.initiator.probe().is_some(), "all have come back");
+    pair.run();
+    assert_eq!(pair.initiator.counters().violations, 0);
+}
+
+#[test]
 fn the_window_shrinks_and_opens() {
     let mut pair = Pair::logged_in(Offers::lan(), Offers::lan(), 9, 5000);
     assert_eq!(pair.initiator.window(), 8);
