@@ -16,7 +16,7 @@ use super::plane::PlaneError;
 use super::policy::Policy;
 use super::reconcile;
 use crate::amount;
-use crate::sizing::{self, BUFFER_BYTES, shown};
+use crate::sizing::{self, BUFFER_BYTES, shown, wire};
 
 /// Between two looks.
 const LOOK_PERIOD: Duration = Duration::from_millis(250);
@@ -41,6 +41,8 @@ pub(super) struct Follow {
     said: Vec<String>,
     /// The first time sizes that followed a path are taken over.
     first: bool,
+    /// Targets that have been told what to present; no row shows that.
+    presented: usize,
     unsaved: bool,
     saved: Option<Instant>,
 }
@@ -55,6 +57,7 @@ impl Follow {
             reconcile_at: Some(Instant::now()),
             said: Vec::new(),
             first: true,
+            presented: 0,
             unsaved: false,
             saved: None,
         }
@@ -68,21 +71,6 @@ fn rows<T: Row>(reader: &SegmentReader) -> Vec<T> {
 }
 
 impl Policy {
-    /// What targets present; what is of rows is [`Policy::follow`]'s.
-    pub(super) fn present_all(&mut self) -> Result<(), PlaneError> {
-        for change in self.state.targets.clone() {
-            let command = Command::PresentBufferId {
-                target: text(&change.name),
-                buffer_id: change.buffer_id,
-            };
-            let outcome = self.plane.command(&command)?.outcome;
-            if outcome != Outcome::Done {
-                log::warn!("buffer id of {} was not taken: {outcome:?}", change.name);
-            }
-        }
-        Ok(())
-    }
-
     /// Called all the time; acts when it is time to. The data plane has the rest of the state.
     pub(super) fn follow(&mut self) {
         let now = Instant::now();
@@ -129,7 +117,15 @@ impl Policy {
         }
         let mut commands = reconcile::commands(&wanted, otherwise, &has);
         commands.extend(reconcile::path_commands(&self.state.paths, &paths));
-        let all = commands.len();
+        let mut targets = wanted.iter().map(|own| wire(own.target));
+        let by_id = |target| matches!(target, ReservationTarget::Connection { .. });
+        if targets.any(by_id) || has.iter().any(|row| by_id(row.target)) {
+            commands.extend(self.presents(AT_ONCE.saturating_sub(commands.len())));
+        } else {
+            self.follow.presented = self.config.targets.len();
+        }
+        let is_all =
+            commands.len() <= AT_ONCE && self.follow.presented == self.config.targets.len();
         let mut refused = Vec::new();
         for command in commands.into_iter().take(AT_ONCE) {
             if let Some(why) = self.bring(&command)? {
@@ -140,15 +136,31 @@ impl Policy {
             log::warn!("{why}");
         }
         let now = Instant::now();
-        self.follow.reconcile_at = if all > AT_ONCE || now < self.follow.attached + SETTLE {
+        self.follow.reconcile_at = if !is_all || now < self.follow.attached + SETTLE {
             Some(now)
         } else if refused.is_empty() {
             None
         } else {
+            // What was not there may be by then, and be presented.
+            self.follow.presented = 0;
             Some(now + TRY_AGAIN)
         };
         self.follow.said = refused;
         Ok(())
+    }
+
+    /// What the next targets present, as commands.
+    fn presents(&mut self, at_most: usize) -> Vec<Command> {
+        let targets = self.config.targets.iter();
+        let next = targets.skip(self.follow.presented).take(at_most);
+        let commands: Vec<Command> = next
+            .map(|target| Command::PresentBufferId {
+                target: text(&target.name),
+                buffer_id: self.state.buffer_id(target),
+            })
+            .collect();
+        self.follow.presented += commands.len();
+        commands
     }
 
     /// Sizes that the data plane has and the state does not: a daemon ended between the two.
@@ -199,6 +211,9 @@ impl Policy {
                     amount::bytes(free)
                 ))
             }
+            Command::PresentBufferId { target, .. } => Some(format!(
+                "what connections of {target} present was not taken: {outcome:?}"
+            )),
             _ => Some(format!("{command:?} was not taken: {outcome:?}")),
         })
     }

@@ -194,13 +194,19 @@ impl Policy {
             buffer_id,
         };
         let completion = self.plane_command(&command)?;
-        if completion.outcome != Outcome::Done {
-            return Err(Reply::Failed {
-                kind: FailureKind::UnknownVolume,
-                message: format!(
-                    "{name}: the data plane has no such target; start it again with this configuration"
-                ),
-            });
+        let (kind, what) = match completion.outcome {
+            Outcome::Done => (None, ""),
+            Outcome::UnknownReservation => (
+                Some(FailureKind::UnknownReservation),
+                "reservation of this id",
+            ),
+            _ => (Some(FailureKind::UnknownVolume), "such target"),
+        };
+        if let Some(kind) = kind {
+            let message = format!(
+                "{name}: the data plane has no {what}; its log, and that of sluice-control, say why"
+            );
+            return Err(Reply::Failed { kind, message });
         }
         self.state.present(&name, buffer_id);
         self.keep()?;

@@ -72,6 +72,7 @@ pub(in super::super) fn show(
         ">recommended",
     ]);
     let mut json = Vec::new();
+    let mut found = 0;
     let mut warnings = String::new();
     for (_, row) in rows {
         if only.is_some_and(|only| !is_meant(only, row.target)) {
@@ -83,7 +84,12 @@ pub(in super::super) fn show(
         if let Some(warning) = &warning {
             warnings.push_str(&format!("{name}: {warning}\n"));
         }
-        json.push(as_json(&source, &row, recommended, warning));
+        found += 1;
+        // Of ten thousand one of the two is enough.
+        if args.json {
+            json.push(as_json(&source, &row, recommended, warning));
+            continue;
+        }
         let as_there_are = |count: u16| match count {
             0 => "all".to_owned(),
             count => count.to_string(),
@@ -102,7 +108,7 @@ pub(in super::super) fn show(
             recommended.map_or_else(|| "not known".to_owned(), table::bytes),
         ]);
     }
-    if let (Some(_), true) = (only, json.is_empty()) {
+    if only.is_some() && found == 0 {
         return Err(CliError::Failed(
             "no such reservation; `sluicectl reserve show` lists them".to_owned(),
         ));
