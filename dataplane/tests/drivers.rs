@@ -18,7 +18,7 @@ use sluice_dataplane::driver::memory::MemorySpec;
 use sluice_dataplane::driver::{Driver, Port, PortSpec, open};
 use sluice_hugepages::pool::{
     BURST_LEN, Burst, Checksum, FRAME_LEN, Frame, Gso, GsoKind, HEADROOM, Owner, PAGE_LEN,
-    PIECES_MAX, Pool,
+    PIECES_MAX, Pool, Reservation,
 };
 use sluice_proto::Time;
 use wire::{ETHERTYPE_EXPERIMENTAL, Namespaces, RawPeer, eventually, run, within};
@@ -501,21 +501,24 @@ fn marks_of_other_ports(driver: Driver) {
     setup.finish();
 }
 
-/// As many pieces as a packet can have, of a page that stays its owner's, sent and sent again.
+/// As many pieces as a packet can have, of frames that stay their owner's, sent and sent again.
 fn gathered_packets(driver: Driver) {
     const PIECE_LEN: usize = 80;
     let mut setup = Setup::new(driver);
-    let run = setup.pool.lease_pages(1, Owner::Tcp(0)).unwrap();
+    let pool = &mut setup.pool;
+    let kept: Vec<Frame> = (0..16)
+        .map(|_| pool.take(Reservation::NONE, Owner::Tcp(0)).unwrap())
+        .collect();
     let whole = packet(3, 50 + PIECES_MAX * PIECE_LEN);
     let (head, payload) = whole.split_at(50);
-    let places = (0..PIECES_MAX).map(|piece| piece % 16 * FRAME_LEN + piece / 16 * PIECE_LEN);
-    for (at, piece) in places.clone().zip(payload.chunks(PIECE_LEN)) {
-        setup.pool.run_bytes_mut(&run)[at..][..PIECE_LEN].copy_from_slice(piece);
+    let places = (0..PIECES_MAX).map(|piece| (&kept[piece % 16], piece / 16 * PIECE_LEN));
+    for ((frame, at), piece) in places.clone().zip(payload.chunks(PIECE_LEN)) {
+        pool.buffer_mut(frame)[at..][..PIECE_LEN].copy_from_slice(piece);
     }
     let mut burst = Burst::new();
     for _ in 0..2 {
         let mut frame = setup.frame(head);
-        let parts = places.clone().map(|at| (&run, at, PIECE_LEN));
+        let parts = places.clone().map(|(frame, at)| (frame, at, PIECE_LEN));
         assert!(setup.pool.gather(&mut frame, parts));
         burst.push(frame);
     }
@@ -526,7 +529,7 @@ fn gathered_packets(driver: Driver) {
     }
     assert_eq!(setup.pool.packets_gathered(), 0);
     assert_eq!(setup.port.stats().tx_bytes, 2 * whole.len() as u64);
-    setup.pool.release_pages(run);
+    kept.into_iter().for_each(|frame| setup.pool.release(frame));
     setup.finish();
 }
 

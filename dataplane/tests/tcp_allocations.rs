@@ -48,7 +48,7 @@ struct Pair {
 
 impl Pair {
     /// One step of both ends: what the other has sent, events, the owner, poll.
-    fn step(&mut self, mut owner: impl FnMut(usize, &mut Tcp, FlowId)) {
+    fn step(&mut self, mut owner: impl FnMut(usize, &mut Tcp, &mut Pool, FlowId)) {
         self.now += Duration::from_micros(20);
         for at in 0..2 {
             let (mine, theirs) = self.wires.split_at_mut(1);
@@ -66,7 +66,7 @@ impl Pair {
                 }
             }
             if let Some(flow) = self.flows[at] {
-                owner(at, tcp, flow);
+                owner(at, tcp, &mut self.pool, flow);
             }
             tcp.poll(self.now, &mut self.pool, output);
         }
@@ -100,16 +100,17 @@ fn a_connection_allocates_nothing_once_it_is_open() {
         )
         .expect("connects");
     for _ in 0..10 {
-        pair.step(|_, _, _| {});
+        pair.step(|_, _, _, _| {});
     }
     assert!(pair.flows.iter().all(Option::is_some));
     let before = ALLOCATIONS.get();
     let mut moved = 0;
     for round in 0..5_000 {
-        pair.step(|at, tcp, flow| {
+        pair.step(|at, tcp, pool, flow| {
             moved += tcp.recv(flow, |bytes| bytes.len());
             // Bursts with pauses in between.
             if round % 50 < 40 {
+                tcp.draw(pool, flow);
                 tcp.send(flow, |room| room.len().min(4096 + 48 * at));
             }
         });

@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 
 use arrayvec::ArrayString;
 use sluice_hugepages::log::{Log, RecordFlags, VolumeEntry, VolumeFlags};
-use sluice_hugepages::pool::{Burst, Owner, Pool};
+use sluice_hugepages::pool::{Burst, Owner, Pool, Reservation};
 use sluice_hugepages::region::{HUGEPAGE_LEN, Region};
 
 thread_local! {
@@ -62,8 +62,14 @@ fn frames_and_pages_come_and_go_without_allocation() {
             frames.for_each(|frame| pool.link(&mut head, frame));
             pool.release(head);
             let mut head = pool.alloc_frame().expect("a frame");
-            assert!(pool.gather(&mut head, (0..9).map(|slot| (&run, slot * 4096, 4096))));
+            let r = Reservation(1);
+            pool.reserve(r, 100).expect("room");
+            let owner = Owner::Tcp(1);
+            let kept: [_; 9] = std::array::from_fn(|_| pool.take(r, owner).expect("reserved"));
+            assert!(pool.gather(&mut head, kept.iter().map(|frame| (frame, 0, 4096))));
             pool.release_pages(run);
+            pool.cancel(r);
+            kept.into_iter().for_each(|frame| pool.release(frame));
             pool.release(head);
         }
         // To the last frame and back.

@@ -258,7 +258,7 @@ impl FaultyPort {
 mod tests {
     use super::*;
     use crate::driver::memory::MemorySpec;
-    use sluice_hugepages::pool::Owner;
+    use sluice_hugepages::pool::{Owner, Reservation};
 
     const COUNT: u32 = 2000;
 
@@ -370,8 +370,11 @@ mod tests {
     #[test]
     fn what_a_gathered_packet_shares_is_never_spoilt() {
         let mut pool = Pool::anonymous(8);
-        let run = pool.lease_pages(1, Owner::Tcp(0)).unwrap();
-        pool.run_bytes_mut(&run).fill(0x55);
+        let kept = [(); 2].map(|()| {
+            let frame = pool.take(Reservation::NONE, Owner::Tcp(0)).unwrap();
+            pool.buffer_mut(&frame).fill(0x55);
+            frame
+        });
         let plan = FaultPlan {
             seed: 3,
             tx: rates(0, 1_000_000, 0, 1_000_000),
@@ -384,7 +387,9 @@ mod tests {
         for _ in 0..50 {
             let mut head = pool.alloc_frame().unwrap();
             parts::write(&mut pool, &mut head, &[0x66; 20]);
-            assert!(pool.gather(&mut head, [(&run, 0, 400), (&run, 4096, 500)].into_iter()));
+            let parts = kept.iter().zip([400, 500]);
+            let parts = parts.map(|(frame, len)| (frame, 0, len));
+            assert!(pool.gather(&mut head, parts));
             port.tx(Time::ZERO, &mut pool, &mut Burst::from_iter([head]));
             let mut bytes = Vec::new();
             // It and its duplicate, which are spoilt alike.
@@ -396,12 +401,14 @@ mod tests {
                 assert_eq!((bytes.len(), flips.len()), (whole.len(), 1));
                 spoilt_behind += usize::from(flips[0] >= 20);
             }
-            assert!(pool.run_bytes(&run).iter().all(|&byte| byte == 0x55));
+            for frame in &kept {
+                assert!(pool.buffer_mut(frame).iter().all(|&byte| byte == 0x55));
+            }
         }
         assert!(spoilt_behind > 50);
         assert_eq!(
             (pool.packets_gathered(), pool.stats().frames_in_use),
-            (0, 0)
+            (0, kept.len())
         );
     }
 

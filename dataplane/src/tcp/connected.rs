@@ -16,7 +16,7 @@ use smoltcp::socket::tcp;
 use smoltcp::wire::Ipv4Packet;
 
 use super::CloseReason;
-use super::chain::Chain;
+use super::chain::{Chain, SEND_FRAMES_MAX};
 use super::counters::Counters;
 use super::emit::Emitter;
 use super::flow::Fill;
@@ -64,6 +64,8 @@ pub(super) struct Connected {
     /// What is being read, and how far it was.
     reading: Option<(Part<Received>, usize)>,
     chain: Chain,
+    /// It has asked for a frame to write in, and there was none.
+    is_starved: bool,
     /// Frames that were read, until there is a pool to give them back to.
     spent: Vec<Frame>,
     /// Of what is kept, in frames; a page counts as all it could be divided into.
@@ -72,9 +74,10 @@ pub(super) struct Connected {
     window: usize,
     /// The port cuts bursts into segments and completes checksums.
     gso: bool,
-    /// When to look again whether packets have let go of what is acknowledged.
+    /// When to look again whether packets have let go of what it keeps: nothing else brings it
+    /// a frame to write in.
     look_again: Option<Time>,
-    /// They have, and so there is room.
+    /// They have.
     has_new_room: bool,
     /// Its owner closed it before it was answered.
     closed_early: bool,
@@ -96,7 +99,7 @@ fn config(profile: &Profile, buffers: WanBuffers) -> Config {
         mss_max: profile.mtu - HEADERS_LEN,
         window_max: bytes(buffers.rx_pages),
         receive_frames_max: u32::try_from(frames).unwrap_or(u32::MAX).max(FRAMES_MIN),
-        send_limit: u64::from(buffers.tx_frames) * FRAME_LEN as u64,
+        send_limit: u64::from(buffers.tx_frames.clamp(1, SEND_FRAMES_MAX)) * FRAME_LEN as u64,
         user_timeout: timeout,
         keep_alive: profile.keep_alive.map(|interval| KeepAlive {
             idle: interval,
@@ -116,7 +119,7 @@ pub(crate) fn heap_len(buffers: WanBuffers) -> usize {
     size_of::<Flow>()
         + size_of::<Connected>()
         + config.heap_len::<u64, Received>()
-        + Chain::heap_len(buffers.tx_frames.div_ceil(16))
+        + Chain::heap_len(buffers.tx_frames)
         + config.receive_frames_max as usize * size_of::<Frame>()
 }
 
@@ -141,6 +144,7 @@ impl Connected {
             connection: Connection::connect(config, isn, now),
             reading: None,
             chain,
+            is_starved: false,
             spent: Vec::with_capacity(config.receive_frames_max as usize),
             kept: 0,
             kept_max: config.receive_frames_max as usize,
@@ -233,7 +237,7 @@ impl Connected {
         let payload = header_len + at..end;
         let len = u32::try_from(payload.len()).expect("a packet is below 64 KiB");
         let weight = weight(pool, &frame);
-        let full = self.kept + weight > self.kept_max;
+        let full = self.kept + weight > self.kept_max(pool);
         // What everything waits for, unless it is the owner who is waited for.
         let awaited = self.readable() == 0 && self.connection.is_next(&segment);
         if len > 0 && full && !awaited {
@@ -267,12 +271,19 @@ impl Connected {
         self.connection.on_packet_too_big(now, Seq(seq), mss)
     }
 
-    fn free_acknowledged(&mut self, pool: &Pool) {
+    /// With nothing left but for packets on their way, a flow keeps what lets it go on.
+    fn kept_max(&self, pool: &Pool) -> usize {
+        if pool.available() == 0 {
+            self.kept_max.min(FRAMES_MIN as usize)
+        } else {
+            self.kept_max
+        }
+    }
+
+    fn free_acknowledged(&mut self, pool: &mut Pool) {
         while self.connection.next_released().is_some() {}
         let acknowledged = self.chain.end() - self.connection.unacknowledged();
         self.chain.acknowledge(pool, acknowledged);
-        let is_open = self.connection.ended().is_none();
-        self.has_new_room |= self.chain.take_back(pool) && is_open;
     }
 
     pub fn unsent(&self) -> usize {
@@ -328,23 +339,50 @@ impl Connected {
         room.min(self.chain.room())
     }
 
-    /// Changes what may wait for an acknowledgement, in pages: more at once, or not at all
-    /// and `false`; less as it is acknowledged.
-    pub fn resize(&mut self, pool: &mut Pool, owner: u32, pages: u32) -> bool {
-        let done = self.chain.resize(pool, owner, pages);
-        if done {
-            self.connection.set_send_limit(self.chain.capacity() as u64);
+    /// Changes how many frames may wait for an acknowledgement, and where they are taken from:
+    /// more at once, less as they are acknowledged.
+    pub fn set_limit(&mut self, pool: &mut Pool, frames: u32, reservation: Reservation) {
+        self.chain.set_limit(pool, frames, reservation);
+        self.allow_all();
+    }
+
+    fn allow_all(&mut self) {
+        self.is_starved = false;
+        self.connection.set_send_limit(self.chain.capacity() as u64);
+    }
+
+    /// Gets a frame to write in, if there is none; whether there is room.
+    pub fn draw(&mut self, pool: &mut Pool) -> bool {
+        if self.is_starved {
+            self.allow_all();
         }
-        done
+        if self.connection.send_room() == 0 {
+            return false;
+        }
+        let drawn = self.chain.draw(pool);
+        if !drawn {
+            // It is full with what it has: so it is buffers that bound what is under way, and
+            // not what there is to send.
+            self.is_starved = true;
+            self.connection
+                .set_send_limit(self.connection.unacknowledged());
+        }
+        drawn
+    }
+
+    /// Whether no acknowledgement will bring it a frame to write in.
+    pub const fn must_look(&self) -> bool {
+        self.is_starved && self.connection.unacknowledged() == 0
     }
 
     pub fn held(&self) -> Held {
+        let count = |frames: usize| u32::try_from(frames).unwrap_or(u32::MAX);
         Held {
-            reservation: Reservation::NONE,
-            frames: u32::try_from(self.chain.capacity() / FRAME_LEN).expect("few"),
-            limit_frames: u32::try_from(self.chain.capacity() / FRAME_LEN).expect("few"),
+            reservation: self.chain.reservation(),
+            frames: count(self.chain.frames()),
+            limit_frames: count(self.chain.limit()),
             unacknowledged: self.connection.unacknowledged(),
-            refused: 0,
+            refused: self.chain.refused(),
         }
     }
 
@@ -383,8 +421,12 @@ impl Connected {
         };
         let sent = self.connection.poll_transmit(now, budget, &mut emitter);
         self.free_acknowledged(device.pool);
-        self.chain.trim(device.pool);
-        self.look_again = self.chain.is_lent().then(|| now + RETRY);
+        let must_look = self.must_look() && self.connection.ended().is_none();
+        self.has_new_room = must_look && self.chain.has_spare(device.pool);
+        if self.has_new_room {
+            self.allow_all();
+        }
+        self.look_again = (must_look && !self.has_new_room).then(|| now + RETRY);
         sent
     }
 
@@ -393,7 +435,7 @@ impl Connected {
         due.into_iter().chain(self.look_again).min()
     }
 
-    /// Whether there is room for the owner to write that no acknowledgement has told it of.
+    /// Whether its owner can write, of which no acknowledgement has told it.
     pub const fn take_new_room(&mut self) -> bool {
         std::mem::replace(&mut self.has_new_room, false)
     }

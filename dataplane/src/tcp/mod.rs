@@ -2,8 +2,8 @@
 //!
 //! Flows are found by the room's own table. One that a computer has opened is a
 //! small smoltcp stack, its buffers leased from the pool; one that we open, across a
-//! WAN, is a connection of [`sluice_transport`]: it sends from a chain of leased frames
-//! and reads from the frames that came. Only flows that a segment, their owner or a
+//! WAN, is a connection of [`sluice_transport`]: it sends from a chain of frames that
+//! it draws as it needs them, and reads from the frames that came. Only flows that a segment, their owner or a
 //! timer ([`crate::wheel`]) has touched are looked at, so an idle one costs nothing.
 //! Packets come in as frames at their IPv4 header and
 //! go out the same way; the room knows nothing of links, routes or iSCSI.
@@ -52,6 +52,7 @@ use std::net::SocketAddrV4;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+pub use chain::SEND_FRAMES_MAX;
 #[cfg(test)]
 pub(crate) use connected::heap_len;
 pub use counters::Counters;

@@ -1,5 +1,5 @@
-//! A slot of a flow's chain: 4 KiB of a leased page, filled from its start, whose bytes packets
-//! may name where they stand ([`Pool::gather`]).
+//! A slot of a flow's chain: a frame that is filled from its start, whose bytes packets may name
+//! where they stand ([`Pool::gather`]).
 //!
 //! What always holds: a slice of a slot lives no longer than a call, and one to write is of
 //! bytes that no packet names; so the pool can lend the same bytes to a port meanwhile.
@@ -7,14 +7,13 @@
 use std::ops::Range;
 use std::ptr::NonNull;
 
-use sluice_hugepages::pool::{FRAME_LEN, PAGE_LEN, PageRun, Pool};
+use sluice_hugepages::pool::{FRAME_LEN, Frame, Pool, Reservation};
 
 #[derive(Debug)]
 pub(super) struct Slot {
-    /// The page, by its place in the chain's list of leases.
-    pub lease: u32,
-    /// Its place in the page.
-    number: u32,
+    frame: Frame,
+    /// Where the frame goes when it is released.
+    reservation: Reservation,
     first: NonNull<u8>,
 }
 
@@ -23,43 +22,50 @@ pub(super) struct Slot {
 unsafe impl Send for Slot {}
 
 impl Slot {
-    /// The slots of a page.
+    /// Of a frame that was taken to keep.
     ///
     /// # Safety
-    /// Made once of a lease, `run`; gone before it is released and before `pool` is dropped.
-    /// What packets name of a slot is not written ([`Slot::room`]).
-    pub unsafe fn all(pool: &Pool, run: &PageRun, lease: u32) -> impl Iterator<Item = Self> {
-        assert_eq!(run.len(), PAGE_LEN, "a run of one page");
-        let page = NonNull::new(pool.run_ptr(run)).expect("mapped memory");
-        (0..PAGE_LEN / FRAME_LEN).map(move |number| Self {
-            lease,
-            number: u32::try_from(number).expect("few"),
-            // SAFETY: within the page.
-            first: unsafe { page.add(number * FRAME_LEN) },
-        })
+    /// It is released, or forgotten, before `pool` is dropped. What packets name of a slot is
+    /// not written ([`Slot::room`]).
+    pub unsafe fn new(pool: &Pool, frame: Frame, reservation: Reservation) -> Self {
+        assert_eq!(pool.capacity(&frame), FRAME_LEN, "a frame, not a page");
+        let first = NonNull::new(pool.buffer_ptr(&frame)).expect("mapped memory");
+        Self {
+            frame,
+            reservation,
+            first,
+        }
     }
 
-    /// Where in its page it begins.
-    pub const fn at(&self) -> usize {
-        self.number as usize * FRAME_LEN
+    pub const fn frame(&self) -> &Frame {
+        &self.frame
+    }
+
+    pub const fn reservation(&self) -> Reservation {
+        self.reservation
+    }
+
+    /// Gives the frame back. Packets that name it keep it until they are sent.
+    pub fn release(self, pool: &mut Pool) {
+        pool.release(self.frame);
     }
 
     /// # Panics
     /// If the range is not within the slot.
     pub fn bytes(&self, range: Range<usize>) -> &[u8] {
         assert!(range.start <= range.end && range.end <= FRAME_LEN);
-        // SAFETY: initialised bytes of a page that is leased while the slot lives, in bounds
+        // SAFETY: initialised bytes of a frame that is in use while the slot lives, in bounds
         // (asserted); writing needs `&mut self`.
         unsafe { std::slice::from_raw_parts(self.first.add(range.start).as_ptr(), range.len()) }
     }
 
-    /// Bytes to write: behind all that was ever lent of the slot since it was last free.
+    /// Bytes to write: behind all that was ever lent of the slot since it was last empty.
     ///
     /// # Panics
     /// If the range is not within the slot.
     pub fn room(&mut self, range: Range<usize>) -> &mut [u8] {
         assert!(range.start <= range.end && range.end <= FRAME_LEN);
-        // SAFETY: as `bytes`; no packet names them, as `all`'s caller has promised, so no
+        // SAFETY: as `bytes`; no packet names them, as the caller of `new` has promised, so no
         // slice of the pool's has them.
         unsafe { std::slice::from_raw_parts_mut(self.first.add(range.start).as_ptr(), range.len()) }
     }

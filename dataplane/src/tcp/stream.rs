@@ -83,8 +83,8 @@ impl Tcp {
         let tuple = self
             .free_port(local, remote)
             .ok_or(ConnectError::Ports { local, remote })?;
-        let pages = buffers.tx_frames.div_ceil(16);
-        let chain = Chain::take(pool, self.table.next_index(), pages)
+        let owner = self.table.next_index();
+        let chain = Chain::take(pool, owner, buffers.tx_frames, reservation)
             .ok_or(ConnectError::Frames(reservation))?;
         let stack = Connected::new(
             now,
@@ -158,7 +158,7 @@ impl Tcp {
         pool: &mut Pool,
         flow: FlowId,
         frames: u32,
-        _reservation: Reservation,
+        reservation: Reservation,
     ) {
         let Some((index, flow)) = self.flow_mut(flow) else {
             return;
@@ -166,16 +166,27 @@ impl Tcp {
         let Stack::Connected(stack) = &mut flow.stack else {
             return;
         };
-        stack.resize(pool, index, frames.div_ceil(16));
+        stack.set_limit(pool, frames, reservation);
         self.ready.push(index);
         self.raise(index, |pending| pending.ready = true);
     }
 
-    /// Gets a flow that we have opened room to write, if it has none and may have more: the
-    /// pool is lent to this, and not to [`send`](Self::send). Whether there is room; of a flow that a computer has
-    /// opened, always.
-    pub fn draw(&mut self, _pool: &mut Pool, _flow: FlowId) -> bool {
-        true
+    /// Gets a flow that we have opened a frame to write in, if it has none and may have more.
+    /// To be called before each [`send`](Self::send), which may read the pool meanwhile. What
+    /// it cannot have now, it can when more of its own is acknowledged, or its limit is raised:
+    /// [`Ready`](super::FlowEvent::Ready) tells. Whether there is room.
+    pub fn draw(&mut self, pool: &mut Pool, flow: FlowId) -> bool {
+        let Some((index, flow)) = self.flow_mut(flow) else {
+            return false;
+        };
+        let Stack::Connected(stack) = &mut flow.stack else {
+            return flow.send_room() > 0;
+        };
+        let drawn = stack.draw(pool);
+        if stack.must_look() {
+            self.ready.push(index);
+        }
+        drawn
     }
 
     /// What a flow that we have opened holds of what it sends.

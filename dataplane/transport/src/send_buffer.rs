@@ -58,7 +58,8 @@ impl<S> SendBuffer<S> {
     /// The limit in bytes from now on. `frames`: links to have room for.
     pub fn set_limit(&mut self, limit: u64, frames: usize) {
         self.limit = limit;
-        self.chain.reserve(frames.saturating_sub(self.chain.len()));
+        self.chain
+            .reserve_exact(frames.saturating_sub(self.chain.len()));
     }
 
     /// Bytes that would be taken now.

@@ -136,6 +136,13 @@ impl Pool {
         unsafe { std::slice::from_raw_parts_mut(self.at(frame.buf.0 as usize * FRAME_LEN), len) }
     }
 
+    /// First byte of the first buffer, for the one place that keeps it beyond a borrow: valid
+    /// until the frame is released or the pool dropped.
+    pub fn buffer_ptr(&self, frame: &Frame) -> *mut u8 {
+        self.in_use(frame.buf);
+        self.at(frame.buf.0 as usize * FRAME_LEN)
+    }
+
     /// Says where in the first buffer the data is.
     ///
     /// # Panics

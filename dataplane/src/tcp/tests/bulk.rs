@@ -198,7 +198,7 @@ fn a_long_segment_says_how_it_is_to_be_cut() {
     gso.connect.gso = true;
     let mut world = World::new(gso, config(), 128, Link::default(), 1);
     let [client, _] = world.connected();
-    while world.hosts[0].tcp.send(client, |room| room.len()) > 0 {}
+    while world.hosts[0].send(client, |room| room.len()) > 0 {}
     let now = world.now;
     let packets = world.hosts[0].poll(now);
     assert_eq!(
@@ -286,59 +286,4 @@ fn a_pool_that_runs_dry_delays_and_loses_nothing() {
         || false,
     );
     assert_eq!(got, 65_536);
-}
-
-#[test]
-fn the_send_buffer_grows_and_shrinks_under_a_transfer() {
-    let mut world = World::plain();
-    let [client, server] = world.connected();
-    world.link = wild(7).link;
-    let (mut written, mut read, mut steps) = (0u64, 0u64, 0u32);
-    let total = 4 << 20;
-    let most = RefCell::new(0);
-    let done = world.run(
-        Duration::from_secs(600),
-        |at, host| {
-            steps += 1;
-            if at == 1 {
-                while host.tcp.recv(server, |bytes| {
-                    for &got in bytes {
-                        assert_eq!(got, byte(0, read), "byte {read}");
-                        read += 1;
-                    }
-                    bytes.len()
-                }) > 0
-                {}
-                *most.borrow_mut() = read;
-                return;
-            }
-            let pages = [1, 4, 16, 2][steps as usize / 200 % 4];
-            let Host { tcp, pool } = host;
-            tcp.set_send_buffer(pool, client, pages * 16, Reservation::NONE);
-            while tcp.draw(pool, client)
-                && tcp.send(client, |room| {
-                    let len = room.len().min(usize::try_from(total - written).unwrap());
-                    for slot in &mut room[..len] {
-                        *slot = byte(0, written);
-                        written += 1;
-                    }
-                    len
-                }) > 0
-            {}
-            // What is leased is what is allowed, and what is not acknowledged of more.
-            let unacknowledged = tcp.unacknowledged(client);
-            assert!(pool.stats().pages_leased <= 16 && unacknowledged <= 16 << 16);
-        },
-        || *most.borrow() == total,
-    );
-    assert!(done, "stuck at {read} of {written}");
-    let Host { tcp, pool } = &mut world.hosts[0];
-    tcp.set_send_buffer(pool, client, 16, Reservation::NONE);
-    world.pass(Duration::from_secs(1));
-    // One, and that of a slot that is not full.
-    assert!(world.hosts[0].pages_leased() <= 2);
-    let Host { tcp, .. } = &mut world.hosts[0];
-    tcp.abort(client);
-    world.pass(Duration::from_secs(1));
-    assert_eq!(world.hosts[0].pages_leased(), 0);
 }

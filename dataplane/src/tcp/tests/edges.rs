@@ -286,7 +286,7 @@ proptest! {
             match step.act {
                 0 => host.tcp.close(id),
                 1 => {
-                    host.tcp.send(id, |room| room.len().min(3000));
+                    host.send(id, |room| room.len().min(3000));
                 }
                 2 | 3 => {
                     host.tcp.recv(id, |bytes| bytes.len());

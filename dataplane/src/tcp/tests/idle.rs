@@ -34,7 +34,7 @@ fn polls_of_one_busy_flow(idle: u16) -> u64 {
     let before = host.tcp.counters().flow_polls;
     for turn in 0..100u32 {
         let now = now + Duration::from_micros(100) * turn;
-        host.tcp.send(busy, |room| {
+        host.send(busy, |room| {
             room[0] = 1;
             1
         });

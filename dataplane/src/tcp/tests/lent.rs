@@ -4,10 +4,11 @@
 use super::super::chain::Chain;
 use super::*;
 use proptest::prelude::*;
-use sluice_hugepages::pool::{FRAME_LEN, Owner, PAGE_LEN};
+use sluice_hugepages::pool::{FRAME_LEN, Owner};
 use std::collections::VecDeque;
 
-const PAGES: usize = 12;
+const PAGES: usize = 8;
+const RESERVATION: Reservation = Reservation(1);
 
 /// A chain, and the bytes that it is to have.
 struct Kept {
@@ -26,8 +27,10 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
+        let mut pool = Pool::anonymous(PAGES);
+        pool.reserve(RESERVATION, 24).unwrap();
         Self {
-            pool: Pool::anonymous(PAGES),
+            pool,
             chains: [None, None],
             waiting: Vec::new(),
             next: 0,
@@ -43,8 +46,9 @@ impl Bench {
         } = self;
         let slot = &mut chains[which % 2];
         let Some(kept) = slot else {
-            let pages = u32::try_from(len % 3 + 1).unwrap();
-            *slot = Chain::take(pool, 0, pages).map(|chain| Kept {
+            let limit = u32::try_from(len % 40 + 1).unwrap();
+            let reservation = [Reservation::NONE, RESERVATION][which / 2 % 2];
+            *slot = Chain::take(pool, 0, limit, reservation).map(|chain| Kept {
                 chain,
                 bytes: VecDeque::new(),
                 acked: 0,
@@ -54,6 +58,7 @@ impl Bench {
         match step {
             // Written.
             0..4 => {
+                kept.chain.draw(pool);
                 kept.chain.append(len, |out| {
                     for byte in out.iter_mut() {
                         *next = next.wrapping_mul(5).wrapping_add(1);
@@ -91,7 +96,6 @@ impl Bench {
                 kept.bytes.drain(..count);
                 kept.acked += count as u64;
                 kept.chain.acknowledge(pool, kept.acked);
-                kept.chain.trim(pool);
             }
             // A port has sent some.
             11..13 => {
@@ -102,13 +106,15 @@ impl Bench {
                     }
                 }
             }
-            13 => {
-                kept.chain.take_back(pool);
-                kept.chain.trim(pool);
-            }
+            // Its reservation, and with it the frames that packets name, ends, or is made anew.
+            13 => match which / 2 % 3 {
+                0 => pool.cancel(RESERVATION),
+                _ => drop(pool.reserve(RESERVATION, len % 30)),
+            },
             14 => {
-                let pages = u32::try_from(len % 5 + 1).unwrap();
-                kept.chain.resize(pool, 0, pages);
+                let limit = u32::try_from(len % 60).unwrap();
+                let reservation = [Reservation::NONE, RESERVATION][which / 2 % 2];
+                kept.chain.set_limit(pool, limit, reservation);
             }
             // The flow ends.
             15 => {
@@ -157,9 +163,7 @@ impl Bench {
         let pool = &mut self.pool;
         if packets_first {
             frames.into_iter().for_each(|frame| pool.release(frame));
-            for mut chain in chains.into_iter().flatten() {
-                chain.take_back(pool);
-                assert!(!chain.is_lent());
+            for chain in chains.into_iter().flatten() {
                 chain.release(pool);
             }
         } else {
@@ -169,8 +173,8 @@ impl Bench {
             frames.into_iter().for_each(|frame| pool.release(frame));
         }
         assert_eq!(self.pool.packets_gathered(), 0);
-        assert_eq!(self.pool.stats().pages_leased, 0);
         assert_eq!(self.pool.stats().frames_in_use, 0);
+        self.pool.cancel(RESERVATION);
         let all = self.pool.lease_pages(PAGES, Owner::Staging);
         assert!(all.is_some(), "every page is free again");
     }
@@ -210,7 +214,7 @@ fn with_offload(pages: usize) -> (World, [FlowId; 2]) {
 fn write_all(host: &mut Host, flow: FlowId, byte: u8) -> usize {
     let mut written = 0;
     loop {
-        let count = host.tcp.send(flow, |room| {
+        let count = host.send(flow, |room| {
             room.fill(byte);
             room.len()
         });
@@ -236,8 +240,11 @@ fn poll_and_keep(host: &mut Host, now: Time) -> (Vec<Packet>, Vec<Frame>) {
 /// Sends until all of a full chain is acknowledged; the frames stay in a queue.
 fn acknowledged_but_queued() -> (World, FlowId, Vec<Packet>, Vec<Frame>) {
     let (mut world, [client, server]) = with_offload(64);
+    let Host { tcp, pool } = &mut world.hosts[0];
+    pool.reserve(RESERVATION, 20).unwrap();
+    tcp.set_send_buffer(pool, client, 20, RESERVATION);
     let written = write_all(&mut world.hosts[0], client, 0x11);
-    assert_eq!(written, PAGE_LEN);
+    assert_eq!(written, 16 * FRAME_LEN, "a few are left to others");
     let (mut said, mut queue) = (Vec::new(), Vec::new());
     for _ in 0..1000 {
         let (packets, frames) = poll_and_keep(&mut world.hosts[0], world.now);
@@ -275,19 +282,21 @@ fn what_a_queue_still_has_is_no_room_until_it_is_gone_and_then_the_owner_is_told
     let (mut world, client, said, queue) = acknowledged_but_queued();
     let host = &mut world.hosts[0];
     host.events();
-    // Next to nothing: what was copied, and the rest of the last slot.
-    let room = host.tcp.send_room(client);
-    assert!(room < PAGE_LEN / 2, "{room}");
-    assert!(write_all(host, client, 0x22) <= room);
+    // All that it has of its reservation is named by packets.
+    assert_eq!(write_all(host, client, 0x22), 0);
+    assert_eq!(host.tcp.held(client).unwrap().frames, 4);
+    assert_eq!(host.pool.reserved(RESERVATION).unwrap().in_use, 16);
+    host.poll(world.now);
+    assert!(host.events().is_empty());
+    assert!(host.deadline() < world.now + Duration::from_millis(1));
     assert_unchanged(host, &said, &queue);
     for frame in queue {
         host.pool.release(frame);
     }
-    host.poll(world.now);
-    world.now = host.deadline().max(world.now);
+    world.now = host.deadline();
     host.poll(world.now);
     assert_eq!(host.events(), [(client, FlowEvent::Ready)]);
-    assert!(host.tcp.send_room(client) > PAGE_LEN / 2);
+    assert_eq!(write_all(host, client, 0x22), 16 * FRAME_LEN);
 }
 
 #[test]
@@ -303,18 +312,21 @@ fn a_flow_that_ends_leaves_its_queued_packets_as_they_are() {
         host.pool.buffer_mut(frame).fill(0xee);
     }
     assert_unchanged(host, &said, &queue);
-    assert!(host.pool.stats().pages_leased > 0);
+    assert_eq!(host.pool.reserved(RESERVATION).unwrap().in_use, 16);
     for frame in others.into_iter().chain(queue) {
         host.pool.release(frame);
     }
     assert_eq!(host.pages_leased(), 0);
+    assert_eq!(host.pool.reserved(RESERVATION).unwrap().listed, 20);
 }
 
 #[test]
 fn a_packet_is_lent_as_few_parts_as_a_port_takes() {
     let mut pool = Pool::anonymous(32);
-    let mut chain = Chain::take(&mut pool, 0, 4).expect("pages");
-    while chain.append(FRAME_LEN, |room| room.len()) > 0 {}
+    let mut chain = Chain::take(&mut pool, 0, 20, Reservation::NONE).expect("frames");
+    while chain.draw(&mut pool) {
+        chain.append(FRAME_LEN, |room| room.len());
+    }
     let mut head = pool.alloc_frame().expect("a frame");
     assert!(chain.lend(&mut pool, &mut head, 4095, 65_400));
     assert_eq!(pool.parts(&head).count(), 1 + 17);

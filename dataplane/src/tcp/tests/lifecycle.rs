@@ -24,7 +24,7 @@ fn a_flood_of_syns_spends_no_buffer_and_disturbs_nobody() {
     let counters = *world.hosts[1].tcp.counters();
     assert_eq!(counters.drop_half_open_oldest, 20_000 - 4096);
     // The flow of before still works, and a new one can be opened.
-    world.hosts[0].tcp.send(client, |room| {
+    world.hosts[0].send(client, |room| {
         room[..5].copy_from_slice(b"hello");
         5
     });
@@ -159,7 +159,7 @@ fn abort_resets_the_peer_and_gives_everything_back_at_once() {
     let mut world = World::plain();
     let [client, server] = world.connected();
     world.hosts[0].tcp.abort(client);
-    assert_eq!(world.hosts[0].tcp.send(client, |_| 1), 0);
+    assert_eq!(world.hosts[0].send(client, |_| 1), 0);
     world.pass(Duration::from_millis(1));
     assert!(world.hosts[0].events().is_empty());
     assert_eq!(
@@ -177,7 +177,7 @@ fn abort_resets_the_peer_and_gives_everything_back_at_once() {
 fn a_closed_flow_is_remembered_without_buffers() {
     let mut world = World::plain();
     let [client, server] = world.connected();
-    world.hosts[0].tcp.send(client, |room| {
+    world.hosts[0].send(client, |room| {
         room[..3].copy_from_slice(b"bye");
         3
     });
@@ -189,7 +189,7 @@ fn a_closed_flow_is_remembered_without_buffers() {
     );
     assert_eq!(world.hosts[1].tcp.recv(server, |bytes| bytes.len()), 3);
     // Half-closed: this side may still speak.
-    world.hosts[1].tcp.send(server, |room| {
+    world.hosts[1].send(server, |room| {
         room[0] = b'!';
         1
     });
@@ -292,7 +292,7 @@ fn connect_says_why_it_failed() {
         )
         .unwrap();
     // What was written for it goes with it, and makes no room.
-    let written = client.tcp.send(refused, |room| {
+    let written = client.send(refused, |room| {
         room[0] = 1;
         1
     });
@@ -373,7 +373,7 @@ fn a_full_room_refuses_and_a_pool_without_pages_puts_off() {
         world.hosts[1].pool.release(page);
     }
     // What the computer says next completes the handshake, and is not lost.
-    world.hosts[0].tcp.send(waiting, |room| {
+    world.hosts[0].send(waiting, |room| {
         room[0] = 9;
         1
     });
@@ -406,7 +406,7 @@ fn a_flow_moves_to_another_worker_with_its_frames() {
     let flow = world.hosts[1].tcp.hand_over(server, 1).expect("lives");
     assert_eq!(world.hosts[1].tcp.recv_available(server), 0);
     let adopted = other.adopt(flow).expect("room");
-    world.hosts[0].tcp.send(client, |room| {
+    world.hosts[0].send(client, |room| {
         room[..4].copy_from_slice(b"move");
         4
     });

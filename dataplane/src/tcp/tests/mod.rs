@@ -8,6 +8,7 @@ mod idle;
 mod lent;
 mod lifecycle;
 mod path;
+mod reserved;
 mod too_big;
 
 use std::collections::BTreeMap;
@@ -149,12 +150,25 @@ impl Host {
         std::iter::from_fn(|| self.tcp.next_event()).collect()
     }
 
-    /// Pages leased to flows; every frame must be back.
+    /// Draws, and writes.
+    pub fn send(&mut self, flow: FlowId, write: impl FnOnce(&mut [u8]) -> usize) -> usize {
+        self.tcp.draw(&mut self.pool, flow);
+        self.tcp.send(flow, write)
+    }
+
+    /// Frames that flows have to send from.
+    pub fn frames_held(&self) -> usize {
+        let flows = self.tcp.table.iter();
+        let held = flows.filter_map(|(index, _)| self.tcp.held(self.tcp.table.id(index)));
+        held.map(|held| held.frames as usize).sum()
+    }
+
+    /// Pages leased to flows; every frame that flows do not have must be back.
     pub fn pages_leased(&self) -> usize {
         let stats: PoolStats = self.pool.stats();
         assert_eq!(
             stats.frames_in_use + stats.page_frames_in_use,
-            0,
+            self.frames_held(),
             "a frame was lost"
         );
         stats.pages_leased

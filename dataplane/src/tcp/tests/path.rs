@@ -264,9 +264,10 @@ impl<R: FnMut(Time, Way, Vec<u8>) -> Vec<(Way, Vec<u8>)>> Path<R> {
             while let Some((_, event)) = self.host.tcp.next_event() {
                 self.events.push(event);
             }
-            let Host { tcp, .. } = &mut self.host;
+            let Host { tcp, pool } = &mut self.host;
             while self.written < to_storage {
                 let most = usize::try_from(to_storage - self.written).unwrap();
+                tcp.draw(pool, self.flow);
                 let written = tcp.send(self.flow, |room| room.len().min(most));
                 if written == 0 {
                     break;

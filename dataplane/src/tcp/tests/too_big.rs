@@ -88,7 +88,7 @@ fn under_way(host: &mut Host, now: Time) -> (FourTuple, u32, usize) {
     };
     assert!(host.input(now, &raw.packet()).is_empty());
     host.events();
-    host.tcp.send(flow, |room| room.len());
+    host.send(flow, |room| room.len());
     let sent = host.poll(now);
     let sent: Vec<_> = sent
         .iter()

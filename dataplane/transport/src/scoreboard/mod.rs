@@ -135,7 +135,8 @@ impl Scoreboard {
 
     /// Makes room for so many; the one place where the ring grows.
     pub fn reserve(&mut self, segments: usize) {
-        self.ring.reserve(segments.saturating_sub(self.ring.len()));
+        self.ring
+            .reserve_exact(segments.saturating_sub(self.ring.len()));
     }
 
     /// Room for one more without growing.
