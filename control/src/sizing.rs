@@ -46,6 +46,9 @@ pub struct Advice {
     /// Bandwidth x delay x sessions x connections, of all its paths; `None` while that is not
     /// known of one.
     pub recommended: Option<u64>,
+    /// That is the least that is right: of a path, only connections that had too little to
+    /// send have shown anything. No size is made smaller by it.
+    pub at_least: bool,
     /// The buffers bound a connection of a path whose bandwidth nobody has typed in: the path
     /// might carry more than was measured.
     pub bound_by_buffers: bool,
@@ -107,6 +110,7 @@ impl<'a> Paths<'a> {
                 // A path that nothing uses has nothing to say.
                 None => all_known &= path.sessions == 0,
             }
+            advice.at_least |= path.typed_bytes_per_s.is_none() && !is_measured(path);
             advice.bound_by_buffers |=
                 path.limit == PathLimit::Buffers && path.typed_bytes_per_s.is_none();
             advice.changes = advice.changes.saturating_add(path.changes);
@@ -115,6 +119,12 @@ impl<'a> Paths<'a> {
         advice.recommended = Some(known).filter(|&bytes| bytes > 0 && all_known);
         advice
     }
+}
+
+/// Whether its bandwidth is the path's: by a probe, or by connections that fill it.
+fn is_measured(path: &Path) -> bool {
+    let is_filled = matches!(path.limit, PathLimit::Path | PathLimit::Buffers);
+    is_filled || path.probes > 0 || path.measured > 0
 }
 
 /// Bandwidth x delay of one connection.
@@ -226,6 +236,11 @@ pub(crate) mod tests {
         assert!(!advice(&row).bound_by_buffers, "that is what it carries");
         row.typed_rtt_us = Some(50_000);
         assert_eq!(advice(&row).recommended, Some(100_000));
+        row.typed_bytes_per_s = None;
+        row.limit = PathLimit::Idle;
+        assert!(advice(&row).at_least, "what a login has shown");
+        row.probes = 1;
+        assert!(!advice(&row).at_least);
         assert_eq!(advice(&path(REMOTE, 0, 100)).recommended, None);
         assert_eq!(advice(&path(REMOTE, 1000, 0)).recommended, None);
     }

@@ -275,6 +275,22 @@ fn b13_an_automatic_size_that_does_not_fit_takes_what_is_free_and_says_so() {
 }
 
 #[test]
+fn b13_a_path_that_nobody_has_measured_yet_begins_with_what_there_was() {
+    let (site, plane) = attached();
+    plane.model().memory.path.limit = PathLimit::Idle;
+    plane.model().memory.path.bandwidth_bytes_per_s = 11_000;
+    until("the row says so", || {
+        site.ctl(&["path", "show", "-j"]).json()[0]["limit"] == "idle"
+    });
+    let said = reserve(&site, &[&["add"], &PAIR]);
+    assert_eq!(said.code, 0, "{}", said.err);
+    // As `wan_send_kib` has it.
+    assert_eq!(kib(&plane, pair()), Some(1024));
+    let shown = reserve(&site, &[&["show"]]).out;
+    assert!(shown.contains("at least 884 B"), "{shown}");
+}
+
+#[test]
 fn b14_an_automatic_size_follows_its_path_and_is_kept() {
     let (mut site, plane) = attached();
     assert_eq!(reserve(&site, &[&["add"], &PAIR]).code, 0);
@@ -419,7 +435,7 @@ fn b19_the_dialogue_asks_offers_refuses_and_does_it() {
         "\"7\" is neither a number above nor LOCAL REMOTE",
         "198.19.0.1 198.19.0.99: there is no such path",
         "\"many\" is not a whole number",
-        "free: 7168KiB   recommended: 979KiB",
+        "free: 7168KiB   recommended: 980KiB",
         "0 cannot be reserved: 16KiB to 7168KiB can",
         "-1 cannot be reserved",
         "9MiB cannot be reserved: 16KiB to 7168KiB can",

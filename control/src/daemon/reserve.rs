@@ -10,7 +10,7 @@ use super::policy::{Policy, bad_request, no_data_plane};
 use super::reconcile::size_of;
 use crate::amount;
 use crate::protocol::{BuffersReply, FailureKind, PathValues, Reply};
-use crate::sizing::{self, BUFFER_BYTES, Paths, shown, whole_buffers, wire};
+use crate::sizing::{self, Advice, BUFFER_BYTES, Paths, shown, whole_buffers, wire};
 
 impl Policy {
     pub(super) fn reserve(
@@ -36,12 +36,17 @@ impl Policy {
             .check(&self.config)
             .map_err(|error| refused(&error, free))?;
         let before = self.query(Some(target))?.buffers;
-        let recommended = self.recommended(&wanted);
+        let advice = self.advice(&wanted);
+        let recommended = advice.recommended;
         let mut warning = None;
         if wanted.automatic {
             let last = known.and_then(|known| known.size_kib).map(|kib| kib * 1024);
             let otherwise = u64::from(self.config.iscsi.wan_send_bytes);
-            let asked = whole_buffers(recommended.or(last).unwrap_or(otherwise));
+            let before_that = last.unwrap_or(otherwise);
+            let asked = whole_buffers(match recommended {
+                Some(bytes) if advice.at_least => bytes.max(before_that),
+                known => known.unwrap_or(before_that),
+            });
             let room = before.reserved_bytes.saturating_add(before.free_bytes);
             let given = asked
                 .min(room / BUFFER_BYTES * BUFFER_BYTES)
@@ -144,7 +149,7 @@ impl Policy {
         let mut effective = self.state.effective_reservations(&self.config).into_iter();
         let known = target.and_then(|target| effective.find(|own| own.target == target));
         Ok(Reply::Buffers(BuffersReply {
-            recommended_bytes: known.and_then(|known| self.recommended(&known)),
+            recommended_bytes: known.and_then(|known| self.advice(&known).recommended),
             ..reply(&buffers)
         }))
     }
@@ -289,15 +294,15 @@ impl Policy {
     }
 
     /// By the paths as they are measured now (B-13).
-    fn recommended(&self, of: &Reservation) -> Option<u64> {
-        let reader = self.plane.reader()?;
+    fn advice(&self, of: &Reservation) -> Advice {
+        let Some(reader) = self.plane.reader() else {
+            return Advice::default();
+        };
         let rows = reader.rows::<Path>().rows;
         let presented = sizing::presented(&self.config, &self.state);
         let paths = Paths::new(rows.iter().map(|(_, row)| row), &presented);
         let (sessions, connections) = (of.sessions.unwrap_or(0), of.connections.unwrap_or(0));
-        paths
-            .advice(wire(of.target), sessions, connections)
-            .recommended
+        paths.advice(wire(of.target), sessions, connections)
     }
 
     fn free_buffer_id(&self) -> Result<u16, Reply> {

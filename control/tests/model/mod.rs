@@ -196,13 +196,18 @@ impl DataPlane {
         };
         let model = Arc::new(Mutex::new(model));
         let stop = Arc::new(AtomicBool::new(false));
-        let mut writer = {
+        // A child that another test has forked keeps the lock of the one before until it is
+        // another program.
+        let mut made = None;
+        until("the segment is free", || {
             let birth = Birth {
                 pid,
                 ..Birth::now()
             };
-            SegmentWriter::create(&site.file("control.seg"), birth).unwrap()
-        };
+            made = SegmentWriter::create(&site.file("control.seg"), birth).ok();
+            made.is_some()
+        });
+        let mut writer = made.unwrap();
         writer.name_counter(0, "net.ttl_expired");
         writer.name_counter(1, "net.no_route");
         writer.set_counter(0, 3);

@@ -5,14 +5,14 @@ use std::io::{BufRead, Write};
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use sluice_config::{RESERVATION_KIB_MIN, ReservationEntry};
-use sluice_hugepages::tables::{Path, Reservation, ReservationTarget};
+use sluice_hugepages::tables::{Path, Reservation};
 
 use super::super::args::{Size, SizeArgs, size};
 use super::super::{Answer, Args, CliError, table};
 use super::show::Sizes;
 use super::{Order, make, named};
 use crate::amount;
-use crate::sizing::wire;
+use crate::sizing::{Advice, whole_buffers, wire};
 
 pub(super) fn edit<'a>(
     input: &'a mut dyn BufRead,
@@ -57,17 +57,18 @@ pub(super) fn edit<'a>(
             .and_then(|count| u16::try_from(count).ok())
             .unwrap_or(0)
     };
-    let recommended = wanted.and_then(|target: ReservationTarget| {
-        let advice = sizes.paths().advice(target, of(counts[0]), of(counts[1]));
-        advice.recommended
+    let advice = wanted.map_or_else(Advice::default, |target| {
+        sizes.paths().advice(target, of(counts[0]), of(counts[1]))
     });
+    let recommended = advice.recommended.map(whole_buffers);
     if known.is_some() {
         asker.tell(&format!("it has {} now", table::bytes(own)));
     }
     let most = own.saturating_add(sizes.free_bytes);
     asker.tell(&format!(
-        "free: {}   recommended: {}",
+        "free: {}   recommended: {}{}",
         amount::kib(sizes.free_bytes),
+        if advice.at_least { "at least " } else { "" },
         recommended.map_or_else(|| "not known yet".to_owned(), amount::kib)
     ));
     if recommended.is_some_and(|bytes| bytes > most) {

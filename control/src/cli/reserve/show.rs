@@ -78,7 +78,12 @@ pub(in super::super) fn show(
         if only.is_some_and(|only| !is_meant(only, row.target)) {
             continue;
         }
-        let Advice { recommended, .. } = paths.advice(row.target, row.sessions, row.connections);
+        let advice = paths.advice(row.target, row.sessions, row.connections);
+        let Advice {
+            recommended,
+            at_least,
+            ..
+        } = advice;
         let name = shown(row.target);
         let warning = recommended.and_then(|bytes| does_not_fit(bytes, &row, sizes.free_bytes));
         if let Some(warning) = &warning {
@@ -105,7 +110,11 @@ pub(in super::super) fn show(
             as_there_are(row.connections),
             row.flows.to_string(),
             row.refused.to_string(),
-            recommended.map_or_else(|| "not known".to_owned(), table::bytes),
+            match recommended {
+                None => "not known".to_owned(),
+                Some(bytes) if at_least => format!("at least {}", table::bytes(bytes)),
+                Some(bytes) => table::bytes(bytes),
+            },
         ]);
     }
     if only.is_some() && found == 0 {

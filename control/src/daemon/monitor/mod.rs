@@ -161,7 +161,7 @@ impl Monitor {
                 free,
                 now_ns,
                 raised,
-                may_shrink: row.automatic && !self.shortage.is_short(),
+                may_shrink: row.automatic && !advice.at_least && !self.shortage.is_short(),
             };
             if let Some(to) = look.decide(&mut known, &mut actions) {
                 free = free.saturating_sub(to.bytes.saturating_sub(row.reserved_bytes));

@@ -230,6 +230,22 @@ fn b14_what_wavers_moves_nothing() {
 }
 
 #[test]
+fn b14_what_a_trickle_shows_makes_nothing_smaller() {
+    let mut plane = Plane::new(MIB, true);
+    plane.carries(1000);
+    plane.paths[0].limit = PathLimit::Application;
+    plane.run(30_000);
+    assert_eq!(plane.resized, []);
+    plane.carries(3 * MIB);
+    plane.look();
+    assert_eq!(plane.size(), 3 * MIB, "it is at least that");
+    plane.carries(MIB);
+    plane.paths[0].probes = 1;
+    plane.run(15_000);
+    assert_eq!(plane.size(), MIB, "so it is no more");
+}
+
+#[test]
 fn b15_a_manual_size_stays() {
     let mut plane = Plane::new(MIB, false);
     plane.carries(60 * MIB);
