@@ -167,8 +167,11 @@ impl Tcp {
             return;
         };
         stack.set_limit(pool, frames, reservation);
+        let opened = flow.opened;
         self.ready.push(index);
-        self.raise(index, |pending| pending.ready = true);
+        if opened {
+            self.raise(index, |pending| pending.ready = true);
+        }
     }
 
     /// Gets a flow that we have opened a frame to write in, if it has none and may have more.
