@@ -2,7 +2,9 @@
 //! right to run when it must.
 
 use std::io;
-use std::os::fd::RawFd;
+use std::mem::size_of;
+use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 /// Waits until one of `fds` is readable or `timeout` has passed; which are
@@ -43,6 +45,64 @@ pub fn wait_readable(fds: &[RawFd], timeout: Option<Duration>) -> io::Result<Vec
         .iter()
         .map(|entry| ready > 0 && entry.revents != 0)
         .collect())
+}
+
+/// A connection from an address of one's choice, whose socket keeps about `receive_bytes`
+/// of what nobody reads; it must be there within `patience`.
+///
+/// # Errors
+/// The address is not this host's, or nobody answers at the other.
+pub fn connect_from(
+    from: Ipv4Addr,
+    to: SocketAddrV4,
+    receive_bytes: u32,
+    patience: Duration,
+) -> io::Result<TcpStream> {
+    let checked = |result: libc::c_int| match result {
+        0.. => Ok(result),
+        _ => Err(io::Error::last_os_error()),
+    };
+    // SAFETY: no pointers.
+    let fd = unsafe { libc::socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) };
+    let fd = checked(fd)?;
+    // SAFETY: just opened and owned by nobody else.
+    let socket = TcpStream::from(unsafe { OwnedFd::from_raw_fd(fd) });
+    let option = |name: libc::c_int, value: *const libc::c_void, length: usize| {
+        let length = libc::socklen_t::try_from(length).expect("a few bytes");
+        // SAFETY: the callers give a live value and its length.
+        checked(unsafe { libc::setsockopt(fd, libc::SOL_SOCKET, name, value, length) })
+    };
+    let size = receive_bytes.cast_signed();
+    option(
+        libc::SO_RCVBUF,
+        (&raw const size).cast(),
+        size_of_val(&size),
+    )?;
+    // It bounds a connect that blocks, too.
+    let limit = libc::timeval {
+        tv_sec: libc::time_t::try_from(patience.as_secs()).unwrap_or(libc::time_t::MAX),
+        tv_usec: libc::suseconds_t::from(patience.subsec_micros()),
+    };
+    option(
+        libc::SO_SNDTIMEO,
+        (&raw const limit).cast(),
+        size_of_val(&limit),
+    )?;
+    let name = |address: SocketAddrV4| libc::sockaddr_in {
+        sin_family: libc::sa_family_t::try_from(libc::AF_INET).expect("2"),
+        sin_port: address.port().to_be(),
+        sin_addr: libc::in_addr {
+            s_addr: u32::from(*address.ip()).to_be(),
+        },
+        sin_zero: [0; 8],
+    };
+    let length = libc::socklen_t::try_from(size_of::<libc::sockaddr_in>()).expect("16");
+    let (own, other) = (name(SocketAddrV4::new(from, 0)), name(to));
+    // SAFETY: `own` is a sockaddr_in of the length given.
+    checked(unsafe { libc::bind(socket.as_raw_fd(), (&raw const own).cast(), length) })?;
+    // SAFETY: `other` is a sockaddr_in of the length given.
+    checked(unsafe { libc::connect(socket.as_raw_fd(), (&raw const other).cast(), length) })?;
+    Ok(socket)
 }
 
 /// Processor time that this process has used.

@@ -1,5 +1,6 @@
 //! What the benches share.
 
+pub mod flight;
 pub mod host;
 pub mod load;
 pub mod order;

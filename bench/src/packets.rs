@@ -99,7 +99,9 @@ impl Store {
 pub struct PacketPort {
     socket: OwnedFd,
     armed: Vec<u32>,
-    /// Frames that were larger than a slot.
+    /// Of a frame larger than a slot the beginning is kept.
+    cuts: bool,
+    /// Frames that were larger than a slot, and dropped.
     pub oversize: u64,
     /// Frames that the device did not take.
     pub send_failed: u64,
@@ -123,6 +125,18 @@ fn headers(vectors: &mut [libc::iovec]) -> Vec<libc::mmsghdr> {
 impl PacketPort {
     /// Opens the device of that name in the current network namespace.
     pub fn open(device: &str) -> io::Result<PacketPort> {
+        let port = Self::bind(device, false)?;
+        set_option(port.fd(), libc::SOL_PACKET, libc::PACKET_QDISC_BYPASS, 1)?;
+        Ok(port)
+    }
+
+    /// Listens to what arrives at the device and what leaves it; of a frame that is larger
+    /// than a slot the beginning is received.
+    pub fn tap(device: &str) -> io::Result<PacketPort> {
+        Self::bind(device, true)
+    }
+
+    fn bind(device: &str, tap: bool) -> io::Result<PacketPort> {
         let name = CString::new(device)?;
         // SAFETY: `name` is a C string that outlives the call.
         let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
@@ -133,8 +147,8 @@ impl PacketPort {
         let fd = check(unsafe { libc::socket(libc::AF_PACKET, kind, 0) })?;
         // SAFETY: just opened and owned by nobody else.
         let socket = unsafe { OwnedFd::from_raw_fd(fd) };
-        set_option(fd, libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, 1)?;
-        set_option(fd, libc::SOL_PACKET, libc::PACKET_QDISC_BYPASS, 1)?;
+        let ignored = i32::from(!tap);
+        set_option(fd, libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, ignored)?;
         set_option(
             fd,
             libc::SOL_SOCKET,
@@ -158,6 +172,7 @@ impl PacketPort {
         Ok(PacketPort {
             socket,
             armed: Vec::with_capacity(BATCH),
+            cuts: tap,
             oversize: 0,
             send_failed: 0,
         })
@@ -206,7 +221,7 @@ impl PacketPort {
             Err(error) => return Err(error),
         };
         for (header, slot) in headers[..received].iter().zip(self.armed.drain(..received)) {
-            if header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0 {
+            if header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0 && !self.cuts {
                 self.oversize += 1;
                 store.release(slot);
             } else {

@@ -4,16 +4,19 @@
 //!   the data plane over the control segment, and keeps them in a state file.
 //! - [`cli`] reads tables straight from the segment, and asks the daemon for
 //!   changes.
-//! - [`protocol`] is what the two say to each other, one JSON object a line.
+//! - [`protocol`] is what the two say to each other, one JSON object a line;
+//!   [`sizing`] what both have of a reservation's right size, [`amount`] how people write one.
 //!
 //! What always holds: nothing here is on the way of a packet or a write; the
 //! data plane goes on whether these processes live or not. Neither links a
 //! driver.
 
+pub mod amount;
 pub mod cli;
 pub mod client;
 pub mod daemon;
 pub mod protocol;
+pub mod sizing;
 
 use std::path::PathBuf;
 

@@ -9,8 +9,10 @@
 //! ← {"reply":"failed","kind":"no_data_plane","message":"…"}
 //! ```
 
+use std::net::{Ipv4Addr, SocketAddrV4};
+
 use serde::{Deserialize, Serialize};
-use sluice_config::FlushSet;
+use sluice_config::{FlushSet, ReservationEntry};
 
 /// Longest request line in bytes: a volume's name and a few numbers.
 pub const REQUEST_BYTES_MAX: u64 = 4096;
@@ -53,6 +55,51 @@ pub enum Request {
     Drain {
         on: bool,
     },
+    /// Makes a reservation of memory buffers, or changes one (B-6, B-7).
+    Reserve {
+        /// Without a `buffer_id` the kind `connection` gets the lowest that is free.
+        reservation: ReservationEntry,
+        /// What the entry does not say stays as it is; else it is as without one.
+        #[serde(default)]
+        update: bool,
+    },
+    /// Ends a reservation (B-10).
+    Cancel {
+        /// Only what it is for.
+        reservation: ReservationEntry,
+    },
+    /// What is free, and how a reservation is (B-5).
+    Query {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reservation: Option<ReservationEntry>,
+    },
+    /// The connections of a target present a buffer id from now on, or none (B-4).
+    Present {
+        target: String,
+        #[serde(default)]
+        buffer_id: Option<i64>,
+    },
+    /// What a path carries, typed in: it holds until it is set without values (B-14).
+    SetPath(PathValues),
+    /// What a probe at either site has measured; it holds until the path is measured again.
+    ReportPath(PathValues),
+    /// Measure a path now; done when begun. The row's `measured` tells when it has ended.
+    MeasurePath {
+        local: Ipv4Addr,
+        remote: SocketAddrV4,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PathValues {
+    pub local: Ipv4Addr,
+    pub remote: SocketAddrV4,
+    /// Of one connection.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes_per_s: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_rtt_us: Option<u64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,11 +115,33 @@ pub enum Reply {
         /// Volumes that it was about; of a discard, writes; of a drain, those not drained yet.
         volumes: u32,
     },
+    /// Of requests about reservations: how it is now.
+    Buffers(BuffersReply),
     Failed {
         kind: FailureKind,
         /// Names the value and what to do.
         message: String,
     },
+}
+
+/// What is free, and how a reservation is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BuffersReply {
+    /// Of the reservation; 0 without one.
+    pub buffer_id: u16,
+    /// What it is to have, and what connections hold of it.
+    pub reserved_bytes: u64,
+    pub allocated_bytes: u64,
+    /// What a reservation could have beyond what it has.
+    pub free_bytes: u64,
+    /// What the write cache has room for.
+    pub cache_free_bytes: u64,
+    /// Bandwidth x delay x sessions x connections; none while that is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recommended_bytes: Option<u64>,
+    /// It is not all that was asked for, or recommended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warning: Option<String>,
 }
 
 /// Kinds of failure that a script may want to tell apart.
@@ -82,6 +151,13 @@ pub enum FailureKind {
     /// Not a request, or a value out of its range.
     BadRequest,
     UnknownVolume,
+    /// Too few memory buffers are free; nothing was changed (B-6).
+    OutOfMemory,
+    UnknownReservation,
+    /// No port has the local address, or no target the remote one.
+    UnknownPath,
+    /// As many reservations as there can be.
+    NoReservationLeft,
     /// It is not any more as it was when the request was made.
     Changed,
     /// No data plane is there, or it did not answer in time.

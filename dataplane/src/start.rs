@@ -337,6 +337,7 @@ pub fn reserve(
     }
     // They are what there was before.
     while worker.relay.reservations.next_notice().is_some() {}
+    (0..config.targets.len()).for_each(|target| worker.relay.lanes_follow(target));
     if !reservations.is_empty() {
         info!("{} reservations of memory buffers", reservations.len());
     }

@@ -5,5 +5,6 @@ pub mod image;
 pub mod ledger;
 pub mod report;
 pub mod session;
+pub mod stall;
 pub mod stamp;
 pub mod workload;

@@ -124,15 +124,23 @@ impl Session {
     /// # Errors
     /// The address is not reached, the login is refused, or nothing is said for `patience`.
     pub fn login(login: &Login) -> Result<Self, SessionError> {
+        let (address, patience) = (login.address, login.patience);
+        let socket = TcpStream::connect_timeout(&address, patience)
+            .map_err(|source| SessionError::Connect { address, source })?;
+        Self::login_over(socket, login)
+    }
+
+    /// Logs in over a connection that is there already.
+    ///
+    /// # Errors
+    /// The login is refused, or nothing is said for `patience`.
+    pub fn login_over(socket: TcpStream, login: &Login) -> Result<Self, SessionError> {
         let Login {
             address, patience, ..
         } = *login;
-        let socket = TcpStream::connect_timeout(&address, patience)
-            .and_then(|socket| {
-                socket.set_nodelay(true)?;
-                socket.set_nonblocking(true)?;
-                Ok(socket)
-            })
+        socket
+            .set_nodelay(true)
+            .and_then(|()| socket.set_nonblocking(true))
             .map_err(|source| SessionError::Connect { address, source })?;
         let conn = InitiatorConn::new(InitiatorConfig {
             initiator_name: name(&login.initiator)?,
@@ -188,25 +196,18 @@ impl Session {
         self.conn.ping();
     }
 
-    /// Writes what is queued and reads what is there; true if anything moved.
-    ///
-    /// # Errors
-    /// The connection broke, was closed, or what came is not iSCSI.
-    pub fn turn(
-        &mut self,
-        mut fetch: impl FnMut(u64, u32, &mut [u8]),
-        mut happened: impl FnMut(Happened<'_>),
-    ) -> Result<bool, SessionError> {
+    /// Writes what is queued, as far as the socket takes it; true if anything went.
+    fn write(&mut self, mut fetch: impl FnMut(u64, u32, &mut [u8])) -> Result<bool, SessionError> {
         let address = self.address;
         let mut moved = false;
         loop {
             if self.pending.is_empty() {
                 if !self.conn.has_output() {
-                    break;
+                    return Ok(moved);
                 }
                 let len = self.conn.transmit(&mut self.output, &mut fetch);
                 if len == 0 {
-                    break;
+                    return Ok(moved);
                 }
                 self.pending = 0..len;
             }
@@ -215,10 +216,32 @@ impl Session {
                     self.pending.start += len;
                     moved = true;
                 }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(moved),
                 Err(source) => return Err(SessionError::Broken { address, source }),
             }
         }
+    }
+
+    /// Writes what is queued, and reads nothing from here on: the socket, for whoever keeps it.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub fn stop_reading(mut self) -> Result<TcpStream, SessionError> {
+        self.write(|_, _, _| {})?;
+        Ok(self.socket)
+    }
+
+    /// Writes what is queued and reads what is there; true if anything moved.
+    ///
+    /// # Errors
+    /// The connection broke, was closed, or what came is not iSCSI.
+    pub fn turn(
+        &mut self,
+        fetch: impl FnMut(u64, u32, &mut [u8]),
+        mut happened: impl FnMut(Happened<'_>),
+    ) -> Result<bool, SessionError> {
+        let address = self.address;
+        let moved = self.write(fetch)?;
         let len = match self.socket.read(&mut self.input) {
             Ok(0) => return Err(SessionError::Closed { address }),
             Ok(len) => len,

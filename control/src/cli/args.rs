@@ -1,5 +1,6 @@
 //! The command line as clap reads it.
 
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -7,6 +8,7 @@ use clap::{Arg, ArgGroup, ArgMatches, Command, FromArgMatches, Parser, Subcomman
 use sluice_config::{FlushParameter, FlushSet};
 
 use crate::CONFIG_VARIABLE;
+use crate::amount;
 
 /// Shows and changes a running Sluice
 #[derive(Debug, Parser)]
@@ -36,7 +38,7 @@ and shows the last state when the data plane is gone (standard error says so).
 
 Exit codes:
   0  done, or shown
-  1  failed: not drained in time, no such volume, value out of range, faults in a log
+  1  failed: not drained in time, no such volume, value out of range, out of memory, faults in a log
   2  usage
   3  no data plane: segment not there or of another release, or no answer
   4  sluice-control does not answer
@@ -71,6 +73,17 @@ pub(super) enum Action {
     Path {
         #[command(subcommand)]
         what: PathAction,
+    },
+    /// Memory buffers: free, reserved, in use, and the pages not divided into any
+    Buffers {
+        /// What each connection to a storage holds
+        #[arg(long)]
+        allocations: bool,
+    },
+    /// Memory buffers reserved for connections to storages; on a terminal, without more, a dialogue
+    Reserve {
+        #[command(subcommand)]
+        what: Option<ReserveAction>,
     },
     /// Change a policy, live and for good
     Set {
@@ -118,8 +131,153 @@ pub(super) enum Action {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum PathAction {
-    /// What the connections to storages have measured, and the buffer that it calls for
+    /// What the connections to storages have measured, and the buffers that it calls for
     Show,
+    /// Type in what a path carries: it goes before what is measured, until it is taken back
+    Set {
+        #[command(flatten)]
+        path: PathName,
+        #[command(flatten)]
+        values: PathArgs,
+        /// Take it back: the path is measured again
+        #[arg(long, conflicts_with_all = ["bandwidth", "rtt"])]
+        clear: bool,
+    },
+    /// What a probe has measured: it holds until the path's own next measurement
+    Report {
+        #[command(flatten)]
+        path: PathName,
+        #[command(flatten)]
+        values: PathArgs,
+    },
+    /// Measure a path now, and show what came of it
+    Measure {
+        #[command(flatten)]
+        path: PathName,
+        /// Give up waiting after so many seconds (0: do not wait)
+        #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = seconds)]
+        timeout: Duration,
+    },
+}
+
+/// A path's own address, and the storage's with its port.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub(super) struct PathName {
+    /// Address of the relay's port
+    pub local: Ipv4Addr,
+    /// ADDRESS:PORT of the storage
+    pub remote: SocketAddrV4,
+}
+
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub(super) struct PathArgs {
+    /// Of one connection: 12.5MB/s, 100Mbit/s
+    #[arg(long, value_name = "RATE", value_parser = amount::parse_rate)]
+    pub bandwidth: Option<u64>,
+    /// The least that a round trip takes: 40ms
+    #[arg(long, value_name = "TIME", value_parser = amount::parse_delay)]
+    pub rtt: Option<Duration>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ReserveAction {
+    /// Make a reservation; one for the same target is replaced
+    Add {
+        #[command(subcommand)]
+        target: Target<SizeArgs>,
+    },
+    /// Change one: what is not given stays as it is
+    Update {
+        #[command(subcommand)]
+        target: Target<SizeArgs>,
+    },
+    /// End one; its buffers are free when connections have given them back
+    Cancel {
+        #[command(subcommand)]
+        target: Target<NoArgs>,
+    },
+    /// The reservations: size, what is held, what is recommended
+    Show {
+        #[command(subcommand)]
+        target: Option<Target<NoArgs>>,
+    },
+    /// The connections of a target present a buffer id from now on
+    Attach {
+        #[arg(allow_negative_numbers = true)]
+        buffer_id: i64,
+        /// iSCSI name of the target
+        target: String,
+    },
+    /// The connections of a target present none
+    Detach {
+        /// iSCSI name of the target
+        target: String,
+    },
+    /// Ask for each value, show what is free and recommended, and do it when confirmed
+    Edit,
+}
+
+/// What a reservation is for.
+#[derive(Clone, Debug, Subcommand)]
+pub(super) enum Target<T: clap::Args> {
+    /// All connections between two addresses
+    Pair {
+        /// Address of the relay's port
+        local: Ipv4Addr,
+        /// Address of the storage
+        remote: Ipv4Addr,
+        #[command(flatten)]
+        with: T,
+    },
+    /// The connections to one port
+    Port {
+        /// Address of the relay's port
+        local: Ipv4Addr,
+        /// ADDRESS:PORT of the storage
+        remote: SocketAddrV4,
+        #[command(flatten)]
+        with: T,
+    },
+    /// The connections that present a buffer id
+    Connection {
+        /// The id; `add` without one takes the lowest that is free
+        #[arg(allow_negative_numbers = true)]
+        id: Option<i64>,
+        #[command(flatten)]
+        with: T,
+    },
+}
+
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub(super) struct NoArgs {}
+
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub(super) struct SizeArgs {
+    /// 4MiB, 512KiB, 1.5MB, bytes; or auto: what is recommended, followed as that changes
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true, value_parser = size)]
+    pub size: Option<Size>,
+    /// Sessions that it is for [default: as many as there are]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub sessions: Option<i64>,
+    /// Connections of each session [default: as many as there are]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub connections: Option<i64>,
+}
+
+/// A size as it is typed in; the daemon judges it, which knows what is free.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Size {
+    Automatic,
+    Bytes(i64),
+}
+
+pub(super) fn size(text: &str) -> Result<Size, String> {
+    match text {
+        "auto" | "automatic" => Ok(Size::Automatic),
+        _ => amount::parse_bytes(text)
+            .map(Size::Bytes)
+            .map_err(|why| format!("{why}, or auto")),
+    }
 }
 
 #[derive(Debug, Subcommand)]

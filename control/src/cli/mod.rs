@@ -13,6 +13,8 @@ pub mod exit;
 mod flush;
 mod inspect;
 mod journal_file;
+mod path;
+mod reserve;
 mod show;
 mod table;
 mod top;
@@ -28,7 +30,7 @@ use thiserror::Error;
 
 pub use self::args::Args;
 use self::args::{
-    Action, ConfigAction, DataplaneAction, LogAction, PathAction, SetAction, VolumeAction,
+    Action, ConfigAction, DataplaneAction, LogAction, SetAction, Shown, VolumeAction,
 };
 use crate::client::{self, ClientError};
 use crate::load_config;
@@ -49,9 +51,17 @@ pub(crate) enum CliError {
     Failed(String),
     #[error("{0}")]
     DataPlane(String),
+    #[error("{0}")]
+    Usage(String),
 }
 
 impl CliError {
+    fn other_answer() -> Self {
+        Self::Failed(
+            "sluice-control answered another question; use the programs of one release".to_owned(),
+        )
+    }
+
     fn exit(&self) -> u8 {
         match self {
             Self::Config(_) => exit::CONFIG,
@@ -61,6 +71,7 @@ impl CliError {
                 ..
             } => exit::DATA_PLANE,
             Self::Client(_) => exit::DAEMON,
+            Self::Usage(_) => exit::USAGE,
             Self::Refused { .. } | Self::Failed(_) => exit::FAILED,
         }
     }
@@ -96,6 +107,8 @@ pub fn run(args: &Args, out: &mut dyn Write, err: &mut dyn Write) -> u8 {
         // These write as they go.
         Action::Top { count, interval } => top::top(*count, *interval, args, out, err),
         Action::Events { follow, count } => events::events(*follow, *count, args, out, err),
+        // This one asks.
+        Action::Reserve { what } => reserve::reserve(what.as_ref(), args, out, err),
         _ => act(args, err),
     };
     let code = match &answer {
@@ -104,7 +117,8 @@ pub fn run(args: &Args, out: &mut dyn Write, err: &mut dyn Write) -> u8 {
     };
     let shown = match answer {
         Ok(answer) if answer.is_told() => Ok(()),
-        Ok(answer) if args.json => writeln!(out, "{:#}", answer.json),
+        // In one piece: a terminal's writer would go out with each of its lines.
+        Ok(answer) if args.json => out.write_all(format!("{:#}\n", answer.json).as_bytes()),
         Ok(answer) if answer.text.is_empty() => Ok(()),
         Ok(answer) => writeln!(out, "{}", answer.text.trim_end()),
         Err(error) => {
@@ -133,11 +147,13 @@ fn failure(error: &CliError) -> Value {
 
 fn act(args: &Args, err: &mut dyn Write) -> Result<Answer, CliError> {
     match &args.action {
-        Action::Top { .. } | Action::Events { .. } => unreachable!("they write as they go"),
+        Action::Top { .. } | Action::Events { .. } | Action::Reserve { .. } => {
+            unreachable!("they write as they go")
+        }
         Action::Show { table } => show::show(*table, args, err),
-        Action::Path {
-            what: PathAction::Show,
-        } => show::paths(args, err),
+        Action::Path { what } => path::path(what, args, err),
+        Action::Buffers { allocations: false } => show::show(Shown::Buffers, args, err),
+        Action::Buffers { allocations: true } => show::allocations(args, err),
         Action::Set {
             what: SetAction::Flush { volume, set },
         } => {
@@ -183,9 +199,7 @@ fn done(reply: Reply) -> Result<u32, CliError> {
     match reply {
         Reply::Done { volumes } => Ok(volumes),
         Reply::Failed { kind, message } => Err(CliError::Refused { kind, message }),
-        Reply::Pong | Reply::Version { .. } => Err(CliError::Failed(
-            "sluice-control answered another question; use the programs of one release".to_owned(),
-        )),
+        Reply::Pong | Reply::Version { .. } | Reply::Buffers(_) => Err(CliError::other_answer()),
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+pub(super) use crate::amount::bytes;
+
 /// Rows under headings; numbers are set right.
 pub(super) struct TextTable {
     headings: Vec<&'static str>,
@@ -73,25 +75,6 @@ pub(super) fn pairs(pairs: &[(&str, String)]) -> String {
         .iter()
         .map(|(name, value)| format!("{name:<width$}  {value}\n"))
         .collect()
-}
-
-/// `1.5 KiB`.
-#[expect(clippy::cast_precision_loss, reason = "shown with one decimal")]
-pub(super) fn bytes(bytes: u64) -> String {
-    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
-    if bytes < 1024 {
-        return format!("{bytes} B");
-    }
-    let mut value = bytes as f64 / 1024.0;
-    let mut unit = UNITS[0];
-    for next in &UNITS[1..] {
-        if value < 1024.0 {
-            break;
-        }
-        value /= 1024.0;
-        unit = next;
-    }
-    format!("{value:.1} {unit}")
 }
 
 /// `12.3 s`, or a smaller or larger unit where that reads better.

@@ -7,8 +7,12 @@
 //! nothing). Every wait has a bound.
 
 mod alarm;
+mod follow;
+mod monitor;
 mod plane;
 mod policy;
+mod reconcile;
+mod reserve;
 mod server;
 mod signals;
 
@@ -74,7 +78,8 @@ pub fn run(config: Config) -> Result<(), DaemonError> {
             Some(name) => {
                 log::info!("{name}: goes");
                 // Nobody is in the middle of a change when this is held.
-                let _last = lock(&policy);
+                let mut last = lock(&policy);
+                last.save_sizes(true);
                 server::remove(&socket);
                 return Ok(());
             }

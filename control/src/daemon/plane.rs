@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use sluice_hugepages::shm::{ControlLink, SegmentError, Vitality, monotonic_ns};
+use sluice_hugepages::shm::{ControlLink, SegmentError, SegmentReader, Vitality, monotonic_ns};
 use sluice_hugepages::tables::{Command, Completion};
 use thiserror::Error;
 
@@ -99,6 +99,11 @@ impl Plane {
             how,
             silent_for,
         })
+    }
+
+    /// The tables of the segment that is attached to.
+    pub fn reader(&self) -> Option<&SegmentReader> {
+        self.link.as_deref()
     }
 
     /// Sends a command and waits for its answer, within [`COMPLETION_BOUND`].

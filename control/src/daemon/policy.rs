@@ -4,15 +4,18 @@
 use sluice_config::{Config, FlushParameter, FlushSet, State, StateError, VolumeName};
 use sluice_hugepages::tables::{Command, FlushSetting, Name, Outcome, Scope, text};
 
+use super::follow::Follow;
 use super::plane::{Plane, PlaneError};
 use crate::protocol::{FailureKind, Reply, Request};
 
 #[derive(Debug)]
 pub(super) struct Policy {
-    config: Config,
-    state: State,
-    plane: Plane,
-    /// The start of the data plane that has all of `state`.
+    pub(super) config: Config,
+    pub(super) state: State,
+    pub(super) plane: Plane,
+    pub(super) follow: Follow,
+    /// The start of the data plane that has all of `state`, or is being brought there by
+    /// [`Policy::follow`].
     applied: Option<u64>,
 }
 
@@ -20,8 +23,12 @@ impl Policy {
     pub fn load(config: Config) -> Result<Self, StateError> {
         let state = State::load(&config.control.state)?;
         state.check(&config, &config.control.state)?;
+        for (_, why) in state.stray_reservations(&config) {
+            log::warn!("a reservation of the state file is left out: {why}");
+        }
         let plane = Plane::new(&config.dataplane.segment);
         Ok(Self {
+            follow: Follow::new(config.control.cache_warning_percent),
             config,
             state,
             plane,
@@ -32,9 +39,13 @@ impl Policy {
     /// Looks after the data plane: one that has started gets every change again.
     pub fn watch(&mut self) {
         match self.plane.attach() {
-            Ok(instance) if self.applied == Some(instance) => {}
+            Ok(instance) if self.applied == Some(instance) => self.follow(),
             Ok(instance) => match self.apply_all() {
-                Ok(()) => self.applied = Some(instance),
+                Ok(()) => {
+                    self.applied = Some(instance);
+                    self.save_sizes(true);
+                    self.follow = Follow::new(self.config.control.cache_warning_percent);
+                }
                 Err(error) => log::warn!("live changes are not all in force yet: {error}"),
             },
             Err(_) => self.applied = None,
@@ -72,13 +83,10 @@ impl Policy {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 attached: self.plane.attach().is_ok(),
             },
-            Request::SetFlush { volume, set } => {
-                self.set_flush(volume, set).unwrap_or_else(|failed| failed)
-            }
+            Request::SetFlush { volume, set } => either(self.set_flush(volume, set)),
             Request::Flush { volume } => {
                 let command = |scope| Command::FlushVolume { scope };
-                self.scoped(&volume, command)
-                    .unwrap_or_else(|failed| failed)
+                either(self.scoped(&volume, command))
             }
             Request::RetryFailed { volume } => {
                 let command = |scope| Command::RetryFailed { scope };
@@ -86,11 +94,9 @@ impl Policy {
                 if let Ok(Reply::Done { volumes }) = reply {
                     log::warn!("refused writes of {volume} are sent again ({volumes} volumes)");
                 }
-                reply.unwrap_or_else(|failed| failed)
+                either(reply)
             }
-            Request::DiscardFailed { volume, stamp } => {
-                self.discard(&volume, stamp).unwrap_or_else(|failed| failed)
-            }
+            Request::DiscardFailed { volume, stamp } => either(self.discard(&volume, stamp)),
             Request::Drain { on } => {
                 let reply = self.command(&Command::Drain { on }, None);
                 match &reply {
@@ -101,6 +107,18 @@ impl Policy {
                     Err(_) => {}
                 }
                 reply.map_or_else(|failed| failed, |volumes| Reply::Done { volumes })
+            }
+            Request::Reserve {
+                reservation,
+                update,
+            } => either(self.reserve(reservation, update)),
+            Request::Cancel { reservation } => either(self.cancel(&reservation)),
+            Request::Query { reservation } => either(self.query_reservation(reservation)),
+            Request::Present { target, buffer_id } => either(self.present(&target, buffer_id)),
+            Request::SetPath(values) => either(self.set_path(values, true)),
+            Request::ReportPath(values) => either(self.set_path(values, false)),
+            Request::MeasurePath { local, remote } => {
+                either(self.path_command(&Command::MeasurePath { local, remote }))
             }
         }
     }
@@ -119,16 +137,22 @@ impl Policy {
         }
         let volumes = self.command(&set_flush(name.as_ref(), change), name.as_ref())?;
         self.state.set(name.as_ref(), change);
-        if let Err(error) = self.state.save(&self.config.control.state) {
-            log::error!("{error}");
-            let message = format!("in force, but it will not outlive a restart: {error}");
-            return Err(Reply::Failed {
-                kind: FailureKind::NotKept,
-                message,
-            });
-        }
+        self.keep()?;
         log::info!("flush policy of {} set: {change}", shown(name.as_ref()));
         Ok(Reply::Done { volumes })
+    }
+
+    /// What the data plane has is in the state file, too.
+    pub(super) fn keep(&self) -> Result<(), Reply> {
+        self.state
+            .save(&self.config.control.state)
+            .map_err(|error| {
+                log::error!("{error}");
+                Reply::Failed {
+                    kind: FailureKind::NotKept,
+                    message: format!("in force, but it will not outlive a restart: {error}"),
+                }
+            })
     }
 
     fn scoped(
@@ -162,10 +186,7 @@ impl Policy {
 
     /// How many volumes it was about.
     fn command(&mut self, command: &Command, name: Option<&VolumeName>) -> Result<u32, Reply> {
-        let completion = self.plane.command(command).map_err(|error| Reply::Failed {
-            kind: FailureKind::NoDataPlane,
-            message: error.to_string(),
-        })?;
+        let completion = self.plane_command(command)?;
         let name = shown(name);
         match completion.outcome {
             Outcome::Done => Ok(completion.volumes),
@@ -193,7 +214,18 @@ impl Policy {
     }
 }
 
-fn bad_request(message: impl ToString) -> Reply {
+fn either(answer: Result<Reply, Reply>) -> Reply {
+    answer.unwrap_or_else(|failed| failed)
+}
+
+pub(super) fn no_data_plane(error: &PlaneError) -> Reply {
+    Reply::Failed {
+        kind: FailureKind::NoDataPlane,
+        message: error.to_string(),
+    }
+}
+
+pub(super) fn bad_request(message: impl ToString) -> Reply {
     Reply::Failed {
         kind: FailureKind::BadRequest,
         message: message.to_string(),

@@ -11,6 +11,7 @@
 //! Not for: what the simulator's seeds do better (losses, crashes, order).
 
 mod cdb;
+mod control_segment;
 pub mod corpus;
 mod frames;
 mod initiator_stream;
@@ -33,7 +34,7 @@ pub struct Target {
     pub input_len_max: usize,
 }
 
-pub const TARGETS: [Target; 9] = [
+pub const TARGETS: [Target; 10] = [
     Target {
         name: "target-stream",
         run: target_stream::run,
@@ -78,6 +79,11 @@ pub const TARGETS: [Target; 9] = [
         name: "wan-connection",
         run: wan_connection::run,
         input_len_max: 500,
+    },
+    Target {
+        name: "control-segment",
+        run: control_segment::run,
+        input_len_max: 800,
     },
 ];
 

@@ -79,3 +79,8 @@ fn damaged_journals_survive_their_corpus() {
 fn wan_connections_survive_their_corpus() {
     survives("wan-connection", 2_000);
 }
+
+#[test]
+fn control_segments_survive_their_corpus() {
+    survives("control-segment", 300);
+}

@@ -149,8 +149,9 @@ impl Course {
     /// and what is left of divided ones is in packets that wait.
     fn pin_all(&mut self) {
         for isid in 100.. {
+            // Those who borrow leave to sessions what they must have: two pages, four frames.
             let pool = &self.site().worker.pool;
-            if pool.stats().pages_free < 2 || pool.available() < BORROW + 2 * 16 + 4 {
+            if pool.stats().pages_free < 2 || pool.available() < 2 * 16 + 4 {
                 break;
             }
             self.site().login(1, 1, isid);

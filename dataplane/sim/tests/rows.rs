@@ -182,6 +182,11 @@ fn each_change_of_a_volume_is_an_event() {
         let events = shown.rows::<Event>();
         for (number, event) in events.iter().enumerate() {
             assert_eq!(event.number, number as u64);
+        }
+        // What a probe finds of a path without delay wavers.
+        let of_volumes = events.iter().filter(|event| event.kind != EventKind::Path);
+        let events: Vec<&Event> = of_volumes.collect();
+        for event in &events {
             assert_eq!(event.target.unwrap().as_str(), TARGETS[0]);
             assert_eq!(event.lun, LUN);
         }
@@ -190,7 +195,7 @@ fn each_change_of_a_volume_is_an_event() {
             let before = event.before.as_ref().map(|before| before.as_str());
             (event.kind, said(before), said(Some(event.now.as_str())))
         };
-        events[known..].iter().map(event).collect()
+        events[known..].iter().copied().map(event).collect()
     };
     let change = |kind, before: &str, now: &str| (kind, before.to_owned(), now.to_owned());
     assert_eq!(

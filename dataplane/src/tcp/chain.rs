@@ -96,7 +96,8 @@ impl Chain {
             if slot.reservation() == reservation {
                 continue;
             }
-            let Some(new) = take_slot(pool, reservation, owner) else {
+            let frame = pool.take_least(reservation, owner);
+            let Some(new) = slot_of(pool, frame, reservation) else {
                 return;
             };
             std::mem::replace(slot, new).release(pool);
@@ -198,7 +199,11 @@ impl Chain {
         {
             return None;
         }
-        take_slot(pool, self.reservation, self.owner)
+        let frame = match self.frames() < KEPT {
+            true => pool.take_least(self.reservation, self.owner),
+            false => pool.take(self.reservation, self.owner),
+        };
+        slot_of(pool, frame, self.reservation)
     }
 
     /// Lets `write` fill the next contiguous room, `max` bytes of it at most, from its
@@ -296,8 +301,8 @@ impl Chain {
     }
 }
 
-fn take_slot(pool: &mut Pool, reservation: Reservation, owner: Owner) -> Option<Slot> {
-    let frame = pool.take(reservation, owner)?;
+fn slot_of(pool: &mut Pool, frame: Option<Frame>, reservation: Reservation) -> Option<Slot> {
+    let frame = frame?;
     // SAFETY: a flow is dissolved, or dropped, before the pool is dropped. `append` writes
     // behind the end, and begins with a slot that no packet names: one that is new, or that
     // `take_spare` has looked at.

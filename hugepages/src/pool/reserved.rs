@@ -178,8 +178,23 @@ impl Pool {
     /// free, of which some is left to others ([`Pool::set_floors`]).
     #[inline]
     pub fn take(&mut self, reservation: Reservation, owner: Owner) -> Option<Frame> {
+        self.take_above(self.borrow_floor, reservation, owner)
+    }
+
+    /// As [`Pool::take`], of what a connection must have: that is what those who borrow leave.
+    pub fn take_least(&mut self, reservation: Reservation, owner: Owner) -> Option<Frame> {
+        self.take_above(0, reservation, owner)
+    }
+
+    #[inline]
+    fn take_above(
+        &mut self,
+        floor: usize,
+        reservation: Reservation,
+        owner: Owner,
+    ) -> Option<Frame> {
         let frame = if reservation == Reservation::NONE {
-            let may = self.available() > self.borrow_floor;
+            let may = self.available() > floor;
             may.then(|| self.pop_free()).flatten()
         } else if ReservedLists::is_number(reservation) {
             self.lists.pop(reservation).inspect(|_| {

@@ -98,11 +98,13 @@ impl Word {
     }
 
     /// Whether a connection keeps it.
+    #[expect(clippy::cast_possible_truncation, reason = "its own bit field")]
     pub const fn is_kept(word: u64) -> bool {
         (word >> 48) as u8 == OWNER_TCP
     }
 
     /// Whether one keeps it, or has kept it and packets alone have it.
+    #[expect(clippy::cast_possible_truncation, reason = "its own bit field")]
     pub const fn may_be_held(word: u64) -> bool {
         matches!((word >> 48) as u8, OWNER_NONE | OWNER_TCP)
     }

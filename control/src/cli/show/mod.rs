@@ -14,7 +14,7 @@ use sluice_hugepages::tables::Row;
 pub(super) use self::storage::{
     coalescing_ratio, latency_text, lun_json, percentile, state, until, volume_name,
 };
-use super::args::{Args, Shown};
+use super::args::{Args, PathName, Shown};
 use super::table::TextTable;
 use super::{Answer, CliError};
 
@@ -41,23 +41,36 @@ pub(super) fn show(table: Shown, args: &Args, err: &mut dyn Write) -> Result<Ans
     })
 }
 
-pub(super) fn paths(args: &Args, err: &mut dyn Write) -> Result<Answer, CliError> {
+/// All paths, or one.
+pub(super) fn paths(
+    only: Option<&PathName>,
+    args: &Args,
+    err: &mut dyn Write,
+) -> Result<Answer, CliError> {
     let source = Source {
         reader: args.reader(err)?,
         now_ns: monotonic_ns(),
     };
-    Ok(net::paths(&source, err))
+    Ok(net::paths(only, &source, err))
+}
+
+pub(super) fn allocations(args: &Args, err: &mut dyn Write) -> Result<Answer, CliError> {
+    let source = Source {
+        reader: args.reader(err)?,
+        now_ns: monotonic_ns(),
+    };
+    Ok(net::allocations(&source, err))
 }
 
 /// The segment and the moment at which it is read.
-struct Source {
-    reader: SegmentReader,
-    now_ns: u64,
+pub(super) struct Source {
+    pub reader: SegmentReader,
+    pub now_ns: u64,
 }
 
 impl Source {
     /// The rows of a table; says if some could not be read.
-    fn rows<T: Row>(&self, err: &mut dyn Write) -> Vec<(usize, T)> {
+    pub fn rows<T: Row>(&self, err: &mut dyn Write) -> Vec<(usize, T)> {
         let Rows {
             rows,
             stale,
@@ -78,7 +91,7 @@ impl Source {
         clippy::cast_precision_loss,
         reason = "nanoseconds of years are exact to a microsecond"
     )]
-    fn age_s(&self, since_ns: u64) -> f64 {
+    pub fn age_s(&self, since_ns: u64) -> f64 {
         self.now_ns.saturating_sub(since_ns) as f64 / 1e9
     }
 }

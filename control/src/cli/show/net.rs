@@ -1,11 +1,13 @@
-//! Ports, routes, neighbours, paths.
+//! Ports, routes, neighbours, paths, and what connections over them hold.
 
 use std::io::Write;
+use std::time::Duration;
 
 use serde_json::json;
-use sluice_hugepages::tables::{Neighbour, Path, Port, Route};
+use sluice_hugepages::tables::{Allocation, Neighbour, Path, Port, Route};
 
 use super::super::Answer;
+use super::super::args::PathName;
 use super::super::table::{self, TextTable};
 use super::{Source, hex, list};
 
@@ -109,7 +111,7 @@ pub(super) fn neighbours(source: &Source, err: &mut dyn Write) -> Answer {
     list(json, &text)
 }
 
-pub(super) fn paths(source: &Source, err: &mut dyn Write) -> Answer {
+pub(super) fn paths(only: Option<&PathName>, source: &Source, err: &mut dyn Write) -> Answer {
     let mut text = TextTable::new(&[
         "local",
         "remote",
@@ -117,11 +119,19 @@ pub(super) fn paths(source: &Source, err: &mut dyn Write) -> Answer {
         ">bandwidth/s",
         ">measured",
         ">min rtt",
+        ">rtt",
+        "bounded by",
+        "typed in",
+        ">changes",
         ">recommended",
     ]);
     let mut json = Vec::new();
     let unknown = || "not known".to_owned();
+    let of_us = |us: u64| table::seconds(Duration::from_micros(us).as_secs_f64());
     for (_, path) in source.rows::<Path>(err) {
+        if only.is_some_and(|only| (only.local, only.remote) != (path.local, path.remote)) {
+            continue;
+        }
         let bandwidth_age_s = path.bandwidth_at_ns.map(|at| source.age_s(at));
         let min_rtt_age_s = path.min_rtt_at_ns.map(|at| source.age_s(at));
         json.push(json!({
@@ -133,10 +143,22 @@ pub(super) fn paths(source: &Source, err: &mut dyn Write) -> Answer {
             "bandwidth_age_s": bandwidth_age_s,
             "min_rtt_us": min_rtt_age_s.map(|_| path.min_rtt_us),
             "min_rtt_age_s": min_rtt_age_s,
+            "rtt_us": (path.rtt_us > 0).then_some(path.rtt_us),
+            "limit": path.limit.as_str(),
+            "typed_bytes_per_s": path.typed_bytes_per_s,
+            "typed_rtt_us": path.typed_rtt_us,
+            "changes": path.changes,
+            "changed_s": path.changed_at_ns.map(|at| source.age_s(at)),
+            "probes": path.probes,
+            "measured": path.measured,
             "recommended_bytes": path.recommended_bytes,
         }));
-        #[expect(clippy::cast_precision_loss, reason = "microseconds of a round trip")]
-        let min_rtt_ms = path.min_rtt_us as f64 / 1e3;
+        let rate = path.typed_bytes_per_s;
+        let rate = rate.map(|rate| format!("{}/s", table::bytes(rate)));
+        let typed: Vec<String> = rate
+            .into_iter()
+            .chain(path.typed_rtt_us.map(of_us))
+            .collect();
         text.row([
             path.local.to_string(),
             path.remote.to_string(),
@@ -146,8 +168,60 @@ pub(super) fn paths(source: &Source, err: &mut dyn Write) -> Answer {
                 || "never".to_owned(),
                 |age| format!("{} ago", table::seconds(age)),
             ),
-            min_rtt_age_s.map_or_else(unknown, |_| format!("{min_rtt_ms:.1} ms")),
+            min_rtt_age_s.map_or_else(unknown, |_| of_us(path.min_rtt_us)),
+            match path.rtt_us {
+                0 => unknown(),
+                us => of_us(us),
+            },
+            path.limit.as_str().to_owned(),
+            if typed.is_empty() {
+                "-".to_owned()
+            } else {
+                typed.join(", ")
+            },
+            path.changes.to_string(),
             path.recommended_bytes.map_or_else(unknown, table::bytes),
+        ]);
+    }
+    list(json, &text)
+}
+
+/// What connections to storages hold (B-3).
+pub(super) fn allocations(source: &Source, err: &mut dyn Write) -> Answer {
+    let mut text = TextTable::new(&[
+        "target",
+        "local",
+        "remote",
+        ">id",
+        ">held",
+        ">at most",
+        ">unacknowledged",
+        ">refused",
+    ]);
+    let mut json = Vec::new();
+    for (_, row) in source.rows::<Allocation>(err) {
+        json.push(json!({
+            "target": row.target.as_str(),
+            "local": row.local.to_string(),
+            "remote": row.remote.to_string(),
+            "buffer_id": (row.buffer_id > 0).then_some(row.buffer_id),
+            "allocated_bytes": row.allocated_bytes,
+            "limit_bytes": row.limit_bytes,
+            "unacknowledged_bytes": row.unacknowledged_bytes,
+            "refused": row.refused,
+        }));
+        text.row([
+            row.target.to_string(),
+            row.local.to_string(),
+            row.remote.to_string(),
+            match row.buffer_id {
+                0 => "free list".to_owned(),
+                id => id.to_string(),
+            },
+            table::bytes(row.allocated_bytes),
+            table::bytes(row.limit_bytes),
+            table::bytes(row.unacknowledged_bytes),
+            row.refused.to_string(),
         ]);
     }
     list(json, &text)

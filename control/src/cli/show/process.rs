@@ -109,6 +109,7 @@ pub(super) fn buffers(source: &Source, err: &mut dyn Write) -> Answer {
             "reserved": buffers.frames_reserved,
             "in_use": buffers.frames_in_use,
         },
+        "free_bytes": buffers.free_bytes,
         "log": {
             "backing": buffers.log_backing.as_str(),
             "segments": buffers.log_segments,
@@ -161,7 +162,8 @@ pub(super) fn buffers(source: &Source, err: &mut dyn Write) -> Answer {
     ]);
     let mut text = text.render();
     text.push_str(&format!(
-        "\nunflushed in the log: {} of {}\n",
+        "\nfree to be reserved: {}\nunflushed in the log: {} of {}\n",
+        table::bytes(buffers.free_bytes),
         table::bytes(buffers.log_live_bytes),
         table::bytes(buffers.log_bytes),
     ));

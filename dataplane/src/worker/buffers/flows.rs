@@ -62,6 +62,23 @@ impl Relay {
                     .set_send_buffer(net.pool, flow, buffers.tx_frames, reservation);
             }
         }
+        for target in 0..self.config.targets.len() {
+            if self.reservations.concerns(concerned, target) {
+                self.lanes_follow(target);
+            }
+        }
+    }
+
+    /// The flush of the target goes by as many sessions as the reservation is for that its
+    /// connections take from, if that says so (B-13).
+    pub(crate) fn lanes_follow(&mut self, target: usize) {
+        let reservation = self.reservations.find_for(target);
+        let size = self.reservations.size_of(reservation);
+        let lanes = size.and_then(|size| {
+            let connections = size.connections.max(1);
+            (size.sessions > 0).then(|| usize::from(size.sessions) * usize::from(connections))
+        });
+        self.set_lanes(target, lanes);
     }
 
     /// Counts who takes from which reservation.

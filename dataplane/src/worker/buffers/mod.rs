@@ -370,7 +370,8 @@ impl Registry {
             }
         }
         if before_bytes == Some(size.bytes) {
-            return Ok((number, Concerned::Nobody));
+            // It is for another number of sessions.
+            return Ok((number, Concerned::Of(target)));
         }
         self.counts.changed += u64::from(before_bytes.is_some());
         let notice = Notice::Changed {

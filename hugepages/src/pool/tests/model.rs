@@ -326,7 +326,7 @@ impl Model {
         }
         let mut owned = self.places();
         let counted = walk(&self.pool, |frame, word| {
-            let mine = std::mem::replace(&mut owned[frame], None);
+            let mine = owned[frame].take();
             match word.state {
                 State::InUse | State::PageFrame => {
                     assert_eq!(mine, Some(word.reservation), "frame {frame}");
@@ -389,8 +389,8 @@ impl Model {
         }
         self.check();
         // Who made them says how large they are to be.
-        for at in 1..NUMBERS {
-            self.reserve(number(at), goals[at]);
+        for (at, &goal) in goals.iter().enumerate().take(NUMBERS).skip(1) {
+            self.reserve(number(at), goal);
         }
         self.check();
     }
@@ -447,7 +447,8 @@ pub(super) fn walk(pool: &Pool, mut see: impl FnMut(usize, Word)) -> PoolStats {
             _ => {
                 counted.pages_divided += 1;
                 let mut free = 0;
-                for frame in first..first + FRAMES_PER_PAGE {
+                let lists = &mut listed[first..first + FRAMES_PER_PAGE];
+                for (frame, list) in (first..).zip(lists) {
                     let word = word(frame);
                     match word.state {
                         State::Free => {
@@ -456,8 +457,8 @@ pub(super) fn walk(pool: &Pool, mut see: impl FnMut(usize, Word)) -> PoolStats {
                         }
                         State::Reserved => {
                             counted.frames_reserved += 1;
-                            assert_eq!(listed[frame], word.reservation);
-                            listed[frame] = Reservation::NONE;
+                            let on = std::mem::replace(list, Reservation::NONE);
+                            assert_eq!(on, word.reservation);
                         }
                         State::InUse => counted.frames_in_use += 1,
                         other => panic!("{other:?} in a divided page"),
