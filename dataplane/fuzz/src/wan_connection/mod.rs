@@ -26,6 +26,8 @@ use crate::tcp::{self, ACK, CWR, ECE, Header, Options, SYN};
 use peer::{MTU, Peer, View, byte};
 
 const LOCAL: Ipv4Addr = Ipv4Addr::new(198, 19, 0, 1);
+/// Numbers of reservations that come and go, from 1 on.
+const RESERVATIONS: u16 = 2;
 const STORAGE: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(198, 19, 0, 10), 3260);
 /// Enough for the buffers, for what waits in them, and for a burst.
 const POOL_PAGES: usize = 48;
@@ -64,6 +66,10 @@ struct Play<'a> {
     flow: FlowId,
     local: SocketAddrV4,
     buffers: WanBuffers,
+    /// The most frames that it was ever allowed to send from, and those that it had when it
+    /// was last looked at.
+    limit_most: u32,
+    held_before: u32,
     gso: bool,
     peer: Peer,
     read: i64,
@@ -113,6 +119,8 @@ impl<'a> Play<'a> {
             flow,
             local,
             buffers,
+            limit_most: buffers.tx_frames,
+            held_before: buffers.tx_frames,
             gso,
             peer,
             read: 0,
@@ -342,7 +350,7 @@ impl<'a> Play<'a> {
             return;
         }
         let unacknowledged = view.written - view.una;
-        assert!(unacknowledged <= i64::from(self.buffers.tx_frames) * FRAME_LEN as i64);
+        assert!(unacknowledged <= i64::from(self.limit_most) * FRAME_LEN as i64);
         assert!(
             self.peer.blind || view.una <= self.peer.acked,
             "{view:?}, of which {} were acknowledged",
@@ -367,10 +375,11 @@ impl<'a> Play<'a> {
     fn frames_in_use(&self) -> usize {
         let stats = self.pool.stats();
         let frames = stats.frames_in_use + stats.page_frames_in_use * FRAMES_PER_PAGE;
-        frames - self.hogs.len()
+        let held = self.tcp.held(self.flow).map_or(0, |held| held.frames);
+        frames - self.hogs.len() - held as usize
     }
 
-    fn is_bounded(&self) {
+    fn is_bounded(&mut self) {
         let (kept, most) = (self.frames_in_use(), self.frames_max());
         // One that everything waits for is taken even where enough is kept, and one is
         // being read.
@@ -379,11 +388,24 @@ impl<'a> Play<'a> {
             kept <= most + pages,
             "{kept} frames kept where {most} may be"
         );
-        let pages = (
-            self.buffers.tx_frames as usize / 16,
-            self.pool.stats().pages_leased,
+        let Some(held) = self.tcp.held(self.flow) else {
+            return;
+        };
+        // What was drawn under a larger limit goes as it is acknowledged.
+        assert!(
+            held.frames <= self.held_before.max(held.limit_frames),
+            "{held:?}, which had {}",
+            self.held_before
         );
-        assert!(pages.1 <= pages.0);
+        self.held_before = held.frames;
+        assert!(held.unacknowledged <= u64::from(held.frames) * FRAME_LEN as u64);
+        let mut in_use = 0;
+        for number in 1..=RESERVATIONS {
+            let of = self.pool.reserved(Reservation(number)).unwrap_or_default();
+            assert_eq!(of.listed, of.goal.saturating_sub(of.in_use), "{of:?}");
+            in_use += of.in_use;
+        }
+        assert!(in_use <= held.frames as usize);
     }
 
     fn take_events(&mut self) {
@@ -421,11 +443,14 @@ impl<'a> Play<'a> {
         for frame in self.hogs.drain(..) {
             self.pool.release(frame);
         }
+        for number in 1..=RESERVATIONS {
+            self.pool.cancel(Reservation(number));
+        }
         let stats = self.pool.stats();
         let left = (
             stats.frames_in_use,
             stats.page_frames_in_use,
-            stats.pages_leased,
+            stats.frames_reserved,
         );
         assert_eq!(left, (0, 0, 0), "everything is back in the pool");
         assert_eq!(stats.pages_free + stats.pages_divided, stats.pages);

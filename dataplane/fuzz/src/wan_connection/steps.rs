@@ -4,7 +4,7 @@ use std::net::SocketAddrV4;
 use std::time::Duration;
 
 use sluice_dataplane::tcp::FourTuple;
-use sluice_hugepages::pool::{FRAME_LEN, PAGE_LEN};
+use sluice_hugepages::pool::{FRAME_LEN, PAGE_LEN, Reservation};
 use sluice_proto::Time;
 
 use super::Play;
@@ -46,6 +46,7 @@ impl Play<'_> {
             25 => self.congestion(),
             26 => self.tiny(),
             27 => self.router(),
+            28 => self.memory(),
             _ => {
                 self.until_deadline();
             }
@@ -432,6 +433,31 @@ impl Play<'_> {
         let free = stats.frames_free + stats.pages_free * (PAGE_LEN / FRAME_LEN);
         for _ in left..free {
             self.hogs.extend(self.pool.alloc_frame());
+        }
+    }
+
+    /// Reservations come, change and go, and what the flow may have, and of which.
+    fn memory(&mut self) {
+        let [how, frames] = self.source.array();
+        let reservation = Reservation(u16::from(how & 7) % (super::RESERVATIONS + 1));
+        if reservation != Reservation::NONE {
+            match how >> 3 & 3 {
+                0 => self.pool.cancel(reservation),
+                // It may be more than there is.
+                1 => drop(self.pool.reserve(reservation, usize::from(frames) * 4)),
+                _ => drop(self.pool.reserve(reservation, usize::from(frames))),
+            }
+        }
+        if how & 0x20 != 0 {
+            let limit = u32::from(frames).max(1);
+            self.limit_most = self.limit_most.max(limit);
+            self.tcp
+                .set_send_buffer(&mut self.pool, self.flow, limit, reservation);
+            let held = self.tcp.held(self.flow).map_or(0, |held| held.frames);
+            self.held_before = self.held_before.max(held);
+        }
+        if how & 0x40 != 0 {
+            self.pool.set_floors(usize::from(frames), usize::from(how));
         }
     }
 
