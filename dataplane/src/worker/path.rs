@@ -167,7 +167,8 @@ impl Path {
         if let Some(bytes_per_s) = of_bounded.or(of_others) {
             (self.bytes_per_s, self.bandwidth_at) = (bytes_per_s, Some(now));
         }
-        if let Some(round_trip) = sum.round_trip {
+        // What one remembers that has been idle since may be of another path.
+        if let Some(round_trip) = sum.round_trip.or(sum.round_trip_of_all) {
             (self.round_trip, self.round_trip_at) = (round_trip, Some(now));
             self.round_trip_now = sum.round_trip_now;
         }
@@ -251,7 +252,9 @@ struct Sum {
     /// Of the others, the one that still got the most, and those that their buffers bound.
     others_max: u64,
     of_buffers: u64,
+    /// Of those that have enough to send, and of all.
     round_trip: Option<Duration>,
+    round_trip_of_all: Option<Duration>,
     round_trip_now: Duration,
 }
 
@@ -275,7 +278,11 @@ impl Sum {
             self.bytes_per_s = self.bytes_per_s.saturating_add(bytes_per_s);
             self.bounded += 1;
         }
-        self.round_trip = self.round_trip.into_iter().chain(sample.min_rtt).min();
+        let least = |known: Option<Duration>| known.into_iter().chain(sample.min_rtt).min();
+        if !sample.app_limited {
+            self.round_trip = least(self.round_trip);
+        }
+        self.round_trip_of_all = least(self.round_trip_of_all);
     }
 }
 
@@ -505,10 +512,12 @@ mod tests {
         let mut path = path();
         enter(&mut path, 1, &[sample(100, 40, true)]);
         assert_eq!(path.bytes_per_s, 100, "more than nothing");
-        let (busy, idle) = (sample(3000, 45, false), sample(500, 40, true));
+        assert_eq!(path.round_trip, Duration::from_millis(40));
+        let (busy, idle) = (sample(3000, 45, false), sample(500, 20, true));
         enter(&mut path, 2, &[busy, sample(5000, 41, false), idle]);
         assert_eq!((path.sessions, path.bytes_per_s), (3, 4000));
-        assert_eq!(path.round_trip, Duration::from_millis(40), "the least");
+        let least = Duration::from_millis(41);
+        assert_eq!(path.round_trip, least, "not what an idle one remembers");
         enter(&mut path, 3, &[sample(3900, 42, true)]);
         assert_eq!(path.bytes_per_s, 4000, "it had too little to send");
         assert_eq!(path.bandwidth_at, Some(Time::from_millis(2)));
