@@ -28,8 +28,10 @@ const SECOND: u64 = 1_000_000_000;
 /// After a change the connections need a few round trips until they are measured with it.
 const SETTLE_ROUND_TRIPS: u64 = 3;
 const SETTLE_NS: u64 = SECOND / 2;
-/// So long less was enough before a size shrinks.
+/// So long less was enough before a size shrinks; and where the path has been found to be
+/// another one than it is of.
 const SHRINK_AFTER_NS: u64 = 10 * SECOND;
+const SHRINK_AFTER_CHANGE_NS: u64 = 2 * SECOND;
 /// Halves that bring nothing: then the buffers are not what bounds the path.
 const FUTILE_MAX: u8 = 4;
 /// What each connection keeps, whatever it sends.
@@ -84,11 +86,21 @@ impl Why {
 struct Known {
     /// Until its last change shows in what is measured.
     quiet_until_ns: u64,
-    less_is_enough_since_ns: Option<u64>,
+    less: Option<Less>,
+    /// Changes of the path that its size knows of.
+    changes: Option<u64>,
     /// It has been said that it does not fit.
     warned: bool,
     refused: u64,
     probe: Probe,
+}
+
+/// Less than it has is enough.
+#[derive(Clone, Copy, Debug)]
+struct Less {
+    since_ns: u64,
+    /// The most of it that was wanted: a moment's measure takes nothing away.
+    most: Wanted,
 }
 
 /// Growth by halves, and what it brought.
@@ -124,7 +136,7 @@ pub(super) struct Monitor {
 }
 
 /// What one reservation should have.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct Wanted {
     bytes: u64,
     why: Why,
@@ -203,6 +215,7 @@ struct Look<'a> {
 
 impl Look<'_> {
     fn decide(&self, known: &mut Known, actions: &mut Vec<Action>) -> Option<Wanted> {
+        let changes = *known.changes.get_or_insert(self.advice.changes);
         if self.now_ns < known.quiet_until_ns && !self.raised {
             return None;
         }
@@ -210,7 +223,7 @@ impl Look<'_> {
         let wanted = self.wanted(known)?;
         let enough = if self.raised { size } else { tenths(size, 11) };
         if wanted.bytes > enough {
-            known.less_is_enough_since_ns = None;
+            known.less = None;
             return self.grow(wanted, known, actions);
         }
         if known.warned {
@@ -219,17 +232,29 @@ impl Look<'_> {
             actions.push(Action::Tell(format!("reservation {target} fits again")));
         }
         if !self.may_shrink || wanted.bytes >= tenths(size, 6) {
-            known.less_is_enough_since_ns = None;
+            known.less = None;
             return None;
         }
-        let since = *known.less_is_enough_since_ns.get_or_insert(self.now_ns);
-        if self.now_ns.saturating_sub(since) < SHRINK_AFTER_NS {
+        let less = known.less.get_or_insert(Less {
+            since_ns: self.now_ns,
+            most: wanted,
+        });
+        if wanted.bytes > less.most.bytes {
+            less.most = wanted;
+        }
+        let Less { since_ns, most } = *less;
+        let after_ns = if changes == self.advice.changes {
+            SHRINK_AFTER_NS
+        } else {
+            SHRINK_AFTER_CHANGE_NS
+        };
+        if self.now_ns.saturating_sub(since_ns) < after_ns {
             return None;
         }
         // From what is exactly enough one half more is tried, if the buffers then bound it.
         known.probe.futile = FUTILE_MAX - 1;
         self.changed(known);
-        Some(wanted)
+        Some(most)
     }
 
     fn wanted(&self, known: &mut Known) -> Option<Wanted> {
@@ -296,7 +321,8 @@ impl Look<'_> {
         known.quiet_until_ns = self
             .now_ns
             .saturating_add(round_trips.clamp(SETTLE_NS, 5 * SECOND));
-        known.less_is_enough_since_ns = None;
+        known.less = None;
+        known.changes = Some(self.advice.changes);
     }
 
     fn least(&self) -> u64 {

@@ -214,6 +214,36 @@ fn b14_a_size_follows_its_path_within_five_seconds() {
 }
 
 #[test]
+fn b14_a_size_follows_a_path_that_has_become_another_within_five_seconds_down_too() {
+    let mut plane = Plane::new(6 * MIB, true);
+    plane.carries(6 * MIB);
+    plane.run(3000);
+    let changed = plane.now_ns;
+    plane.carries(MIB);
+    // The data plane has made sure.
+    plane.run(1500);
+    plane.paths[0].changes += 1;
+    plane.run(3000);
+    assert_eq!((plane.resized.len(), plane.size()), (1, MIB));
+    assert!((2 * SECOND..5 * SECOND).contains(&(plane.resized[0].0 - changed)));
+    // It is the same path from then on.
+    plane.carries(MIB / 2);
+    plane.run(9000);
+    assert_eq!(plane.size(), MIB);
+}
+
+#[test]
+fn b14_a_moment_in_which_little_was_measured_makes_no_size() {
+    let mut plane = Plane::new(6 * MIB, true);
+    for round in 0..100 {
+        plane.carries(if round % 9 == 0 { MIB / 4 } else { MIB });
+        plane.look();
+        assert!(plane.size() >= MIB, "{round}");
+    }
+    assert_eq!(plane.size(), MIB);
+}
+
+#[test]
 fn b14_what_wavers_moves_nothing() {
     let mut plane = Plane::new(MIB, true);
     for round in 0..400 {
