@@ -1,11 +1,29 @@
-//! What a bench asks of its host besides packets: the clock, waiting, and the
-//! right to run when it must.
+//! What a bench asks of its host besides packets: the clock, waiting, the
+//! right to run when it must, and when to stop.
 
 use std::io;
 use std::mem::size_of;
 use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+
+static STOP: AtomicBool = AtomicBool::new(false);
+
+extern "C" fn interrupted(_: libc::c_int) {
+    // Relaxed: nothing else comes with it.
+    STOP.store(true, Ordering::Relaxed);
+}
+
+/// What is set when one of these signals comes, which then does not end the process.
+pub fn stop_on(signals: &[libc::c_int]) -> &'static AtomicBool {
+    let handler: extern "C" fn(libc::c_int) = interrupted;
+    for &signal in signals {
+        // SAFETY: the handler does one atomic store, which is safe at any time.
+        unsafe { libc::signal(signal, handler as libc::sighandler_t) };
+    }
+    &STOP
+}
 
 /// Waits until one of `fds` is readable or `timeout` has passed; which are
 /// readable. A negative descriptor is never readable.

@@ -10,10 +10,10 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
+use sluice_bench::host;
 use sluice_bench::load::image::Image;
 use sluice_bench::load::session::{Login, Session};
 use sluice_bench::load::workload::{Hot, LOGIN_PAUSE, Plan, STAMP_LEN, Workload};
@@ -116,18 +116,9 @@ struct Arguments {
     block_len: u32,
 }
 
-/// The run is to end, with what is under way answered.
-static STOP: AtomicBool = AtomicBool::new(false);
-
-extern "C" fn interrupted(_: libc::c_int) {
-    // Relaxed: nothing else comes with it.
-    STOP.store(true, Ordering::Relaxed);
-}
-
 fn main() -> ExitCode {
-    let handler: extern "C" fn(libc::c_int) = interrupted;
-    // SAFETY: the handler does one atomic store, which is safe at any time.
-    unsafe { libc::signal(libc::SIGINT, handler as libc::sighandler_t) };
+    // What is under way is answered first.
+    let stop = host::stop_on(&[libc::SIGINT]);
     let arguments = Arguments::parse();
     if arguments.request_len == 0 || !arguments.request_len.is_multiple_of(STAMP_LEN) {
         eprintln!(
@@ -197,7 +188,7 @@ fn main() -> ExitCode {
         depth: arguments.depth,
         count: arguments.count,
         time_max: Duration::from_secs(arguments.seconds_max),
-        stop: &STOP,
+        stop,
         read_percent: arguments.read_percent.min(100),
         fua_percent: arguments.fua_percent.min(100),
         sync_every: arguments.sync_every,

@@ -10,10 +10,10 @@
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use clap::Parser;
+use sluice_bench::host;
 use sluice_bench::load::session::Login;
 use sluice_bench::load::stall::{Plan, Stall, Standing};
 
@@ -54,20 +54,8 @@ struct Arguments {
     seconds_max: u64,
 }
 
-/// They are to go.
-static STOP: AtomicBool = AtomicBool::new(false);
-
-extern "C" fn interrupted(_: libc::c_int) {
-    // Relaxed: nothing else comes with it.
-    STOP.store(true, Ordering::Relaxed);
-}
-
 fn main() -> ExitCode {
-    let handler: extern "C" fn(libc::c_int) = interrupted;
-    for signal in [libc::SIGINT, libc::SIGTERM] {
-        // SAFETY: the handler does one atomic store, which is safe at any time.
-        unsafe { libc::signal(signal, handler as libc::sighandler_t) };
-    }
+    let stop = host::stop_on(&[libc::SIGINT, libc::SIGTERM]);
     let arguments = Arguments::parse();
     if !(arguments.per_second > 0.0 && arguments.per_second.is_finite())
         || arguments.block_len == 0
@@ -97,11 +85,11 @@ fn main() -> ExitCode {
         data_digest: false,
         patience: Duration::from_secs(15),
     };
-    let (mut stall, begun) = Stall::begin(&plan, &login, &STOP, |error| {
+    let (mut stall, begun) = Stall::begin(&plan, &login, stop, |error| {
         eprintln!("iscsi-stall: {error}");
     });
     say(&begun);
-    stall.stay(Duration::from_secs(arguments.seconds_max), &STOP);
+    stall.stay(Duration::from_secs(arguments.seconds_max), stop);
     let ended = stall.standing();
     say(&ended);
     ExitCode::from(u8::from(begun.failed + ended.failed > 0))

@@ -63,25 +63,14 @@ struct Report {
     missed: u64,
 }
 
-static STOP: AtomicBool = AtomicBool::new(false);
-
-extern "C" fn interrupted(_: libc::c_int) {
-    // Relaxed: nothing else comes with it.
-    STOP.store(true, Ordering::Relaxed);
-}
-
 fn main() -> ExitCode {
-    let handler: extern "C" fn(libc::c_int) = interrupted;
-    for signal in [libc::SIGINT, libc::SIGTERM] {
-        // SAFETY: the handler does one atomic store, which is safe at any time.
-        unsafe { libc::signal(signal, handler as libc::sighandler_t) };
-    }
+    let stop = host::stop_on(&[libc::SIGINT, libc::SIGTERM]);
     let arguments = Arguments::parse();
     host::precise_timers();
     if let Err(error) = host::run_realtime(5) {
         eprintln!("wan-flight: no real-time priority ({error}): gaps may be of this process");
     }
-    match capture(&arguments) {
+    match capture(&arguments, stop) {
         Ok(report) => {
             println!("{}", serde_json::to_string(&report).expect("plain numbers"));
             let limit = arguments.limit_bytes.unwrap_or(u64::MAX);
@@ -94,7 +83,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn capture(arguments: &Arguments) -> io::Result<Report> {
+fn capture(arguments: &Arguments, stop: &AtomicBool) -> io::Result<Report> {
     let mut port = PacketPort::tap(&arguments.device)?;
     let mut store = Store::new(CUT_LEN, 1 << 20);
     let mut flight = Flight::new(Pair {
@@ -111,7 +100,7 @@ fn capture(arguments: &Arguments) -> io::Result<Report> {
     let time_max = Duration::from_secs(arguments.seconds_max);
     let mut received = Vec::with_capacity(BATCH);
     let mut missed = 0;
-    while begun.elapsed() < time_max && !STOP.load(Ordering::Relaxed) {
+    while begun.elapsed() < time_max && !stop.load(Ordering::Relaxed) {
         port.receive(&mut store, &mut received)?;
         let (at, full) = (begun.elapsed(), received.len() == BATCH);
         for frame in received.drain(..) {
