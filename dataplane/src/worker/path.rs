@@ -431,8 +431,6 @@ impl Relay {
             return;
         }
         path.probe = None;
-        // What it has sent is not traffic.
-        path.delivered = self.paths.sums[row].delivered;
     }
 
     fn probe_path(&mut self, net: &mut Net<'_>, now: Time, row: usize) {
